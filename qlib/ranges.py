@@ -1,0 +1,144 @@
+"""How a clipping range is found from data: min/max, percentile or least squared error (paper, sections 2 and 4.1).
+
+`find_range` looks at a tensor once (weights, or activations whose range is dynamic). The collectors see calibration batches
+one after the other in bounded memory: `MinMax` and `Percentile` are exact, `SquaredError` works on a fine histogram.
+
+Throughout, data is a matrix ``(rows, values)`` with one range per row: one row for a whole tensor, a row per channel, or a row
+per image. Ranges are two float32 tensors ``low, high`` of shape ``(rows,)``, in the unit of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .affine import Grid, fake_quantize
+
+METHODS = ("minmax", "percentile", "mse")
+MakeGrid = Callable[[Tensor, Tensor], Grid]
+SHRINK_STEPS = 100
+BINS = 8192
+GROUP = 1 << 18  # values looked at together when tails are collected: small enough to stay in cache
+
+
+def collector(method: str, percentile: float, make_grid: MakeGrid) -> MinMax | Percentile | SquaredError:
+    """A fresh collector for ``method``. ``make_grid(low, high)`` is the grid whose squared error ``mse`` minimises."""
+    if method == "minmax":
+        return MinMax()
+    if method == "percentile":
+        return Percentile(percentile)
+    return SquaredError(make_grid)
+
+
+def find_range(x: Tensor, method: str, percentile: float, make_grid: MakeGrid) -> tuple[Tensor, Tensor]:
+    """The range of each row of ``x`` ``(rows, values)``, exactly; ``percentile`` and ``make_grid`` as for `collector`."""
+    if method == "mse":
+        low, high = x.amin(1), x.amax(1)
+        return _shrink(low, high, make_grid, lambda grid: (fake_quantize(x, grid) - x).square().mean(1))
+    found = collector(method, percentile, make_grid)
+    found.update(x, total=x.shape[1])
+    return found.range()
+
+
+class MinMax:
+    """Smallest and largest value seen."""
+
+    def __init__(self):
+        self.low = self.high = None
+
+    def update(self, x: Tensor, total: int) -> None:
+        low, high = torch.aminmax(x, dim=1) if len(x) > 1 else (e.reshape(1) for e in torch.aminmax(x))
+        self.low = low if self.low is None else torch.minimum(self.low, low)
+        self.high = high if self.high is None else torch.maximum(self.high, high)
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        return self.low, self.high
+
+
+class Percentile:
+    """The p-th and (100 - p)-th percentile of all values (signed), linearly interpolated; exact, holding only the tails.
+
+    Of ``total`` values a row, the p-th percentile lies between two of the ``ceil((1 - p / 100) * (total - 1)) + 1`` largest, so
+    only these are kept, and as many of the smallest. ``total`` is what all updates together will bring.
+    """
+
+    def __init__(self, percentile: float):
+        self.percentile, self.seen = percentile, 0
+        self.tails: list[Tensor | None] = [None, None]  # of the values, of the negated values; each sorted downwards
+
+    def update(self, x: Tensor, total: int) -> None:
+        keep = math.ceil((1 - self.percentile / 100) * (total - 1)) + 2
+        self.seen += x.shape[1]
+        for side in (0, 1):
+            self.tails[side] = self._merge(self.tails[side], x, keep, negate=bool(side))
+
+    @staticmethod
+    def _merge(tail: Tensor | None, x: Tensor, keep: int, negate: bool) -> Tensor:
+        start, group = 0, max(GROUP // len(x), 2 * keep)
+        while start < x.shape[1]:
+            part = x[:, start : start + group]
+            start += group
+            if tail is not None and tail.shape[1] == keep and len(x) == 1:
+                least = -tail[0, -1] if negate else tail[0, -1]
+                part = part[part < least if negate else part > least][None]  # most of a group falls away here
+                if part.numel() == 0:
+                    continue
+            part = -part if negate else part
+            tail = part if tail is None else torch.cat([tail, part], 1)
+            tail = tail.topk(min(keep, tail.shape[1]), dim=1).values
+        return tail
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        from_top = (1 - self.percentile / 100) * (self.seen - 1)
+        above = min(int(from_top), self.seen - 1)
+        share = from_top - above
+        ends = []
+        for tail in self.tails:
+            upper, lower = tail[:, above].double(), tail[:, min(above + 1, tail.shape[1] - 1)].double()
+            ends.append((upper + (lower - upper) * share).float())
+        return -ends[1], ends[0]
+
+
+class SquaredError:
+    """The range, shrunk at both ends by one factor (the best of 100), whose grid has the least squared error.
+
+    Approximate: errors are taken at the centres of a histogram of 8,192 bins, whose width doubles whenever a value falls
+    outside (counts of neighbours are then added, so no value is lost).
+    """
+
+    def __init__(self, make_grid: MakeGrid):
+        self.make_grid, self.extent, self.ends = make_grid, None, MinMax()
+
+    def update(self, x: Tensor, total: int) -> None:
+        self.ends.update(x, total)
+        needed = torch.maximum(-self.ends.low, self.ends.high).clamp(min=torch.finfo(torch.float32).tiny).double()
+        if self.extent is None:
+            self.extent = needed
+            self.counts = torch.zeros(len(x), BINS, dtype=torch.float64, device=x.device)
+        while (outside := needed > self.extent).any():
+            pairs = self.counts.reshape(len(x), BINS // 2, 2).sum(2)
+            self.counts[outside] = torch.nn.functional.pad(pairs, (BINS // 4, BINS // 4))[outside]
+            self.extent = torch.where(outside, 2 * self.extent, self.extent)
+        for row, values in enumerate(x):
+            extent = self.extent[row].item()
+            self.counts[row] += torch.histc(values, BINS, -extent, extent)
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        centres = (torch.arange(BINS, device=self.counts.device) + 0.5) * (2 / BINS) - 1
+        x = (centres * self.extent[:, None]).float()
+        weight = self.counts / self.counts.sum(1, keepdim=True)
+        return _shrink(*self.ends.range(), self.make_grid, lambda grid: ((fake_quantize(x, grid) - x).square() * weight).sum(1))
+
+
+def _shrink(low: Tensor, high: Tensor, make_grid: MakeGrid, error: Callable[[Grid], Tensor]) -> tuple[Tensor, Tensor]:
+    """``low * f, high * f`` per row with ``f`` of 0.01, 0.02, ... 1 where ``error(grid)`` ``(rows,)`` is least."""
+    best, factor = torch.full_like(low, math.inf, dtype=torch.float64), torch.ones_like(low)
+    for step in range(SHRINK_STEPS, 0, -1):
+        f = step / SHRINK_STEPS
+        now = error(make_grid(low * f, high * f).reshape(-1, 1)).double()
+        factor = torch.where(now < best, f, factor)
+        best = torch.minimum(best, now)
+    return low * factor, high * factor
