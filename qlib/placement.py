@@ -1,0 +1,471 @@
+"""Reads a network with `torch.fx` and says where quantizers go under a configuration (paper, section 2.2 and figure 1).
+
+`read` folds batch norm and classifies every operation; `place` decides, for a `QuantConfig`, which tensors are quantized, in
+which form every operation receives its inputs, and with how many bits. Neither looks at data.
+
+**Everything quantized** (``quantize_skip=True, quantize_residual=True``): the image; every output of a convolution or linear
+layer, after the activation function that directly follows; every addition, multiplication and concatenation, likewise;
+average pooling; the logits. Max-pooling, padding, slicing, flattening, dropout keep the grid they got. Other operations (a
+batch norm that does not follow a convolution, softmax, ...) compute in float, and what they give is quantized where it enters
+a convolution or linear layer.
+
+**quantize_residual=False**: the residual branch's last layer enters the addition unquantized.
+
+**quantize_skip=False**: the skip path carries high precision, the projection's output included; additions and what is pooled
+from them stay in float, and whatever feeds a convolution or linear layer is quantized at its input.
+
+**Both False**: only the inputs of convolution and linear layers are quantized.
+
+Of an addition's two operands, the *residual* is the one with more convolution and linear layers on its own path, the *skip*
+the other (if equal, the second operand).
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from .config import MAX_BITS, Bits, QuantConfig, suggestion
+
+
+class Kind(str, Enum):
+    """What an operation is to a quantizer."""
+
+    INPUT = "input"
+    WEIGHT = "weight layer"
+    ADD = "addition"
+    MULTIPLY = "multiplication"
+    CONCAT = "concatenation"
+    POOL = "average pooling"
+    KEEPS_GRID = "keeps its grid"
+    OTHER = "float"
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+FLOAT_LAYERS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.PReLU)
+
+_ACTIVATIONS = ("relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu silu_ mish hardswish hardswish_ hardsigmoid "
+                "hardsigmoid_ hardtanh hardtanh_ sigmoid sigmoid_ tanh tanh_ softplus prelu").split()
+_KEEPERS = ("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d boolean_dispatch pad dropout dropout_ "
+            "dropout2d alpha_dropout feature_dropout stochastic_depth drop_block2d flatten view reshape permute transpose "
+            "squeeze unsqueeze chunk split narrow select getitem contiguous clone detach expand pixel_shuffle "
+            "pixel_unshuffle channel_shuffle t movedim swapaxes unflatten roll flip amax max unbind tile repeat").split()
+_POOLS = ("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d").split()
+_NAMES: dict[str, Kind] = {
+    **dict.fromkeys(("add", "add_", "iadd"), Kind.ADD),
+    **dict.fromkeys(("mul", "mul_", "imul", "multiply"), Kind.MULTIPLY),
+    **dict.fromkeys(("cat", "concat", "concatenate"), Kind.CONCAT),
+    **dict.fromkeys(_POOLS, Kind.POOL),
+    **dict.fromkeys(_KEEPERS, Kind.KEEPS_GRID),
+}
+_WITH_WEIGHTS = ("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear embedding "
+                 "multi_head_attention_forward").split()
+_IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul}
+_MODULES: tuple[tuple[tuple[type, ...], Kind], ...] = (
+    (WEIGHT_LAYERS, Kind.WEIGHT),
+    ((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), Kind.POOL),
+    ((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.modules.padding._ConstantPadNd,
+      nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd, nn.modules.dropout._DropoutNd, nn.Flatten,
+      nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), Kind.KEEPS_GRID),
+)  # fmt: skip
+_ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
+                       nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.PReLU)  # fmt: skip
+
+
+@dataclass
+class Operation:
+    """One node of the traced network. ``name`` is the layer's path, or the module's path and the operation's name."""
+
+    node: fx.Node
+    kind: Kind
+    name: str
+    result: fx.Node  # the activation function that directly follows, or the node itself
+    residual: fx.Node | None = None  # of an addition of two tensors: the operand that is the residual branch
+    counted: bool = False  # as a feature map (outputs of convolution, addition and linear layers)
+
+
+@dataclass
+class Network:
+    """A folded, traced network in evaluation mode, its operations by node, and its weight layers in execution order."""
+
+    module: fx.GraphModule
+    operations: dict[fx.Node, Operation]
+    layers: list[str] = field(default_factory=list)
+
+    def listed(self) -> list[Operation]:
+        """The operations whose outputs a configuration can name, in execution order."""
+        return [o for o in self.operations.values() if o.kind not in (Kind.INPUT, Kind.KEEPS_GRID)]
+
+
+class _Tracer(fx.Tracer):
+    """Symbolic tracing that remembers which module it is in, to name it when tracing fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.path: list[str] = []
+
+    def call_module(self, m, forward, args, kwargs):
+        self.path.append(self.path_of_module(m))
+        result = super().call_module(m, forward, args, kwargs)
+        self.path.pop()
+        return result
+
+
+def read(model: nn.Module) -> Network:
+    """Trace a copy of ``model`` in evaluation mode, fold its batch norms and classify its operations.
+
+    Raises ``ValueError`` naming the layer when the model cannot be traced, holds weights that are not convolution or linear
+    layers, or no weights at all; and when a weight is NaN or infinite.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    model = copy.deepcopy(model).eval()
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:
+        where = tracer.path[-1] if tracer.path else "the top level"
+        raise ValueError(
+            f"{type(model).__name__} cannot be traced by torch.fx, at {where}: {str(error).splitlines()[0] if str(error) else error!r}. "
+            "Control flow that depends on tensor values must be rewritten, or moved into a module marked by torch.fx.wrap"
+        ) from error
+    module = fx.GraphModule(model, graph, type(model).__name__)
+    _refuse_other_weights(module)
+    _fold_batch_norms(module)
+    _without_in_place(module)
+    network = Network(module, {})
+    _classify(network)
+    if not network.layers:
+        raise ValueError(f"{type(model).__name__} has no convolution or linear layer: there are no weights to quantize")
+    for name, parameter in [*module.named_parameters(), *module.named_buffers()]:
+        if parameter.is_floating_point() and not parameter.is_meta and not torch.isfinite(parameter).all():
+            raise ValueError(f"{name} holds NaN or infinity (after folding batch norm): mend the weights first")
+    return network
+
+
+def _refuse_other_weights(module: fx.GraphModule) -> None:
+    called = {n.target for n in module.graph.nodes if n.op == "call_module"}
+    for path in called:
+        layer = module.get_submodule(path)
+        if isinstance(layer, WEIGHT_LAYERS + FLOAT_LAYERS):
+            continue
+        for name, parameter in layer.named_parameters():
+            raise ValueError(f"layer {path!r} ({type(layer).__name__}) holds the weight {name!r}, and only convolution (Conv1d to "
+                             "Conv3d) and Linear layers can be quantized: replace it by these")
+    for node in module.graph.nodes:
+        if node.op == "call_function" and getattr(node.target, "__name__", "") in _WITH_WEIGHTS:
+            raise ValueError(f"{_place_of(node)} calls {node.target.__name__} with weights of its own: use the layer module (nn.Conv2d, "
+                             "nn.Linear) so that its weights can be found")
+
+
+def _fold_batch_norms(module: fx.GraphModule) -> None:
+    calls: dict[str, int] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            calls[node.target] = calls.get(node.target, 0) + 1
+    for node in list(module.graph.nodes):
+        if node.op != "call_module" or not isinstance(norm := module.get_submodule(node.target), BATCH_NORMS):
+            continue
+        before = node.args[0]
+        if before.op != "call_module" or len(before.users) > 1 or calls[before.target] > 1 or calls[node.target] > 1:
+            continue
+        layer = module.get_submodule(before.target)
+        if norm.running_mean is None:
+            raise ValueError(f"batch norm {node.target!r} keeps no running statistics: it cannot be folded")
+        if isinstance(layer, CONVOLUTIONS):
+            fused = fuse_conv_bn_eval(layer, norm)
+        elif isinstance(layer, nn.Linear):
+            fused = fuse_linear_bn_eval(layer, norm)
+        else:
+            continue
+        module.set_submodule(before.target, fused)
+        node.replace_all_uses_with(before)
+        module.graph.erase_node(node)
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def _without_in_place(module: fx.GraphModule) -> None:
+    """Turn in-place operations into ordinary ones: a tensor may now be wanted both before and after quantization."""
+    for layer in module.modules():
+        if getattr(layer, "inplace", None) is True:
+            layer.inplace = False
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.target = _IN_PLACE.get(node.target, node.target)
+            if node.target in (F.relu_, torch.relu_):
+                node.target = F.relu
+            if node.kwargs.get("inplace") is True:
+                node.kwargs = {**node.kwargs, "inplace": False}
+        elif node.op == "call_method" and node.target.endswith("_") and not node.target.startswith("_"):
+            node.target = node.target[:-1]
+    module.recompile()
+
+
+def _function_name(node: fx.Node) -> str:
+    if node.op == "call_method":
+        return node.target
+    return getattr(node.target, "__name__", str(node.target)) if node.op == "call_function" else ""
+
+
+def _is_activation(node: fx.Node, module: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(node.target), _ACTIVATION_MODULES)
+    return _function_name(node) in _ACTIVATIONS
+
+
+def is_relu(node: fx.Node, module: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        return type(module.get_submodule(node.target)) is nn.ReLU
+    return _function_name(node) in ("relu", "relu_")
+
+
+def _kind(node: fx.Node, module: fx.GraphModule) -> Kind:
+    if node.op == "placeholder":
+        return Kind.INPUT
+    if node.op == "call_module":
+        layer = module.get_submodule(node.target)
+        return next((kind for types, kind in _MODULES if isinstance(layer, types)),
+                    Kind.KEEPS_GRID if type(layer) is nn.ReLU or type(layer).__name__ == "StochasticDepth" else Kind.OTHER)
+    name = _function_name(node)
+    if name == "mean":
+        axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        return Kind.POOL if isinstance(axes, (list, tuple)) or axes in (-1, 2, 3) else Kind.OTHER
+    kind = _NAMES.get(name, Kind.KEEPS_GRID if is_relu(node, module) else Kind.OTHER)
+    if kind in (Kind.ADD, Kind.MULTIPLY) and not all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args[:2]):
+        return Kind.OTHER  # with a constant
+    return kind
+
+
+def _place_of(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    return (list(stack)[-1] if stack else "") or "the top level"
+
+
+def _classify(network: Network) -> None:
+    module, taken, absorbed = network.module, set(), set()
+    for node in module.graph.nodes:
+        if node.op in ("output", "get_attr") or node in absorbed:
+            continue
+        kind = _kind(node, module)
+        path = node.target if node.op == "call_module" else _place_of(node) + "." + (_function_name(node) or node.name)
+        stem = name = str(path).removeprefix("the top level.").replace(".iadd", ".add").replace("iadd", "add")
+        number = 1
+        while name in taken:
+            name, number = f"{stem}_{number}", number + 1
+        taken.add(name)
+        operation = Operation(node, kind, name, node)
+        if kind in (Kind.WEIGHT, Kind.ADD, Kind.MULTIPLY, Kind.CONCAT) and len(node.users) == 1:
+            (user,) = node.users
+            if _is_activation(user, module) and user.args[0] is node:
+                operation.result = user
+                absorbed.add(user)
+        operation.counted = kind in (Kind.WEIGHT, Kind.ADD)
+        network.operations[node] = operation
+        if kind is Kind.WEIGHT and node.target not in network.layers:
+            network.layers.append(node.target)
+    _find_residuals(network)
+
+
+def _find_residuals(network: Network) -> None:
+    """Which operand of every addition is the residual branch: the one with more weight layers that the other lacks."""
+    above: dict[fx.Node, frozenset[fx.Node]] = {}  # the weight layers that lead to a node
+    for node in network.module.graph.nodes:
+        before = frozenset().union(*(above[n] for n in node.all_input_nodes))
+        operation = network.operations.get(node)
+        above[node] = before | {node} if operation and operation.kind is Kind.WEIGHT else before
+        if operation and operation.kind is Kind.ADD:
+            first, second = node.args[:2]
+            own = [len(above[first] - above[second]), len(above[second] - above[first])]
+            operation.residual = second if own[1] > own[0] else first
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# Under a configuration
+
+
+@dataclass
+class Placement:
+    """Where a configuration puts its quantizers.
+
+    ``weight_bits``: bits by layer, in execution order; empty if weights stay in float. ``quantizers``: name and bits of the
+    tensor quantized right behind a node (bits above 16 stay in float and have none). ``takes_quantized``: the (consumer,
+    producer) edges that carry the quantized tensor. ``integer_means``: poolings that work on codes, with the node whose
+    quantizer made these. ``feature_maps``: by operation name, the bits its tensor is stored with, ``None`` where it is float.
+    """
+
+    weight_bits: dict[str, Bits]
+    quantizers: dict[fx.Node, tuple[str, Bits]]
+    takes_quantized: set[tuple[fx.Node, fx.Node]]
+    integer_means: dict[fx.Node, fx.Node]
+    feature_maps: dict[str, Bits | None]
+
+
+def place(network: Network, config: QuantConfig) -> Placement:
+    """Where quantizers go in ``network`` under ``config``. Raises ``ValueError`` for bits of a layer that is not there."""
+    return _Placer(network, config).place()
+
+
+class _Wish(Enum):
+    """What a consumer asks of a tensor."""
+
+    QUANTIZED = 1  # a convolution or linear layer: its inputs are always quantized
+    AS_IT_COMES = 2  # quantized where its producer quantizes
+    FLOAT = 3
+
+
+class _Placer:
+    """One pass over the network from its end: every operation says in which form it wants its inputs."""
+
+    def __init__(self, network: Network, config: QuantConfig):
+        self.network, self.config = network, config
+        self.operations = network.operations
+        self.producers = {o.result: o for o in network.operations.values()}
+        self.wishes: dict[fx.Node, dict[fx.Node, _Wish]] = {n: {} for n in network.module.graph.nodes}  # by producer, consumer
+        self.quantized: set[fx.Node] = set()
+        self.settled = self._settled()
+
+    def place(self) -> Placement:
+        config, names = self.config, [o.name for o in self.network.listed()]
+        _check_names("weight_bits", config.weight_bits, self.network.layers)
+        _check_names("activation_bits", config.activation_bits, names)
+        weight_bits = {} if config.weight_bits is None else {name: self.weight_bits(name) for name in self.network.layers}
+        if config.activation_bits is None:
+            return Placement(weight_bits, {}, set(), {}, dict.fromkeys(names))
+        for node in reversed(self.network.module.graph.nodes):
+            self._ask(node)
+        quantizers = {node: (self.producer(node).name, self.activation_bits(self.producer(node))) for node in self.quantized}
+        quantizers = {node: q for node, q in quantizers.items() if not isinstance(q[1], int) or q[1] <= MAX_BITS}
+        edges = {(consumer, node) for node in self.quantized for consumer, wish in self.wishes[node].items()
+                 if self._receives_quantized(node, wish)}
+        means = {}
+        if config.pooling == "low_precision" and config.quantize_skip:
+            for node, operation in self.operations.items():
+                if operation.kind is Kind.POOL and (source := self._grid_of(node.args[0], quantizers)):
+                    means[node] = source
+                    quantizers.pop(node, None)
+        maps = {o.name: self.activation_bits(o) if self._stored_quantized(o.result) else None
+                for o in self.network.listed()}
+        return Placement(weight_bits, quantizers, edges, means, maps)
+
+    # Bits: an entry by name, then first_last_bits, then the default
+
+    def weight_bits(self, layer: str) -> Bits:
+        return self._bits(self.config.weight_bits, layer, layer in (self.network.layers[0], self.network.layers[-1]))
+
+    def activation_bits(self, operation: Operation) -> Bits:
+        config = self.config
+        if operation.kind is Kind.INPUT:
+            if config.first_last_bits and not config.quantize_skip and not config.quantize_residual:
+                return min(config.input_bits, config.first_last_bits)  # the first layer's input
+            return config.input_bits
+        ends = operation.kind is Kind.WEIGHT and operation.node.target in (self.network.layers[0], self.network.layers[-1])
+        return self._bits(config.activation_bits, operation.name, ends)
+
+    def _bits(self, given: int | Mapping[str, Bits], name: str, first_or_last: bool) -> Bits:
+        table = given if isinstance(given, Mapping) else {}
+        if name in table:
+            return table[name]
+        if first_or_last and self.config.first_last_bits is not None:
+            return self.config.first_last_bits
+        return table.get("default", 8) if isinstance(given, Mapping) else given
+
+    # Form of every tensor
+
+    def _settled(self) -> dict[fx.Node, bool]:
+        """Whether the configuration itself decides about a node: puts it on a grid, or leaves it in float deliberately."""
+        settled: dict[fx.Node, bool] = {}
+        for node in self.network.module.graph.nodes:
+            operation = self.producers.get(node)
+            if operation is None:
+                settled[node] = False
+            elif operation.kind is Kind.KEEPS_GRID:
+                settled[node] = all(settled[n] for n in node.all_input_nodes)
+            elif self.config.quantize_skip:
+                settled[node] = operation.kind is not Kind.OTHER
+            else:
+                settled[node] = operation.kind is Kind.INPUT
+        return settled
+
+    def _ask(self, node: fx.Node) -> None:
+        """Decide from its consumers' wishes whether ``node`` is quantized, then make its own wishes."""
+        config, wishes = self.config, set(self.wishes[node].values())
+        operation = self.operations.get(node)
+        if node.op == "output":
+            quantized = config.quantize_output and (config.quantize_skip or config.quantize_residual)
+            self._wish(node, _Wish.AS_IT_COMES if quantized else _Wish.FLOAT)
+        elif operation and operation.kind is Kind.KEEPS_GRID:
+            passes = wishes <= {_Wish.AS_IT_COMES} or (self.settled[node] and _Wish.FLOAT not in wishes)
+            if not passes and (_Wish.QUANTIZED in wishes or (self.settled[node] and _Wish.AS_IT_COMES in wishes)):
+                self.quantized.add(node)
+            self._wish(node, _Wish.AS_IT_COMES if passes else _Wish.FLOAT)
+        else:
+            if any(self._receives_quantized(node, wish) for wish in wishes):
+                self.quantized.add(node)
+            if operation is None:  # the activation function of a layer, or a constant
+                self._wish(node, _Wish.FLOAT)
+            elif operation.kind is Kind.WEIGHT:
+                self._wish(node, _Wish.QUANTIZED)
+            elif operation.residual is None:
+                self._wish(node, _Wish.AS_IT_COMES if config.quantize_skip or config.quantize_residual else _Wish.FLOAT)
+            else:
+                for operand in node.all_input_nodes:
+                    kept = config.quantize_residual if operand is operation.residual else config.quantize_skip
+                    self.wishes[operand][node] = _Wish.AS_IT_COMES if kept else _Wish.FLOAT
+
+    def _wish(self, node: fx.Node, wish: _Wish) -> None:
+        for operand in node.all_input_nodes:
+            self.wishes[operand][node] = wish
+
+    def _receives_quantized(self, node: fx.Node, wish: _Wish) -> bool:
+        """Whether a consumer with this wish gets the quantized form of what ``node`` produces."""
+        operation = self.producers.get(node)
+        if operation is None or wish is _Wish.FLOAT:
+            return False
+        if operation.kind is Kind.INPUT:
+            return self.config.input_bits is not None
+        if wish is _Wish.AS_IT_COMES and operation.kind is Kind.OTHER:
+            return False
+        if operation.kind is Kind.POOL and self.config.quantize_skip:
+            return self.config.pooling != "float"
+        if operation.kind in (Kind.ADD, Kind.POOL) and not self.config.quantize_skip:
+            return wish is _Wish.QUANTIZED
+        return True
+
+    def _stored_quantized(self, node: fx.Node) -> bool:
+        """Whether every consumer takes the quantized tensor, be it after max-pooling and the like."""
+        if node in self.quantized:
+            return all(self._receives_quantized(node, wish) for wish in self.wishes[node].values())
+        keeps = [self.operations.get(user) for user in node.users]
+        return bool(keeps) and all(o and o.kind is Kind.KEEPS_GRID and self._stored_quantized(o.node) for o in keeps)
+
+    def producer(self, node: fx.Node) -> Operation:
+        """The operation that computed what ``node`` holds, before max-pooling and the like."""
+        while (operation := self.producers.get(node)) is None or operation.kind is Kind.KEEPS_GRID:
+            node = node.all_input_nodes[0]
+        return operation
+
+    def _grid_of(self, node: fx.Node, quantizers: Mapping[fx.Node, object]) -> fx.Node | None:
+        """The node whose quantizer gave ``node`` its grid."""
+        while node not in quantizers:
+            if self.operations.get(node) is None or self.operations[node].kind is not Kind.KEEPS_GRID:
+                return None
+            node = node.all_input_nodes[0]
+        return node
+
+
+def _check_names(field_name: str, given: object, known: Iterable[str]) -> None:
+    if isinstance(given, Mapping):
+        for name in given:
+            if name != "default" and name not in known:
+                raise ValueError(f"{field_name}: the network has no {name!r}{suggestion(name, known)}")
