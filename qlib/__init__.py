@@ -1,0 +1,14 @@
+"""qlib: measure what quantization papers leave out.
+
+    float model + QuantConfig + calibration batches  --quantize-->  quantized model
+    quantized model + labelled batches               --evaluate-->  accuracy with an interval
+"""
+
+from .benches import load_bench
+from .config import QuantConfig
+from .evaluate import Accuracy, compare, evaluate, verdict
+from .footprint import Footprint, footprint
+from .model import quantize
+
+__version__ = "0.1.0"
+__all__ = ["Accuracy", "Footprint", "QuantConfig", "compare", "evaluate", "footprint", "load_bench", "quantize", "verdict"]

@@ -1,0 +1,264 @@
+"""The built-in bench: two cluttered handwritten digits, 100 classes, and two trained networks.
+
+Images are drawn from the 1,797 glyphs of scikit-learn's ``load_digits``: two digits a canvas (48 x 48, grey), each scaled,
+rotated and sheared, among fragments of other glyphs and noise; the label is ``10 * left + right``. The glyphs are split
+first: no glyph of a validation image is ever trained or calibrated on.
+
+Every image follows from its seed and is the same on every machine: random bits come from NumPy's PCG64 (whose stream NumPy
+guarantees), the rest is elementwise float64 addition, multiplication and division, rounded to ``uint8`` at the end. Rotations
+are written with the tangent of the half angle, so no transcendental function is called.
+
+Train the networks again, or your own, with ``python -m qlib.benches.digits train --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+SIZE = 48  # pixels a side
+CHUNK = 500  # images drawn from one seed; part of the data's definition, do not change
+BATCH = 250
+TRAIN_GLYPHS = 1100
+FRAGMENTS = 6
+STREAMS = {"training": 1, "validation": 2, "calibration": 3}
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@functools.cache
+def glyphs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Glyph images ``(1797, 8, 8)`` in [0, 1], their labels, and the order that splits them (first 1,100: training)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.argsort(np.random.PCG64(0).random_raw(len(digits.target)), kind="stable")
+    return digits.images / 16.0, digits.target.astype(np.int64), order
+
+
+class _Draws:
+    """Random numbers from PCG64's raw 64-bit words only: the one part of NumPy's streams that never changes."""
+
+    def __init__(self, *seed: int):
+        self.bits = np.random.PCG64(list(seed))
+
+    def uniform(self, low: float, high: float, n: int) -> np.ndarray:
+        return low + (high - low) * ((self.bits.random_raw(n) >> np.uint64(11)) * 2.0**-53)
+
+    def index(self, bound: int, n: int) -> np.ndarray:
+        return (self.uniform(0, bound, n)).astype(np.int64)
+
+    def noise(self, *shape: int) -> np.ndarray:
+        """Close to normal, unit variance: the sum of four random bytes."""
+        count = int(np.prod(shape))
+        raw = self.bits.random_raw(-(-count // 2)).astype("<u8").view(np.uint8)
+        total = raw.reshape(-1, 4).sum(1, dtype=np.int64)[:count]
+        return ((total - 510) / np.sqrt(4 * (256**2 - 1) / 12)).reshape(shape)
+
+
+def _stamp(canvas: np.ndarray, glyph: np.ndarray, x, y, half, tangent, quarter, shear, contrast) -> None:
+    """Draw one transformed glyph per image into ``canvas`` ``(n, size + 2 margin, ...)`` by maximum, bilinearly.
+
+    ``x, y`` (centre) and ``half`` (half the glyph's width) are in pixels; ``tangent`` is that of half the rotation angle,
+    ``quarter`` adds that many quarter turns. All are arrays of shape ``(n,)``.
+    """
+    n, margin = len(glyph), (canvas.shape[1] - SIZE) // 2
+    cos, sin = (1 - tangent * tangent) / (1 + tangent * tangent), 2 * tangent / (1 + tangent * tangent)
+    cos, sin = np.choose(quarter, (cos, -sin, -cos, sin)), np.choose(quarter, (sin, cos, -sin, -cos))
+    reach = margin  # the transformed glyph lies within this many pixels of its centre
+    left, top = np.floor(x).astype(np.int64) - reach, np.floor(y).astype(np.int64) - reach
+    span = np.arange(2 * reach + 1)
+    dx = (left[:, None] + span + 0.5 - x[:, None])[:, None, :] / half[:, None, None]
+    dy = (top[:, None] + span + 0.5 - y[:, None])[:, :, None] / half[:, None, None]
+    u = 4 * (cos[:, None, None] * dx + (sin + shear)[:, None, None] * dy) + 3.5
+    v = 4 * (cos[:, None, None] * dy - sin[:, None, None] * dx) + 3.5
+    padded = np.zeros((n, 12, 12))
+    padded[:, 2:10, 2:10] = glyph
+    u, v = np.clip(u + 2, 0, 10.5), np.clip(v + 2, 0, 10.5)
+    column, row = u.astype(np.int64), v.astype(np.int64)
+    u, v = u - column, v - row
+    at = (np.arange(n) * 144)[:, None, None] + row * 12 + column
+    flat = padded.ravel()
+    upper = flat[at] * (1 - u) + flat[at + 1] * u
+    lower = flat[at + 12] * (1 - u) + flat[at + 13] * u
+    ink = (upper * (1 - v) + lower * v) * contrast[:, None, None]
+    rows = (top[:, None] + span + margin)[:, :, None]
+    columns = (left[:, None] + span + margin)[:, None, :]
+    image = np.arange(n)[:, None, None]
+    canvas[image, rows, columns] = np.maximum(canvas[image, rows, columns], ink)
+
+
+def _draw_chunk(stream: str, seed: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    images, labels, order = glyphs()
+    pool = order[TRAIN_GLYPHS:] if stream == "validation" else order[:TRAIN_GLYPHS]
+    draw, n, margin = _Draws(STREAMS[stream], seed, chunk), CHUNK, 24
+    canvas = np.zeros((n, SIZE + 2 * margin + 1, SIZE + 2 * margin + 1))
+    label = np.zeros(n, dtype=np.int64)
+    for centre in (0.3 * SIZE, 0.7 * SIZE):
+        pick = pool[draw.index(len(pool), n)]
+        label = 10 * label + labels[pick]
+        _stamp(canvas, images[pick], centre + draw.uniform(-3, 3, n), SIZE / 2 + draw.uniform(-6, 6, n),
+               half=draw.uniform(8, 12, n), tangent=draw.uniform(-0.175, 0.175, n), quarter=np.zeros(n, dtype=np.int64),
+               shear=draw.uniform(-0.2, 0.2, n), contrast=draw.uniform(0.6, 1, n))
+    for _ in range(FRAGMENTS):
+        pick, first = pool[draw.index(len(pool), n)], draw.index(5, n)[:, None]
+        kept = (np.arange(8) >= first) & (np.arange(8) < first + 3)  # three rows of a glyph
+        _stamp(canvas, images[pick] * kept[:, :, None], draw.uniform(0, SIZE, n), draw.uniform(0, SIZE, n),
+               half=draw.uniform(6, 10, n), tangent=draw.uniform(-0.414, 0.414, n), quarter=draw.index(4, n),
+               shear=draw.uniform(-0.2, 0.2, n), contrast=draw.uniform(0.3, 0.9, n))
+    canvas = canvas[:, margin : margin + SIZE, margin : margin + SIZE] * draw.uniform(0.6, 1, n)[:, None, None]
+    canvas = canvas + 0.2 * draw.noise(n, SIZE, SIZE)
+    return np.clip(np.rint(64 + 128 * canvas), 0, 255).astype(np.uint8), label
+
+
+@functools.lru_cache(maxsize=64)
+def _chunk(stream: str, seed: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    return _draw_chunk(stream, seed, chunk)
+
+
+def draw(stream: str, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``n`` images of a stream: ``(n, 48, 48)`` uint8 and ``(n,)`` int64 labels 0 to 99.
+
+    ``stream`` is ``"training"``, ``"calibration"`` (both from training glyphs) or ``"validation"``.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1 image, got {n}")
+    parts = [_chunk(stream, seed, i) for i in range(-(-n // CHUNK))]
+    return np.concatenate([p[0] for p in parts])[:n], np.concatenate([p[1] for p in parts])[:n]
+
+
+def to_batches(images: np.ndarray, labels: np.ndarray, batch: int = BATCH) -> list[tuple[Tensor, Tensor]]:
+    """uint8 images as batches for the network: float32 ``(b, 1, 48, 48)``, grey 64 at 0 and grey 192 at 1; exact."""
+    x, y = (torch.from_numpy(images).float().unsqueeze(1) - 64) / 128, torch.from_numpy(labels)
+    return list(zip(x.split(batch), y.split(batch), strict=True))
+
+
+def network() -> nn.Module:
+    """ResNet-50's graph (bottlenecks 3-4-6-3, strided stem, max-pool, projections), one eighth as wide: 399,068 parameters."""
+    from pytorchcv.models.resnet import ResNet
+
+    net = ResNet(channels=[[32] * 3, [64] * 4, [128] * 6, [256] * 3], init_block_channels=8, bottleneck=True,
+                 conv1_stride=True, in_channels=1, in_size=(SIZE, SIZE), num_classes=100)
+    net.features.final_pool = nn.AdaptiveAvgPool2d(1)
+    return net
+
+
+class Digits:
+    """The bench: ``models`` holds ``base`` and ``better``, trained on the same data, one graph, another recipe."""
+
+    name = "digits"
+
+    def __init__(self):
+        self.models = {name: load_network(WEIGHTS / f"digits-{name}.safetensors") for name in RECIPES}
+
+    def calibration(self, n: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+        return to_batches(*draw("calibration", n, seed))
+
+    def training(self, n: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+        return to_batches(*draw("training", n, seed))
+
+    def validation(self, n: int) -> list[tuple[Tensor, Tensor]]:
+        return to_batches(*draw("validation", n))
+
+
+def load_network(path: Path) -> nn.Module:
+    """A trained network from a float16 safetensors file, in float32 and evaluation mode."""
+    from safetensors.torch import load_file
+
+    net = network()
+    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    return net.eval()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network of the bench was trained: fresh images every epoch, SGD with Nesterov momentum, one-cycle rate."""
+
+    epochs: int
+    seed: int
+    images_per_epoch: int = 40_000
+    batch: int = 250
+    peak_rate: float = 0.4
+    weight_decay: float = 5e-4
+
+
+RECIPES = {"base": Recipe(epochs=13, seed=0), "better": Recipe(epochs=32, seed=1)}
+
+
+def train(recipe: Recipe, output: Path) -> None:
+    """Train a network and write it to ``output`` as float16 safetensors.
+
+    A checkpoint beside it after every epoch (``.partial``) lets an interrupted run go on where it stopped.
+    """
+    from safetensors.torch import save_file
+    from tqdm import tqdm
+
+    torch.manual_seed(recipe.seed)
+    net = network().to(memory_format=torch.channels_last).train()
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=recipe.peak_rate, momentum=0.9, nesterov=True)
+    steps = recipe.images_per_epoch // recipe.batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_rate, total_steps=steps * recipe.epochs)
+    partial, done = output.with_suffix(".partial"), 0
+    if partial.exists():
+        state = torch.load(partial, weights_only=True)
+        if state["recipe"] != repr(recipe):
+            raise SystemExit(f"{partial} belongs to another recipe ({state['recipe']}): delete it or choose another --output")
+        net.load_state_dict(state["net"]), optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        done = state["epochs"]
+    for epoch in range(done, recipe.epochs):
+        images, labels = draw_epoch(recipe, epoch)
+        bar = tqdm(to_batches(images, labels, recipe.batch), desc=f"epoch {epoch + 1}/{recipe.epochs}", disable=None)
+        mean = 0.0
+        for i, (x, y) in enumerate(bar):
+            loss = nn.functional.cross_entropy(net(x.to(memory_format=torch.channels_last)), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            mean += (loss.item() - mean) / (i + 1)
+            bar.set_postfix(loss=f"{mean:.3f}")
+        print(f"epoch {epoch + 1}/{recipe.epochs}: mean loss {mean:.4f}", flush=True)
+        state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+                 "epochs": epoch + 1, "recipe": repr(recipe)}
+        torch.save(state, partial.with_suffix(".tmp"))
+        os.replace(partial.with_suffix(".tmp"), partial)
+    half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    save_file(half, output.with_suffix(".tmp"), metadata={"recipe": repr(recipe), "torch": torch.__version__})
+    os.replace(output.with_suffix(".tmp"), output)
+    partial.unlink(missing_ok=True)
+
+
+def draw_epoch(recipe: Recipe, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fresh training images for one epoch; not kept in memory."""
+    chunks = range(epoch * recipe.images_per_epoch // CHUNK, (epoch + 1) * recipe.images_per_epoch // CHUNK)
+    parts = [_draw_chunk("training", recipe.seed, c) for c in chunks]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m qlib.benches.digits", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train", help="train one of the two networks; resumes where it was stopped")
+    training.add_argument("--recipe", choices=RECIPES, default="base")
+    training.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    training.add_argument("--epochs", type=int, help="instead of the recipe's own number")
+    training.add_argument("--seed", type=int, help="instead of the recipe's own seed")
+    arguments = parser.parse_args(argv)
+    recipe = RECIPES[arguments.recipe]
+    overrides = {k: getattr(arguments, k) for k in ("epochs", "seed") if getattr(arguments, k) is not None}
+    train(dataclasses.replace(recipe, **overrides), arguments.output)
+
+
+if __name__ == "__main__":
+    main()
