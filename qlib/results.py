@@ -1,0 +1,339 @@
+"""Recorded results: experiments (named grids of configurations), rows keyed by what they depend on, and provenance.
+
+A table is a CSV file, one row a configuration, network and calibration draw; beside it a YAML file says for every recording
+session which command, commit, versions and hardware made the rows. Every finished row rewrites the table whole, so a killed
+recording loses at most the row in hand, and running it again continues.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+
+from .benches import Bench, data_hash, load_bench, weights_hash
+from .config import QuantConfig, suggestion
+from .evaluate import Accuracy, evaluate, wilson
+from .model import quantize
+
+CODE_VERSION = 1  # raise it when a change to qlib changes results: every row is then recorded anew
+FIELDS = tuple(f.name for f in dataclasses.fields(QuantConfig))
+COLUMNS = ("key", "session", "bench", "network", "weights", "data", "code_version", "calibration_images", "calibration_seed",
+           *FIELDS, "n", "top1", "low", "high", "seconds", "correct")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row to be: what is quantized, how, and on which data it is calibrated and evaluated."""
+
+    bench: str
+    network: str
+    config: QuantConfig
+    calibration_images: int
+    calibration_seed: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A grid of runs on one bench. The configurations are all combinations of one element from each list in ``vary``.
+
+    ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` to value. If
+    ``float_baseline`` is set, every network is also recorded unquantized.
+    """
+
+    name: str
+    bench: str
+    fixed: Mapping[str, Any]
+    vary: tuple[tuple[Mapping[str, Any], ...], ...]
+    networks: tuple[str, ...] = ("base",)
+    images: int = 10_000
+    calibration_images: int = 320
+    seeds: tuple[int, ...] = (0,)
+    float_baseline: bool = True
+
+    @classmethod
+    def load(cls, path: Path) -> Experiment:
+        """From a YAML file with these fields; ``vary`` is a list of axes, each a list of partial configurations or one mapping
+        from a field to its values. Raises ``ValueError`` naming the file and the field."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        try:
+            given = yaml.safe_load(path.read_text("utf8"))
+            if not isinstance(given, Mapping):
+                raise ValueError("expected a mapping of fields")
+            for field in given:
+                if field not in known:
+                    raise ValueError(f"no field {field!r}{suggestion(field, known)}")
+            axes = [
+                [{name: v} for name, values in axis.items() for v in values] if isinstance(axis, Mapping) else axis
+                for axis in given.get("vary", [])
+            ]
+            tuples = {k: tuple(given[k]) for k in ("networks", "seeds") if k in given}
+            experiment = cls(**{"name": path.stem, "fixed": {}, **given, **tuples, "vary": tuple(map(tuple, axes))})
+            experiment.runs()
+        except (ValueError, TypeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        return experiment
+
+    def runs(self) -> list[Run]:
+        """Every run of the grid, in order; no run twice."""
+        runs = {}
+        for network in self.networks:
+            if self.float_baseline:
+                config = QuantConfig(weight_bits=None, activation_bits=None)
+                runs[Run(self.bench, network, config, 0, 0, self.images)] = None
+            for parts in itertools.product(*self.vary):
+                config = QuantConfig.from_dict({**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})})
+                for seed in self.seeds:
+                    runs[Run(self.bench, network, config, self.calibration_images, seed, self.images)] = None
+        return list(runs)
+
+
+class Laboratory:
+    """A bench whose data and hashes are made once, for many runs."""
+
+    def __init__(self, bench: Bench):
+        self.bench = bench
+        self.weights = functools.cache(lambda network: weights_hash(self.network(network)))
+        self.calibration = functools.cache(lambda n, seed: self.bench.calibration(n, seed) if n else [])
+        self.validation = functools.lru_cache(1)(self.bench.validation)
+        self.validation_hash = functools.cache(lambda n: data_hash(self.validation(n)))
+        self.calibration_hash = functools.cache(lambda n, seed: data_hash(self.calibration(n, seed)))
+
+    def network(self, name: str) -> torch.nn.Module:
+        if name not in self.bench.models:
+            raise ValueError(f"bench {self.bench.name!r} has no network {name!r}{suggestion(name, self.bench.models)}")
+        return self.bench.models[name]
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """What a row depends on, and the key made of it."""
+        data = self.calibration_hash(run.calibration_images, run.calibration_seed) + self.validation_hash(run.images)
+        depends = {
+            "bench": run.bench,
+            "network": run.network,
+            "weights": self.weights(run.network),
+            "data": hashlib.sha256(data.encode()).hexdigest()[:16],
+            "code_version": CODE_VERSION,
+            "calibration_images": run.calibration_images,
+            "calibration_seed": run.calibration_seed,
+            **run.config.to_dict(),
+            "n": run.images,
+        }
+        return {"key": hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16], **depends}
+
+    def accuracy(self, run: Run) -> Accuracy:
+        """Quantize, calibrate, evaluate."""
+        calibration = self.calibration(run.calibration_images, run.calibration_seed)
+        return evaluate(quantize(self.network(run.network), run.config, calibration), self.validation(run.images))
+
+
+def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True) -> pd.DataFrame:
+    """Compute the rows of ``experiment`` that the table at ``path`` (CSV) lacks, and return the table.
+
+    Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no longer asks for.
+    """
+    from tqdm import tqdm
+
+    laboratory = Laboratory(load_bench(experiment.bench))
+    wanted = {laboratory.identity(run)["key"]: run for run in experiment.runs()}
+    rows = [row for row in _read_rows(path) if row["key"] in wanted]
+    done = {row["key"] for row in rows}
+    missing = {key: run for key, run in wanted.items() if key not in done}
+    if not missing:
+        return load_table(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sessions = _sessions(path)
+    sessions.append(_provenance(command, experiment))
+    write_whole(_sidecar(path), yaml.safe_dump({"sessions": sessions}, sort_keys=False))
+    bar = tqdm(missing.items(), desc=f"{experiment.bench}/{experiment.name}", unit="row", disable=None if progress else True)
+    for _, run in bar:
+        start = time.perf_counter()
+        accuracy = laboratory.accuracy(run)
+        low, high = accuracy.interval
+        rows.append({
+            **{k: _cell(v) for k, v in laboratory.identity(run).items()},
+            "session": len(sessions) - 1, "top1": round(accuracy.top1, 4), "low": round(low, 4), "high": round(high, 4),
+            "seconds": round(time.perf_counter() - start, 2), "correct": pack(accuracy.correct),
+        })  # fmt: skip
+        order = {key: i for i, key in enumerate(wanted)}
+        _write_rows(path, sorted(rows, key=lambda row: order[row["key"]]))
+    return load_table(path)
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """A recorded table, one row a run; columns as in ``COLUMNS``. ``correct`` stays packed: see `accuracy_of`.
+
+    Raises ``FileNotFoundError`` saying how to record it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not recorded yet: run `qlib record {path.stem}`")
+    rows = _read_rows(path)
+    for row in rows:
+        row.update({name: _value(row[name]) for name in COLUMNS if name not in ("key", "weights", "data", "correct")})
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def table_path(bench: str, name: str) -> Path:
+    """Where a recorded table lies in a clone: ``book/results/<bench>/<name>.csv``, seen from any folder of the clone."""
+    return clone() / "book" / "results" / bench / f"{name}.csv"
+
+
+def clone() -> Path:
+    """The clone that holds the book: around the working directory, else around the package itself."""
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "book" / "experiments").is_dir():
+                return folder
+    raise FileNotFoundError("no book/experiments here: work inside a clone of the repository")
+
+
+def experiments() -> dict[str, Path]:
+    """The named experiments of the clone, ``<bench>/<name>``, and their files."""
+    folder = clone() / "book" / "experiments"
+    return {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.glob("*/*.yaml"))}
+
+
+def accuracy_of(row: Mapping[str, Any]) -> Accuracy:
+    """The accuracy of a row, with its answer for every image."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(row["correct"]), np.uint8))
+    return Accuracy(bits[: int(row["n"])].astype(bool))
+
+
+def accuracies(table: pd.DataFrame, **where: Any) -> list[Accuracy]:
+    """Of the rows whose columns equal ``where``, in order: one for every calibration draw. ``ValueError`` if there is none."""
+    rows = table[np.logical_and.reduce([table[name] == value for name, value in where.items()])]
+    if rows.empty:
+        raise ValueError(f"no recorded row has {where}")
+    return [accuracy_of(row) for row in rows.to_dict("records")]
+
+
+def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Per combination of the columns ``by``: mean accuracy over calibration draws, its 95 % interval for the sampling of images,
+    standard deviation over draws, number of draws and images. In percent."""
+    groups = []
+    for values, rows in table.groupby(list(by), sort=False):
+        evaluations = [accuracy_of(row) for row in rows.to_dict("records")]
+        mean = np.mean([e.top1 for e in evaluations])
+        low, high = wilson(mean / 100, evaluations[0].n)
+        spread = np.std([e.top1 for e in evaluations], ddof=1) if len(evaluations) > 1 else np.nan
+        groups.append((*values, mean, low, high, spread, len(evaluations), evaluations[0].n))
+    return pd.DataFrame(groups, columns=[*by, "top1", "low", "high", "spread", "draws", "n"])
+
+
+def run_of(row: Mapping[str, Any]) -> Run:
+    """The run that a row of `load_table` records."""
+    config = QuantConfig.from_dict({name: row[name] for name in FIELDS})
+    numbers = (int(row[c]) for c in ("calibration_images", "calibration_seed", "n"))
+    return Run(row["bench"], row["network"], config, *numbers)
+
+
+def pack(correct: np.ndarray) -> str:
+    """A bool array as base64 text, eight images a byte."""
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that others see the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _value(cell: str) -> Any:
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, encoding="utf8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{path} is not a table of this version of qlib (its columns differ): move it away and record again")
+        return list(reader)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".yaml")
+
+
+def _sessions(path: Path) -> list[dict[str, Any]]:
+    sidecar = _sidecar(path)
+    return yaml.safe_load(sidecar.read_text("utf8"))["sessions"] if sidecar.exists() else []
+
+
+def provenance(path: Path) -> list[dict[str, Any]]:
+    """The recording sessions of a table, oldest first."""
+    return _sessions(Path(path))
+
+
+def _provenance(command: str, experiment: Experiment) -> dict[str, Any]:
+    return {
+        "command": command or " ".join(sys.argv),
+        "commit": _commit(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "seeds": list(experiment.seeds),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "hardware": f"{_processor()}, {torch.get_num_threads()} threads",
+    }
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (" with local changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
