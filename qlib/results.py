@@ -316,7 +316,7 @@ def _provenance(command: str, experiment: Experiment) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "seeds": list(experiment.seeds),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "hardware": f"{_processor()}, {torch.get_num_threads()} threads",
     }
 
