@@ -1,0 +1,125 @@
+"""Execute the notebooks and hand their outputs to Jupyter Book.
+
+    python -m qlib.book.build
+
+Papermill writes an executed copy of every notebook to `_build/executed/`. Its outputs, set into the source notebook, go
+into Jupyter Book's own cache, where `jupyter-book build .` finds them. A notebook whose code, and whatever that code
+depends on, has not changed since its last run is not run again; its prose and captions may change freely.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from datetime import datetime, timezone
+
+import nbformat
+import papermill
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+
+from qlib.book import ROOT, WIDGET_NOTE, WIDGET_VIEW
+from qlib.book.status import versions
+
+NOTEBOOKS = ROOT / "notebooks"
+EXECUTED = ROOT / "_build" / "executed"
+STATUS = EXECUTED / "status.json"
+CACHE = ROOT / "_build" / ".jupyter_cache"
+DEPENDENCIES = ("qlib/**/*.py", "qlib/benches/weights/*", "book/results/**/*")
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def execution_key(notebook: NotebookNode) -> str:
+    """A hash of everything the outputs of `notebook` depend on; equal keys mean that no new run is needed."""
+    digest = hashlib.sha256(json.dumps(versions()).encode())
+    for cell in code_cells(notebook):
+        digest.update(cell.source.encode() + b"\0")
+    for path in sorted(path for pattern in DEPENDENCIES for path in ROOT.glob(pattern) if path.is_file()):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def drawn(widgets: dict, model_id: str) -> list[NotebookNode]:
+    """What the output areas inside a widget showed when the notebook ended."""
+    state = widgets.get(model_id, {}).get("state", {})
+    found = [nbformat.from_dict(output) for output in state.get("outputs", [])]
+    for child in state.get("children", []):
+        found += drawn(widgets, child.removeprefix("IPY_MODEL_"))
+    return found
+
+
+def page_outputs(outputs: list[NotebookNode], widgets: dict) -> list[NotebookNode]:
+    """`outputs` as a page without a kernel can show them: for sliders, a note and what they drew."""
+    note = new_output("display_data", {"text/markdown": f"*{WIDGET_NOTE}*"})
+    shown = []
+    for output in outputs:
+        view = output.get("data", {}).get(WIDGET_VIEW)
+        if view is None:
+            shown.append(output)
+        else:
+            shown += ([] if note in shown else [note]) + drawn(widgets, view["model_id"])
+    return shown
+
+
+def fill_cache(name: str, source: NotebookNode, seconds: float) -> None:
+    """Put the outputs of the executed copy `name` under the key that Jupyter Book computes from `source`."""
+    executed = nbformat.read(EXECUTED / f"{name}.ipynb", as_version=4)
+    widgets = executed.metadata.pop("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    for cell, ran in zip(code_cells(source), code_cells(executed), strict=True):
+        cell.execution_count = ran.execution_count
+        cell.outputs = page_outputs(ran.outputs, widgets)
+    bundle = CacheBundleIn(source, str(NOTEBOOKS / f"{name}.ipynb"), data={"execution_seconds": seconds})
+    get_cache(CACHE).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+def execute(name: str) -> dict:
+    """Run `notebooks/<name>.ipynb` where it lies, and return what the status page says about the run."""
+    ran, start, state = datetime.now(timezone.utc), time.perf_counter(), "succeeded"
+    try:
+        papermill.execute_notebook(
+            NOTEBOOKS / f"{name}.ipynb",
+            EXECUTED / f"{name}.ipynb",
+            cwd=NOTEBOOKS,
+            kernel_name="python3",
+            progress_bar=sys.stderr.isatty(),
+        )
+    except Exception as error:  # a failing cell, but also a kernel that died or is not there
+        cell = getattr(error, "exec_count", None)
+        state = f"failed in cell [{cell}]" if cell else "failed"
+        print(error)
+    seconds = time.perf_counter() - start
+    return {"ran": f"{ran:%Y-%m-%d %H:%M}", "seconds": seconds, "state": state, "versions": versions()}
+
+
+def main() -> int:
+    EXECUTED.mkdir(parents=True, exist_ok=True)
+    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
+    status = json.loads(STATUS.read_text("utf8")) if STATUS.is_file() else {}
+    status = {path.stem: status.get(path.stem, {}) for path in paths}
+    for number, path in enumerate(paths, start=1):
+        name, source = path.stem, nbformat.read(path, as_version=4)
+        key = execution_key(source)
+        print(f"[{number}/{len(paths)}] {path.relative_to(ROOT)}: ", end="", flush=True)
+        if status[name].get("key") == key and (EXECUTED / path.name).is_file():
+            print(f"unchanged since {status[name]['ran']}")
+        else:
+            STATUS.write_text(json.dumps(status | {name: {}}), "utf8")  # until the run has ended well, there is none
+            status[name] = execute(name)
+            print(f"{status[name]['state']}, {status[name]['seconds']:.0f} s")
+        if status[name]["state"] == "succeeded":
+            status[name]["key"] = key
+            fill_cache(name, source, status[name]["seconds"])
+        STATUS.write_text(json.dumps(status, indent=1), "utf8")
+    failed = [f"notebooks/{name}.ipynb {run['state']}" for name, run in status.items() if run["state"] != "succeeded"]
+    print("\n".join(failed), file=sys.stderr, end="\n" if failed else "")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
