@@ -191,7 +191,9 @@ def load_table(path: Path) -> pd.DataFrame:
     rows = _read_rows(path)
     for row in rows:
         row.update({name: _value(row[name]) for name in COLUMNS if name not in ("key", "weights", "data", "correct")})
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)  # object: bits may be None
+    return table.astype(dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
+                        | dict.fromkeys(("top1", "low", "high", "seconds"), float))
 
 
 def table_path(bench: str, name: str) -> Path:
@@ -222,7 +224,7 @@ def accuracy_of(row: Mapping[str, Any]) -> Accuracy:
 
 def accuracies(table: pd.DataFrame, **where: Any) -> list[Accuracy]:
     """Of the rows whose columns equal ``where``, in order: one for every calibration draw. ``ValueError`` if there is none."""
-    rows = table[np.logical_and.reduce([table[name] == value for name, value in where.items()])]
+    rows = table[np.logical_and.reduce([table[name].map(lambda v, value=value: v == value) for name, value in where.items()])]
     if rows.empty:
         raise ValueError(f"no recorded row has {where}")
     return [accuracy_of(row) for row in rows.to_dict("records")]

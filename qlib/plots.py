@@ -1,0 +1,117 @@
+"""One visual style for every figure: colours safe for colour-blind readers, intervals drawn, captions outside the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from .evaluate import Difference
+
+# Okabe and Ito's palette; a choice keeps its colour in every figure.
+COLOURS = {"blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "purple": "#CC79A7", "red": "#D55E00", "sky": "#56B4E9",
+           "grey": "#6B6B6B"}  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+PLACEMENTS = {  # (quantize_skip, quantize_residual): name and colour
+    (False, False): ("inputs only", COLOURS["green"]),
+    (True, False): ("skip quantized", COLOURS["blue"]),
+    (True, True): ("everything quantized", COLOURS["red"]),
+    (False, True): ("residual quantized", COLOURS["purple"]),
+}
+
+
+def use_style() -> None:
+    """Set matplotlib's and seaborn's defaults for the notebook."""
+    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.95)
+    plt.rcParams.update({"figure.figsize": (7, 4.2), "figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
+                         "legend.frameon": False, "savefig.facecolor": "white"})  # fmt: skip
+
+
+def accuracy_curves(summary: pd.DataFrame, x: str, series: str, colours: Mapping[str, str], xlabel: str,
+                    baseline: float | None = None, ax: Axes | None = None) -> Axes:  # fmt: skip
+    """Accuracy against column ``x`` of a `qlib.results.summary`, a line per value of ``series`` (in the order of ``colours``).
+
+    Bars are the 95 % intervals in ``low`` and ``high``; ``baseline`` draws the float accuracy. All in percent.
+    """
+    ax = ax or plt.subplots()[1]
+    names = [name for name in colours if name in set(summary[series])]
+    sns.lineplot(summary, x=x, y="top1", hue=series, style=series, hue_order=names, style_order=names, palette=dict(colours),
+                 markers=list(MARKERS[: len(names)]), dashes=False, markersize=7, ax=ax)  # fmt: skip
+    for name, rows in summary[summary[series].isin(names)].groupby(series):
+        ax.vlines(rows[x], rows["low"], rows["high"], color=colours[name], linewidth=2)
+    if baseline is not None:
+        ax.axhline(baseline, color=COLOURS["grey"], linestyle="--", linewidth=1.2)
+        ax.annotate("float", (ax.get_xlim()[0], baseline), xytext=(4, 4), textcoords="offset points", color=COLOURS["grey"])
+    ax.set(xlabel=xlabel, ylabel="top-1 accuracy (%)", xticks=sorted(set(summary[x])))
+    ax.legend(title=None)
+    return ax
+
+
+def residual_placements(modes: Sequence[tuple[bool, bool]] = ((True, True), (True, False), (False, False))) -> Figure:
+    """The paper's figure 1: a residual block, and where its quantizers (Q) sit under ``(quantize_skip, quantize_residual)``."""
+    figure, axes = plt.subplots(1, len(modes), figsize=(3.1 * len(modes), 4.6))
+    for ax, mode in zip(axes, modes, strict=True):
+        _draw_block(ax, *mode)
+    figure.tight_layout()
+    return figure
+
+
+def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
+    name, colour = PLACEMENTS[skip, residual]
+
+    def box(x: float, y: float, text: str, face: str = "white", edge: str = "#444444", width: float = 1.5) -> None:
+        ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.25), width, 0.5, boxstyle="round,pad=0.03", facecolor=face, edgecolor=edge))
+        ax.text(x, y, text, ha="center", va="center", fontsize=9, color="white" if face != "white" else "black")
+
+    def quantizer(x: float, y: float) -> None:
+        box(x, y, "Q", face=colour, edge=colour, width=0.5)
+
+    def arrow(*points: tuple[float, float]) -> None:
+        for a, b in zip(points, points[1:], strict=False):
+            last = b is points[-1]
+            ax.add_patch(FancyArrowPatch(a, b, arrowstyle="-|>" if last else "-", mutation_scale=9, color="#444444", shrinkA=0, shrinkB=0))
+
+    branch, path, top = 1.0, 3.0, 7.4
+    arrow((2, top + 0.5), (2, top), (branch, top), (branch, 6.2))
+    box(branch, 5.95, "convolutions")
+    arrow((branch, 5.7), (branch, 3.2), (1.85, 3.2))
+    arrow((2, top), (path, top), (path, 3.2), (2.15, 3.2))
+    ax.text(branch - 0.15, 5.1, "residual", rotation=90, ha="right", va="center", fontsize=8)
+    ax.text(path + 0.15, 5.1, "skip", rotation=90, ha="left", va="center", fontsize=8)
+    ax.text(2, 3.2, "+", ha="center", va="center", fontsize=13)
+    ax.add_patch(plt.Circle((2, 3.2), 0.2, fill=False, color="#444444"))
+    arrow((2, 3.0), (2, 2.65))
+    box(2, 2.4, "ReLU", width=1)
+    arrow((2, 2.15), (2, 0.8))
+    if not skip:
+        quantizer(branch, 6.75)  # at the input of the convolution
+    if residual:
+        quantizer(branch, 4.3)
+    if skip:
+        quantizer(2, 1.5)
+        quantizer(2, top + 0.5)
+    ax.set(xlim=(-0.1, 4.1), ylim=(0.6, 8.3), aspect="equal")
+    ax.axis("off")
+    ax.text(2, 0.55, name, ha="center", va="top", fontsize=10, color=colour, fontweight="bold")
+
+
+def paired_gains(x: Sequence[float], gains: Mapping[str, Sequence[Difference]], colours: Sequence[str], xlabel: str = "activation bits",
+                 ax: Axes | None = None) -> Axes:  # fmt: skip
+    """Paired differences in points against ``x``, a line per entry of ``gains``, with their 95 % intervals."""
+    ax = ax or plt.subplots()[1]
+    for i, ((name, differences), colour) in enumerate(zip(gains.items(), colours, strict=True)):
+        at = [v + 0.06 * (i - (len(gains) - 1) / 2) for v in x]
+        points = [d.points for d in differences]
+        ends = [[p - d.interval[0] for p, d in zip(points, differences, strict=True)],
+                [d.interval[1] - p for p, d in zip(points, differences, strict=True)]]
+        ax.errorbar(at, points, yerr=ends, color=colour, marker=MARKERS[i], markersize=6, capsize=3, label=name)
+    ax.axhline(0, color=COLOURS["grey"], linewidth=1)
+    ax.set(xlabel=xlabel, ylabel="difference (points)", xticks=list(x))
+    ax.legend()
+    return ax
