@@ -56,7 +56,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A grid of runs on one bench. The configurations are all combinations of one element from each list in ``vary``.
+    """A grid of runs on one bench. The configurations are all combinations of one element from each list in ``vary``, each
+    with every number of ``calibration_images`` and every one of the ``seeds`` that draw these.
 
     ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` to value. If
     ``float_baseline`` is set, every network is also recorded unquantized.
@@ -68,7 +69,7 @@ class Experiment:
     vary: tuple[tuple[Mapping[str, Any], ...], ...]
     networks: tuple[str, ...] = ("base",)
     images: int = 10_000
-    calibration_images: int = 320
+    calibration_images: tuple[int, ...] = (320,)
     seeds: tuple[int, ...] = (0,)
     float_baseline: bool = True
 
@@ -88,7 +89,7 @@ class Experiment:
                 [{name: v} for name, values in axis.items() for v in values] if isinstance(axis, Mapping) else axis
                 for axis in given.get("vary", [])
             ]
-            tuples = {k: tuple(given[k]) for k in ("networks", "seeds") if k in given}
+            tuples = {k: tuple(given[k]) for k in ("networks", "seeds", "calibration_images") if k in given}
             experiment = cls(**{"name": path.stem, "fixed": {}, **given, **tuples, "vary": tuple(map(tuple, axes))})
             experiment.runs()
         except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -104,8 +105,8 @@ class Experiment:
                 runs[Run(self.bench, network, config, 0, 0, self.images)] = None
             for parts in itertools.product(*self.vary):
                 config = QuantConfig.from_dict({**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})})
-                for seed in self.seeds:
-                    runs[Run(self.bench, network, config, self.calibration_images, seed, self.images)] = None
+                for n, seed in itertools.product(self.calibration_images, self.seeds):
+                    runs[Run(self.bench, network, config, n, seed, self.images)] = None
         return list(runs)
 
 
