@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     record = commands.add_parser("record", help="compute the rows that a recorded table lacks",
                                  description="Compute the rows that a table in book/results lacks. May be stopped and run again.")
-    record.add_argument("names", nargs="*", metavar="NAME", help="an experiment in book/experiments, such as digits/skip-residual")
+    record.add_argument("names", nargs="*", metavar="NAME", help="an experiment in book/experiments, such as skip-residual")
     record.add_argument("--list", action="store_true", help="list the experiments and how much of each is recorded")
     arguments = parser.parse_args(argv)
     try:

@@ -64,7 +64,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
                     raise ValueError(f"evaluation batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
                 x, labels = batch[0], torch.as_tensor(batch[1])
                 if labels.shape != (len(x),) or labels.is_floating_point():
-                    raise ValueError(f"evaluation batch {i}: expected {len(x)} integer labels, got {tuple(labels.shape)} of {labels.dtype}")
+                    raise ValueError(f"evaluation batch {i}: expected {len(x)} integer labels, "
+                                     f"got {tuple(labels.shape)} of {labels.dtype}")
                 output = run(model, x.to(first.device), f"evaluation batch {i}")
                 if not torch.isfinite(output).all():
                     raise ValueError(f"the network's output for evaluation batch {i} holds NaN or infinity")
@@ -121,7 +122,8 @@ def verdict(interval: tuple[float, float], claim: str = "greater") -> str:
     """The one rule: whether a claim holds, given the 95 % paired interval of a difference in points.
 
     ``claim`` "greater": *holds* if the interval lies above zero, *does not hold* if below, else *undecided here*. "less": the
-    mirror image. "no difference": *holds* if it lies within 2 points of zero, else *does not hold* if it excludes zero, else undecided.
+    mirror image. "no difference": *holds* if it lies within 2 points of zero, else *does not hold* if it excludes zero, else
+    undecided.
     """
     low, high = interval if claim != "less" else (-interval[1], -interval[0])
     if claim in ("greater", "less"):

@@ -106,7 +106,8 @@ def footprint(model: nn.Module, example_input: Tensor, config: QuantConfig) -> F
             weight_elements, weight_bits = weight.numel(), _mean(placement.weight_bits.get(operation.node.target))
         elements = 0 if shape is None else shape.numel() // images
         bits = _mean(placement.feature_maps[operation.name])
-        layers.append(Layer(operation.name, operation.kind.value, weight_elements, weight_bits, elements, bits, operation.counted))
+        layers.append(
+            Layer(operation.name, operation.kind.value, weight_elements, weight_bits, elements, bits, operation.counted))
     return Footprint(tuple(layers))
 
 

@@ -61,7 +61,7 @@ def quantize_weights(network: Network, config: QuantConfig, bits: dict[str, Bits
     for name, layer_bits in bits.items():
         weight = network.module.get_submodule(name).weight.data
         if isinstance(layer_bits, tuple) and len(layer_bits) != len(weight):
-            raise ValueError(f"weight_bits[{name!r}] has {len(layer_bits)} entries, the layer has {len(weight)} output channels")
+            raise ValueError(f"weight_bits[{name!r}] has {len(layer_bits)} entries, but the layer {len(weight)} channels")
         if isinstance(layer_bits, int) and layer_bits > MAX_BITS:
             continue
         make = partial(_make_grid, bits=layer_bits, symmetric=config.weight_symmetric, variant=config.symmetric_grid)
@@ -92,7 +92,7 @@ class Quantizer(nn.Module):
         self.name, self.bits, self.config = name, bits, config
         for part in Grid._fields:
             self.register_buffer(part, None)
-        self.collector, self.images, self.dims = None, 0, 4
+        self.collector, self.share, self.dims = None, (1, 1), 4
         self.rectifies = self.in_place = False  # whether it does a ReLU's work, and may overwrite its input
         self._constants: tuple[float | Tensor, ...] | None = None
 
@@ -134,7 +134,8 @@ class Quantizer(nn.Module):
 
     def _check_channels(self, x: Tensor) -> None:
         if isinstance(self.bits, tuple) and len(self.bits) != x.shape[1]:
-            raise ValueError(f"activation_bits[{self.name!r}] has {len(self.bits)} entries, the tensor has {x.shape[1]} channels")
+            raise ValueError(
+                f"activation_bits[{self.name!r}] has {len(self.bits)} entries, but the tensor {x.shape[1]} channels")
 
     @property
     def _per_channel(self) -> bool:
@@ -151,16 +152,19 @@ class Quantizer(nn.Module):
         return Grid(*(f if f is None or f.dim() == 0 else f.reshape(-1 if f.dim() > 1 else 1, f.shape[-1], *[1] * (x.dim() - 2))
                       for f in make(low, high)))
 
-    def start(self, images: int) -> None:
-        """Begin to collect a static range over that many images."""
-        self.images = images
+    def start(self) -> None:
+        """Begin to collect a static range; before every batch, ``share`` is to say how many of all images it brings."""
         self.collector = collector(self.config.activation_range, self.config.percentile, self._make_grid)
 
     def _collect(self, x: Tensor) -> Tensor:
         self._check_channels(x)
         rows = x.transpose(0, 1).flatten(1) if self._per_channel else x.reshape(1, -1)
         self.dims = x.dim()
-        self.collector.update(rows, total=self.images * rows.shape[1] // len(x))
+        batch, images = self.share
+        try:
+            self.collector.update(rows, total=rows.shape[1] * images // batch)
+        except ValueError as error:
+            raise ValueError(f"activation_range of {self.name!r}: {error}") from error
         return x if self.config.calibration_upstream == "float" else fake_quantize(x, self._grid_so_far())
 
     def _grid_so_far(self) -> Grid:
@@ -169,6 +173,8 @@ class Quantizer(nn.Module):
     def finish(self) -> None:
         """Fix the grid."""
         self.grid, self.collector = self._grid_so_far(), None
+        if not torch.isfinite(self.scale).all():
+            raise ValueError(f"the values of {self.name!r} reach NaN or infinity during calibration")
 
 
 class OnCodes(nn.Module):
@@ -216,10 +222,12 @@ def _calibrate(module: nn.Module, quantizers: list[Quantizer], calibration: Iter
         raise ValueError("calibration is empty, but static activation ranges need data: pass at least one batch, or set "
                          "activation_dynamic=True or activation_bits=None")
     for quantizer in quantizers:
-        quantizer.start(sum(len(b) for b in batches))
-    device = next(module.parameters()).device
+        quantizer.start()
+    device, images = next(module.parameters()).device, sum(len(b) for b in batches)
     with torch.inference_mode():
         for i, batch in enumerate(batches):
+            for quantizer in quantizers:
+                quantizer.share = (len(batch), images)
             run(module, batch.to(device), f"calibration batch {i}")
     with torch.no_grad():
         for quantizer in quantizers:
@@ -257,7 +265,8 @@ def run(model: nn.Module, batch: Tensor, what: str) -> Tensor:
                 hook.remove()
         where = f" at layer {trail[-1]!r}" if trail else ""
         reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise ValueError(f"{what} of shape {tuple(batch.shape)} and type {batch.dtype} does not fit the network{where}: {reason}") from error
+        raise ValueError(
+            f"{what} of shape {tuple(batch.shape)} and type {batch.dtype} does not fit the network{where}: {reason}") from error
 
 
 def _save_passes(network: Network, quantizers: dict[fx.Node, Quantizer]) -> None:

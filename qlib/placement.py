@@ -54,8 +54,8 @@ WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 FLOAT_LAYERS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.PReLU)
 
-_ACTIVATIONS = ("relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu silu_ mish hardswish hardswish_ hardsigmoid "
-                "hardsigmoid_ hardtanh hardtanh_ sigmoid sigmoid_ tanh tanh_ softplus prelu").split()
+_ACTIVATIONS = ("relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu silu_ mish hardswish hardswish_ "
+                "hardsigmoid hardsigmoid_ hardtanh hardtanh_ sigmoid sigmoid_ tanh tanh_ softplus prelu").split()
 _KEEPERS = ("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d boolean_dispatch pad dropout dropout_ "
             "dropout2d alpha_dropout feature_dropout stochastic_depth drop_block2d flatten view reshape permute transpose "
             "squeeze unsqueeze chunk split narrow select getitem contiguous clone detach expand pixel_shuffle "
@@ -135,8 +135,9 @@ def read(model: nn.Module) -> Network:
         graph = tracer.trace(model)
     except Exception as error:
         where = tracer.path[-1] if tracer.path else "the top level"
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(
-            f"{type(model).__name__} cannot be traced by torch.fx, at {where}: {str(error).splitlines()[0] if str(error) else error!r}. "
+            f"{type(model).__name__} cannot be traced by torch.fx, at {where}: {reason}. "
             "Control flow that depends on tensor values must be rewritten, or moved into a module marked by torch.fx.wrap"
         ) from error
     module = fx.GraphModule(model, graph, type(model).__name__)
@@ -159,13 +160,14 @@ def _refuse_other_weights(module: fx.GraphModule) -> None:
         layer = module.get_submodule(path)
         if isinstance(layer, WEIGHT_LAYERS + FLOAT_LAYERS):
             continue
-        for name, parameter in layer.named_parameters():
-            raise ValueError(f"layer {path!r} ({type(layer).__name__}) holds the weight {name!r}, and only convolution (Conv1d to "
-                             "Conv3d) and Linear layers can be quantized: replace it by these")
+        weights = [name for name, _ in layer.named_parameters()]
+        if weights:
+            raise ValueError(f"layer {path!r} ({type(layer).__name__}) holds the weight {weights[0]!r}, and only convolution "
+                             "(Conv1d to Conv3d) and Linear layers can be quantized: replace it by these")
     for node in module.graph.nodes:
         if node.op == "call_function" and getattr(node.target, "__name__", "") in _WITH_WEIGHTS:
-            raise ValueError(f"{_place_of(node)} calls {node.target.__name__} with weights of its own: use the layer module (nn.Conv2d, "
-                             "nn.Linear) so that its weights can be found")
+            raise ValueError(f"{_place_of(node)} calls {node.target.__name__} with weights of its own: use the layer module "
+                             "(nn.Conv2d, nn.Linear) so that its weights can be found")
 
 
 def _fold_batch_norms(module: fx.GraphModule) -> None:

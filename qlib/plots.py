@@ -66,7 +66,8 @@ def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
     name, colour = PLACEMENTS[skip, residual]
 
     def box(x: float, y: float, text: str, face: str = "white", edge: str = "#444444", width: float = 1.5) -> None:
-        ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.25), width, 0.5, boxstyle="round,pad=0.03", facecolor=face, edgecolor=edge))
+        ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.25), width, 0.5, boxstyle="round,pad=0.03", facecolor=face,
+                                    edgecolor=edge))  # fmt: skip
         ax.text(x, y, text, ha="center", va="center", fontsize=9, color="white" if face != "white" else "black")
 
     def quantizer(x: float, y: float) -> None:
@@ -74,8 +75,8 @@ def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
 
     def arrow(*points: tuple[float, float]) -> None:
         for a, b in zip(points, points[1:], strict=False):
-            last = b is points[-1]
-            ax.add_patch(FancyArrowPatch(a, b, arrowstyle="-|>" if last else "-", mutation_scale=9, color="#444444", shrinkA=0, shrinkB=0))
+            style = "-|>" if b is points[-1] else "-"
+            ax.add_patch(FancyArrowPatch(a, b, arrowstyle=style, mutation_scale=9, color="#444444", shrinkA=0, shrinkB=0))
 
     branch, path, top = 1.0, 3.0, 7.4
     arrow((2, top + 0.5), (2, top), (branch, top), (branch, 6.2))
@@ -101,8 +102,8 @@ def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
     ax.text(2, 0.55, name, ha="center", va="top", fontsize=10, color=colour, fontweight="bold")
 
 
-def paired_gains(x: Sequence[float], gains: Mapping[str, Sequence[Difference]], colours: Sequence[str], xlabel: str = "activation bits",
-                 ax: Axes | None = None) -> Axes:  # fmt: skip
+def paired_gains(x: Sequence[float], gains: Mapping[str, Sequence[Difference]], colours: Sequence[str],
+                 xlabel: str = "activation bits", ax: Axes | None = None) -> Axes:  # fmt: skip
     """Paired differences in points against ``x``, a line per entry of ``gains``, with their 95 % intervals."""
     ax = ax or plt.subplots()[1]
     for i, ((name, differences), colour) in enumerate(zip(gains.items(), colours, strict=True)):

@@ -62,15 +62,18 @@ class Percentile:
     """The p-th and (100 - p)-th percentile of all values (signed), linearly interpolated; exact, holding only the tails.
 
     Of ``total`` values a row, the p-th percentile lies between two of the ``ceil((1 - p / 100) * (total - 1)) + 1`` largest, so
-    only these are kept, and as many of the smallest. ``total`` is what all updates together will bring.
+    only these are kept, and as many of the smallest. ``total`` is what all updates together will bring; one that changes on the
+    way, as with images of different sizes, is a ``ValueError``.
     """
 
     def __init__(self, percentile: float):
-        self.percentile, self.seen = percentile, 0
+        self.percentile, self.seen, self.total = percentile, 0, None
         self.tails: list[Tensor | None] = [None, None]  # of the values, of the negated values; each sorted downwards
 
     def update(self, x: Tensor, total: int) -> None:
-        keep = math.ceil((1 - self.percentile / 100) * (total - 1)) + 2
+        if self.total not in (None, total):
+            raise ValueError("percentiles need calibration images of one size")
+        self.total, keep = total, math.ceil((1 - self.percentile / 100) * (total - 1)) + 2
         self.seen += x.shape[1]
         for side in (0, 1):
             self.tails[side] = self._merge(self.tails[side], x, keep, negate=bool(side))

@@ -326,7 +326,8 @@ def _provenance(command: str, experiment: Experiment) -> dict[str, Any]:
 
 def _commit() -> str:
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
+        here = Path(__file__).parent
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=here).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + (" with local changes" if git("status", "--porcelain", "--", ".") else "")

@@ -1,0 +1,189 @@
+"""Recording: rows keyed by what they depend on, resumable, none lost, repeated or half-written."""
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from qlib import Accuracy, QuantConfig, results
+from qlib.cli import main
+
+TINY = results.Experiment("tiny", "digits", {}, (({"activation_bits": 4}, {"activation_bits": 8}),), images=40,
+                          calibration_images=(20,), seeds=(0, 1))  # fmt: skip
+
+
+@pytest.fixture
+def table(tmp_path):
+    return tmp_path / "tiny.csv"
+
+
+def recorded_tables():
+    try:
+        return sorted((results.clone() / "book" / "results").glob("*/*.csv"))
+    except FileNotFoundError:
+        return []
+
+
+def test_a_recorded_row_is_what_quantize_and_evaluate_give(table):
+    rows = results.record(TINY, table, progress=False)
+    assert len(rows) == 5 and rows.key.is_unique
+    laboratory = results.Laboratory(results.load_bench("digits"))
+    for row in rows.to_dict("records"):
+        again = laboratory.accuracy(results.run_of(row))
+        assert (again.correct == results.accuracy_of(row).correct).all()
+        assert row["top1"] == pytest.approx(again.top1, abs=1e-4)
+
+
+def test_recording_again_computes_nothing(table, monkeypatch):
+    before = results.record(TINY, table, progress=False)
+    monkeypatch.setattr(results.Laboratory, "accuracy", lambda *_: pytest.fail("a row was computed twice"))
+    assert results.record(TINY, table, progress=False).equals(before)
+    assert len(results.provenance(table)) == 1
+
+
+def test_an_interrupted_recording_goes_on_and_equals_an_uninterrupted_one(table, tmp_path, monkeypatch):
+    compute, count = results.Laboratory.accuracy, 0
+
+    def stops(self, run):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return compute(self, run)
+
+    monkeypatch.setattr(results.Laboratory, "accuracy", stops)
+    with pytest.raises(KeyboardInterrupt):
+        results.record(TINY, table, progress=False)
+    assert len(results.load_table(table)) == 2
+    resumed = results.record(TINY, table, progress=False)
+    whole = results.record(TINY, tmp_path / "whole.csv", progress=False)
+    same = [c for c in results.COLUMNS if c not in ("session", "seconds")]
+    assert resumed[same].equals(whole[same])
+    assert len(results.provenance(table)) == 2
+
+
+def test_a_killed_recording_leaves_whole_rows_only(table):
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from qlib import results
+        tiny = results.Experiment("tiny", "digits", {{}}, (tuple({{"activation_bits": b}} for b in range(1, 17)),), images=500,
+                                  calibration_images=(20,), seeds=tuple(range(10)))
+        results.record(tiny, Path({str(table)!r}), progress=False)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and (not table.exists() or len(table.read_text().splitlines()) < 4):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    rows = results.load_table(table)
+    assert 3 <= len(rows) < 161 and rows.key.is_unique
+    assert all(results.accuracy_of(row).n == 500 for row in rows.to_dict("records"))
+
+
+def test_a_row_that_cannot_be_written_leaves_the_table_as_it_was(table, monkeypatch):
+    results.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
+    before = table.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        results.write_whole(table, "half a ro")
+    assert table.read_bytes() == before and [p.name for p in table.parent.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("change", [
+    lambda run: dataclasses.replace(run, config=run.config.replace(percentile=99.9)),
+    lambda run: dataclasses.replace(run, network="better"),
+    lambda run: dataclasses.replace(run, calibration_seed=1),
+    lambda run: dataclasses.replace(run, calibration_images=21),
+    lambda run: dataclasses.replace(run, images=41),
+])  # fmt: skip
+def test_the_key_changes_with_whatever_the_row_depends_on(change):
+    laboratory = results.Laboratory(results.load_bench("digits"))
+    run = results.Run("digits", "base", QuantConfig(), 20, 0, 40)
+    assert laboratory.identity(run)["key"] != laboratory.identity(change(run))["key"]
+
+
+def test_the_key_changes_with_the_code_version_and_the_weights(monkeypatch):
+    run = results.Run("digits", "base", QuantConfig(), 20, 0, 40)
+    key = results.Laboratory(results.load_bench("digits")).identity(run)["key"]
+    bench = results.load_bench("digits")
+    next(bench.models["base"].parameters()).data[0] += 1
+    assert results.Laboratory(bench).identity(run)["key"] != key
+    monkeypatch.setattr(results, "CODE_VERSION", results.CODE_VERSION + 1)
+    assert results.Laboratory(results.load_bench("digits")).identity(run)["key"] != key
+
+
+def test_packing_loses_nothing():
+    correct = np.random.default_rng(0).random(1003) < 0.7
+    row = {"correct": results.pack(correct), "n": 1003}
+    assert (results.accuracy_of(row).correct == correct).all()
+
+
+def test_a_summary_is_the_mean_over_draws_with_its_interval_and_spread(table):
+    rows = results.record(TINY, table, progress=False)
+    summary = results.summary(rows[rows.activation_bits.notna()], ["activation_bits"])
+    for line in summary.itertuples():
+        draws = [a.top1 for a in results.accuracies(rows, activation_bits=line.activation_bits)]
+        assert line.draws == 2 and line.n == 40
+        assert line.top1 == pytest.approx(np.mean(draws)) and line.spread == pytest.approx(np.std(draws, ddof=1))
+        assert line.low < line.top1 < line.high
+    with pytest.raises(ValueError, match="no recorded row"):
+        results.accuracies(rows, activation_bits=3)
+
+
+@pytest.mark.parametrize("text, culprit", [
+    ("- 1", "mapping"),
+    ("bench: digits\nvari: []", "vari"),
+    ("bench: digits\nvary: [{weight_bitz: [3]}]", "weight_bitz"),
+    ("bench: digits\nvary: [{weight_bits: [99]}]", "weight_bits"),
+    ("bench: [unclosed", "grid.yaml"),
+])  # fmt: skip
+def test_a_faulty_experiment_file_is_refused_with_its_name_and_the_culprit(tmp_path, text, culprit):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=culprit) as error:
+        results.Experiment.load(path)
+    assert "grid.yaml" in str(error.value)
+
+
+def test_a_table_of_other_columns_is_not_overwritten(table):
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="columns differ"):
+        results.record(TINY, table, progress=False)
+    assert table.read_text() == "a,b\n1,2\n"
+
+
+def test_record_names_what_it_does_not_know(capsys):
+    assert main(["record", "no-such-thing"]) == 2
+    assert "no-such-thing" in capsys.readouterr().err
+    assert main(["record", "--list"]) == 0
+    assert "digits/skip-residual" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", recorded_tables(), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_recorded_table_is_complete_and_current(path):
+    experiment = results.Experiment.load(results.experiments()[f"{path.parent.name}/{path.stem}"])
+    recorded = results.load_table(path)
+    runs = {results.run_of(row) for row in recorded.to_dict("records")}
+    assert runs <= set(experiment.runs())  # a table may still be growing, but holds nothing else
+    assert set(recorded.code_version) == {results.CODE_VERSION}
+    assert set(recorded.session) <= set(range(len(results.provenance(path))))
+
+
+@pytest.mark.parametrize("path", recorded_tables(), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_random_row_of_every_table_is_recomputed(path):
+    """Another processor may round a rare value otherwise: a few images may differ, the accuracy must not."""
+    row = random.SystemRandom().choice(results.load_table(path).to_dict("records"))
+    print(f"row {row['key']} of {path.name}")
+    laboratory, run = results.Laboratory(results.load_bench(row["bench"])), results.run_of(row)
+    assert laboratory.identity(run)["key"] == row["key"]
+    now, then = laboratory.accuracy(run), results.accuracy_of(row)
+    assert isinstance(now, Accuracy) and abs(now.top1 - then.top1) < 0.5
+    assert (now.correct != then.correct).mean() < 0.01
