@@ -79,8 +79,8 @@ def _make_grid(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: 
 
 def _refuse_mixed_rows(what: str, bits: Bits, method: str, granularity: str) -> None:
     if isinstance(bits, tuple) and method == "mse" and granularity == "per_tensor":
-        raise ValueError(f"{what} gives every channel its own bits, so one least-squares range for the tensor is not defined: use "
-                         "granularity 'per_channel', or range 'minmax' or 'percentile'")
+        raise ValueError(f"{what} gives every channel its own bits, so one least-squares range for the tensor is not "
+                         "defined: use granularity 'per_channel', or range 'minmax' or 'percentile'")
 
 
 class Quantizer(nn.Module):
@@ -143,7 +143,8 @@ class Quantizer(nn.Module):
 
     def _grid_of_each_image(self, x: Tensor) -> Grid:
         self._check_channels(x)
-        rows = (x.flatten(0, 1) if self._per_channel else x).detach().reshape(len(x) * (x.shape[1] if self._per_channel else 1), -1)
+        rows = (x.flatten(0, 1) if self._per_channel else x).detach()
+        rows = rows.reshape(len(rows), -1)
 
         def make(low: Tensor, high: Tensor) -> Grid:  # fields (images, channels or 1)
             return self._make_grid(low.reshape(len(x), -1), high.reshape(len(x), -1))
