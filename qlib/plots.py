@@ -10,7 +10,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from torch import Tensor
 
+from .affine import Grid, dequantize, quantize
 from .evaluate import Difference
 
 # Okabe and Ito's palette; a choice keeps its colour in every figure.
@@ -115,4 +117,20 @@ def paired_gains(x: Sequence[float], gains: Mapping[str, Sequence[Difference]], 
     ax.axhline(0, color=COLOURS["grey"], linewidth=1)
     ax.set(xlabel=xlabel, ylabel="difference (points)", xticks=list(x))
     ax.legend()
+    return ax
+
+
+def codes_on_histogram(x: Tensor, grid: Grid, name: str, colour: str, ax: Axes | None = None) -> Axes:
+    """A histogram of the values ``x`` and a line at the value of every code of ``grid`` (one range for all of ``x``): in
+    ``colour`` where some value uses the code, dotted grey where none does. Both are counted in the label."""
+    ax = ax or plt.subplots()[1]
+    codes, used = range(int(grid.code_min), int(grid.code_max) + 1), set(quantize(x, grid).unique().tolist())
+    ax.hist(x.flatten().numpy(), bins=80, log=True, color="#C8C8C8")
+    for code in codes:
+        style = {"color": colour} if code in used else {"color": COLOURS["grey"], "linestyle": ":"}
+        ax.axvline(float(dequantize(code, grid)), linewidth=1.5 if len(codes) <= 32 else 0.7, **style)
+    ax.text(0.99, 0.97, f"{name}: {len(used)} of {len(codes)} codes used", transform=ax.transAxes, ha="right", va="top",
+            color=colour, fontweight="bold", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85})  # fmt: skip
+    ax.grid(False)
+    ax.set(ylabel="values")
     return ax

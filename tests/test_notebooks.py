@@ -1,0 +1,39 @@
+"""The lessons run, their sliders do what they say, and they are committed without outputs."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+SECTIONS = ["Question", "Predict", "The idea in fifteen lines", "Measure", "See", "Move", "Read", "What else changed",
+            "Takeaways", "Exercises", "References"]  # fmt: skip
+SLIDERS = """
+for changes in ({"activation_bits": 3}, {"percentile": 99.0}, {"quantize_skip": False}, {"quantize_residual": False}):
+    for name, value in changes.items():
+        panel.controls[name].value = value
+    config = qlib.QuantConfig(activation_range="percentile",
+                              **{name: control.value for name, control in panel.controls.items()})
+    assert panel.config == config and all(getattr(config, name) == value for name, value in changes.items())
+    expected = qlib.evaluate(qlib.quantize(network, config, calibration), validation)
+    assert (panel.accuracy.correct == expected.correct).all() and f"{expected.top1:.2f}" in panel.answer.value
+"""
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_lesson_runs_and_its_sliders_give_what_quantize_and_evaluate_give(path):
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(SLIDERS))
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    assert "they agree" in str(outputs) and "they disagree" not in str(outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_lesson_has_its_sections_in_order_short_cells_and_no_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    assert [line[3:] for line in prose.splitlines() if line.startswith("## ")] == SECTIONS
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert all(len(c.source.splitlines()) <= 15 and not c.outputs for c in code)
