@@ -88,7 +88,7 @@ def brevitas(backend: str, cached: bool) -> Build:
 
 def torchao(converted: bool) -> Build:
     """The route of torchao's PT2E: min/max and symmetric weights in fake-quantizers, histograms before a conversion."""
-    from torchao.quantization.pt2e import allow_exported_model_train_eval, disable_observer
+    from torchao.quantization.pt2e import disable_observer, move_exported_model_to_eval
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
     from torchao.testing.pt2e._xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
 
@@ -98,13 +98,13 @@ def torchao(converted: bool) -> Build:
         batch = torch.export.Dim("batch", min=2, max=1 << 20)
         exported = torch.export.export(fuse(model), (calibration[0][0],), dynamic_shapes=({0: batch},)).module()
         network = (prepare_pt2e if converted else prepare_qat_pt2e)(exported, XNNPACKQuantizer().set_global(spec))
-        allow_exported_model_train_eval(network).eval()
+        move_exported_model_to_eval(network)
         with torch.no_grad():
             for x, _ in calibration:
                 network(x)
         if converted:
-            network = allow_exported_model_train_eval(convert_pt2e(network))
-        network.eval()
+            network = move_exported_model_to_eval(convert_pt2e(network))
+        network.eval = network.train = lambda mode=False: network  # which exported networks refuse
         return network.apply(disable_observer)
 
     return build

@@ -346,7 +346,8 @@ class _Placer:
             return Placement(weight_bits, {}, set(), {}, dict.fromkeys(names))
         for node in reversed(self.network.module.graph.nodes):
             self._ask(node)
-        quantizers = {node: (self.producer(node).name, self.activation_bits(self.producer(node))) for node in self.quantized}
+        quantizers = {node: (self.producer(node).name, self.activation_bits(self.producer(node)))
+                      for node in self.network.module.graph.nodes if node in self.quantized}
         quantizers = {node: q for node, q in quantizers.items() if not isinstance(q[1], int) or q[1] <= MAX_BITS}
         edges = {(consumer, node) for node in self.quantized for consumer, wish in self.wishes[node].items()
                  if self._receives_quantized(node, wish)}

@@ -194,7 +194,7 @@ def test_percentiles_are_of_signed_values_and_the_symmetric_grid_takes_the_large
 
 def test_percentile_of_calibration_images_of_different_sizes_is_refused():
     net, batches = nn.Sequential(nn.Conv2d(1, 1, 1)), [images(3, 1, 4), images(3, 1, 12)]
-    with pytest.raises(ValueError, match="activation_range of 'x'.*images of one size"):
+    with pytest.raises(ValueError, match="activation_range of 'input.*images of one size"):
         quantize(net, QuantConfig(activation_range="percentile"), batches)
     grid = next(iter(quantizers(quantize(net, QuantConfig(), batches)).values())).grid  # other ranges have no need of it
     assert grid.scale.item() == pytest.approx((max(b.max() for b in batches) - min(b.min() for b in batches)).item() / 255)
