@@ -7,7 +7,6 @@ addition and linear layers, per image; no scales, no biases. What the placement 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -92,7 +91,8 @@ def footprint(model: nn.Module, example_input: Tensor, config: QuantConfig) -> F
     ``example_input``: a float batch ``(n, ...)`` of any size; its values do not matter. Raises ``ValueError`` like
     `qlib.quantize`.
     """
-    network = read(copy.deepcopy(model).to("meta"))
+    network = read(model)
+    network.module.to("meta")
     placement = place(network, config)
     shapes = _Shapes(network.module)
     shapes.run(example_input.to("meta"))

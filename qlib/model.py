@@ -6,7 +6,6 @@ every tensor that `qlib.placement` says is quantized. Biases stay in float.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from functools import partial
 
@@ -15,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from .affine import Grid, fake_quantize, make_grid
 from .config import MAX_BITS, Bits, QuantConfig
-from .placement import Kind, Network, is_relu, place, read
+from .placement import Kind, Network, evaluation_copy, is_relu, place, read
 from .ranges import collector, find_range
 
 
@@ -33,18 +32,18 @@ def quantize(model: nn.Module, config: QuantConfig, calibration: Iterable | Tens
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}")
     if config.weight_bits is None and config.activation_bits is None:
-        return copy.deepcopy(model).eval()
+        return evaluation_copy(model)
     network = read(model)
     placement = place(network, config)
     module = network.module
     quantizers = {node: Quantizer(config, name, bits) for node, (name, bits) in placement.quantizers.items()}
-    for pool, source in placement.integer_means.items():
-        _average_codes(module, pool, quantizers[source])
     for node, quantizer in quantizers.items():
         inserted = _insert_after(module, node, quantizer)
         for consumer in list(node.users):
             if (consumer, node) in placement.takes_quantized:
                 consumer.replace_input_with(node, inserted)
+    for pool, source in placement.integer_means.items():
+        _average_codes(module, pool, quantizers[source])
     module.recompile()
     if config.calibration_upstream == "quantized":
         quantize_weights(network, config, placement.weight_bits)
@@ -73,7 +72,7 @@ def quantize_weights(network: Network, config: QuantConfig, bits: dict[str, Bits
 
 def _make_grid(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: str) -> Grid:
     if isinstance(bits, tuple):
-        bits = torch.tensor(bits, device=low.device)
+        bits = torch.tensor(bits, device=low.device) + torch.zeros_like(low)  # one for every range, also of every image
     return make_grid(low, high, bits, symmetric, variant)
 
 
@@ -143,6 +142,7 @@ class Quantizer(nn.Module):
 
     def _grid_of_each_image(self, x: Tensor) -> Grid:
         self._check_channels(x)
+        self.dims = x.dim()
         rows = (x.flatten(0, 1) if self._per_channel else x).detach()
         rows = rows.reshape(len(rows), -1)
 
@@ -173,13 +173,16 @@ class Quantizer(nn.Module):
 
     def finish(self) -> None:
         """Fix the grid."""
-        self.grid, self.collector = self._grid_so_far(), None
-        if not torch.isfinite(self.scale).all():
+        if not all(torch.isfinite(end).all() for end in self.collector.range()):
             raise ValueError(f"the values of {self.name!r} reach NaN or infinity during calibration")
+        self.grid, self.collector = self._grid_so_far(), None
 
 
 class OnCodes(nn.Module):
-    """From values on a quantizer's grid to codes, or from a mean of codes to the value of the rounded mean (integer pooling)."""
+    """From values on a quantizer's grid to codes, or from a mean of codes to the value of the rounded mean (integer pooling).
+
+    Codes count from the zero-point, so that a pooling that pads with zeros pads with the code of 0.
+    """
 
     def __init__(self, source: Quantizer, back: bool):
         super().__init__()
@@ -190,9 +193,11 @@ class OnCodes(nn.Module):
         if self.source.collector is not None and self.source.config.calibration_upstream == "float":
             return x  # calibration in float
         grid = self.source._grid_so_far() if self.source.collector is not None else self.source.grid
+        if (lost := self.source.dims - x.dim()) > 0:  # dimensions that the pooling took away
+            grid = Grid(*(f if f is None or f.dim() <= lost else f[(..., *[0] * lost)] for f in grid))
         if self.back:
-            return (_round(x) - grid.zero_point) * grid.scale
-        return _round(x * (1 / grid.scale)) + grid.zero_point
+            return (_round(x + grid.zero_point) - grid.zero_point) * grid.scale
+        return _round(x * (1 / grid.scale))
 
 
 def _round(x: Tensor) -> Tensor:
@@ -208,7 +213,7 @@ def _insert_after(module: fx.GraphModule, node: fx.Node, layer: nn.Module, sourc
 
 def _average_codes(module: fx.GraphModule, pool: fx.Node, source: Quantizer) -> None:
     """Let ``pool`` average integer codes and round, on the grid of ``source``."""
-    producer = pool.args[0]
+    producer = pool.all_input_nodes[0]
     consumers = list(pool.users)
     codes = _insert_after(module, producer, OnCodes(source, back=False))
     pool.replace_input_with(producer, codes)
@@ -284,5 +289,8 @@ def _save_passes(network: Network, quantizers: dict[fx.Node, Quantizer]) -> None
             quantizer.rectifies = True
             node.replace_all_uses_with(before)
             graph.erase_node(node)
+    for quantizer in quantizers.values():
+        if not quantizer.config.activation_dynamic:
+            quantizer._prepare()  # now rather than in the first pass, so that the network can be compiled at once
     module.delete_all_unused_submodules()
     module.recompile()

@@ -23,6 +23,7 @@ the other (if equal, the second operand).
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -96,11 +97,15 @@ class Operation:
 
 @dataclass
 class Network:
-    """A folded, traced network in evaluation mode, its operations by node, and its weight layers in execution order."""
+    """A folded, traced network in evaluation mode, its operations by node, and its weight layers in execution order.
+
+    ``sizes``: nodes that hold shapes instead of tensors; to a quantizer they are not there.
+    """
 
     module: fx.GraphModule
     operations: dict[fx.Node, Operation]
     layers: list[str] = field(default_factory=list)
+    sizes: set[fx.Node] = field(default_factory=set)
 
     def listed(self) -> list[Operation]:
         """The operations whose outputs a configuration can name, in execution order."""
@@ -127,9 +132,7 @@ def read(model: nn.Module) -> Network:
     Raises ``ValueError`` naming the layer when the model cannot be traced, holds weights that are not convolution or linear
     layers, or no weights at all; and when a weight is NaN or infinite.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    model = copy.deepcopy(model).eval()
+    model = evaluation_copy(model)
     tracer = _Tracer()
     try:
         graph = tracer.trace(model)
@@ -152,6 +155,13 @@ def read(model: nn.Module) -> Network:
         if parameter.is_floating_point() and not parameter.is_meta and not torch.isfinite(parameter).all():
             raise ValueError(f"{name} holds NaN or infinity (after folding batch norm): mend the weights first")
     return network
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode. Raises ``ValueError`` for what is not a module."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    return copy.deepcopy(model).eval()
 
 
 def _refuse_other_weights(module: fx.GraphModule) -> None:
@@ -178,7 +188,7 @@ def _fold_batch_norms(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op != "call_module" or not isinstance(norm := module.get_submodule(node.target), BATCH_NORMS):
             continue
-        before = node.args[0]
+        before = node.all_input_nodes[0]
         if before.op != "call_module" or len(before.users) > 1 or calls[before.target] > 1 or calls[node.target] > 1:
             continue
         layer = module.get_submodule(before.target)
@@ -198,20 +208,46 @@ def _fold_batch_norms(module: fx.GraphModule) -> None:
 
 
 def _without_in_place(module: fx.GraphModule) -> None:
-    """Turn in-place operations into ordinary ones: a tensor may now be wanted both before and after quantization."""
+    """Turn in-place operations into ordinary ones: a tensor may now be wanted both before and after quantization.
+
+    What reads the overwritten tensor afterwards reads the result instead.
+    """
+    order = {node: i for i, node in enumerate(module.graph.nodes)}
+    in_place = [node for node in module.graph.nodes if _is_in_place(node, module)]
+    for node in in_place:
+        overwritten = node.all_input_nodes[0]
+        for user in list(overwritten.users):
+            if order[user] > order[node]:
+                user.replace_input_with(overwritten, node)
+        if node.op == "call_method":
+            node.target = node.target[:-1]
+        elif node.op == "call_function" and node.target in _IN_PLACE:
+            node.target = _IN_PLACE[node.target]
+        elif node.op == "call_function" and node.target.__name__.endswith("_"):
+            name = node.target.__name__[:-1]
+            node.target = getattr(F, name, None) or getattr(torch, name)
+        elif node.op == "call_function":
+            arguments = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
+            node.args, node.kwargs = (), {**arguments, "inplace": False}
     for layer in module.modules():
         if getattr(layer, "inplace", None) is True:
             layer.inplace = False
-    for node in module.graph.nodes:
-        if node.op == "call_function":
-            node.target = _IN_PLACE.get(node.target, node.target)
-            if node.target in (F.relu_, torch.relu_):
-                node.target = F.relu
-            if node.kwargs.get("inplace") is True:
-                node.kwargs = {**node.kwargs, "inplace": False}
-        elif node.op == "call_method" and node.target.endswith("_") and not node.target.startswith("_"):
-            node.target = node.target[:-1]
     module.recompile()
+
+
+def _is_in_place(node: fx.Node, module: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        return getattr(module.get_submodule(node.target), "inplace", None) is True
+    if node.op == "call_method":
+        return node.target.endswith("_") and hasattr(torch.Tensor, node.target[:-1]) and not node.target.startswith("_")
+    if node.op != "call_function":
+        return False
+    if node.target in _IN_PLACE or getattr(node.target, "__name__", "").endswith("_"):
+        return True
+    try:
+        return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace") is True
+    except (ValueError, TypeError):  # a built-in function does not tell its parameters, and takes no ``inplace``
+        return False
 
 
 def _function_name(node: fx.Node) -> str:
@@ -229,7 +265,7 @@ def _is_activation(node: fx.Node, module: fx.GraphModule) -> bool:
 def is_relu(node: fx.Node, module: fx.GraphModule) -> bool:
     if node.op == "call_module":
         return type(module.get_submodule(node.target)) is nn.ReLU
-    return _function_name(node) in ("relu", "relu_")
+    return _function_name(node) == "relu"
 
 
 def _kind(node: fx.Node, module: fx.GraphModule) -> Kind:
@@ -244,9 +280,21 @@ def _kind(node: fx.Node, module: fx.GraphModule) -> Kind:
         axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         return Kind.POOL if isinstance(axes, (list, tuple)) or axes in (-1, 2, 3) else Kind.OTHER
     kind = _NAMES.get(name, Kind.KEEPS_GRID if is_relu(node, module) else Kind.OTHER)
-    if kind in (Kind.ADD, Kind.MULTIPLY) and not all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args[:2]):
+    if kind in (Kind.ADD, Kind.MULTIPLY) and not all(isinstance(a, fx.Node) and a.op != "get_attr" for a in _operands(node)):
         return Kind.OTHER  # with a constant
     return kind
+
+
+def _operands(node: fx.Node) -> list[object]:
+    """The two operands of an addition or multiplication, be they given by position or by name."""
+    return [*node.args, *node.kwargs.values()][:2]
+
+
+def _is_size(node: fx.Node, sizes: set[fx.Node]) -> bool:
+    """Whether a node holds (part of) a shape, not a tensor."""
+    if _function_name(node) in ("size", "dim", "numel", "getattr"):
+        return True
+    return node.op == "call_function" and bool(node.all_input_nodes) and sizes.issuperset(node.all_input_nodes)
 
 
 def _place_of(node: fx.Node) -> str:
@@ -259,6 +307,9 @@ def _classify(network: Network) -> None:
     for node in module.graph.nodes:
         if node.op in ("output", "get_attr") or node in absorbed:
             continue
+        if _is_size(node, network.sizes):
+            network.sizes.add(node)
+            continue
         kind = _kind(node, module)
         path = node.target if node.op == "call_module" else _place_of(node) + "." + (_function_name(node) or node.name)
         stem = name = str(path).removeprefix("the top level.").replace(".iadd", ".add").replace("iadd", "add")
@@ -269,7 +320,7 @@ def _classify(network: Network) -> None:
         operation = Operation(node, kind, name, node)
         if kind in (Kind.WEIGHT, Kind.ADD, Kind.MULTIPLY, Kind.CONCAT) and len(node.users) == 1:
             (user,) = node.users
-            if _is_activation(user, module) and user.args[0] is node:
+            if _is_activation(user, module) and user.all_input_nodes[0] is node:
                 operation.result = user
                 absorbed.add(user)
         operation.counted = kind in (Kind.WEIGHT, Kind.ADD)
@@ -287,7 +338,7 @@ def _find_residuals(network: Network) -> None:
         operation = network.operations.get(node)
         above[node] = before | {node} if operation and operation.kind is Kind.WEIGHT else before
         if operation and operation.kind is Kind.ADD:
-            first, second = node.args[:2]
+            first, second = _operands(node)
             own = [len(above[first] - above[second]), len(above[second] - above[first])]
             operation.residual = second if own[1] > own[0] else first
 
@@ -354,7 +405,7 @@ class _Placer:
         means = {}
         if config.pooling == "low_precision" and config.quantize_skip:
             for node, operation in self.operations.items():
-                if operation.kind is Kind.POOL and (source := self._grid_of(node.args[0], quantizers)):
+                if operation.kind is Kind.POOL and (source := self._grid_of(node.all_input_nodes[0], quantizers)):
                     means[node] = source
                     quantizers.pop(node, None)
         maps = {o.name: self.activation_bits(o) if self._stored_quantized(o.result) else None
@@ -393,7 +444,7 @@ class _Placer:
             if operation is None:
                 settled[node] = False
             elif operation.kind is Kind.KEEPS_GRID:
-                settled[node] = all(settled[n] for n in node.all_input_nodes)
+                settled[node] = settled[node.all_input_nodes[0]]
             elif self.config.quantize_skip:
                 settled[node] = operation.kind is not Kind.OTHER
             else:
@@ -404,12 +455,16 @@ class _Placer:
         """Decide from its consumers' wishes whether ``node`` is quantized, then make its own wishes."""
         config, wishes = self.config, set(self.wishes[node].values())
         operation = self.operations.get(node)
+        if node in self.network.sizes:
+            return
         if node.op == "output":
             quantized = config.quantize_output and (config.quantize_skip or config.quantize_residual)
             self._wish(node, _Wish.AS_IT_COMES if quantized else _Wish.FLOAT)
         elif operation and operation.kind is Kind.KEEPS_GRID:
             passes = wishes <= {_Wish.AS_IT_COMES} or (self.settled[node] and _Wish.FLOAT not in wishes)
-            if not passes and (_Wish.QUANTIZED in wishes or (self.settled[node] and _Wish.AS_IT_COMES in wishes)):
+            image_in_float = self.producer(node).kind is Kind.INPUT and config.input_bits is None
+            wanted = _Wish.QUANTIZED in wishes or (self.settled[node] and _Wish.AS_IT_COMES in wishes)
+            if wanted and not passes and not image_in_float:
                 self.quantized.add(node)
             self._wish(node, _Wish.AS_IT_COMES if passes else _Wish.FLOAT)
         else:

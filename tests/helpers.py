@@ -100,17 +100,26 @@ class Record(fx.Interpreter):
         self.tensors[n] = result.clone() if isinstance(result, torch.Tensor) else result
         return result
 
+    def of(self, node):
+        """The module that a node calls, if it does."""
+        return self.module.get_submodule(node.target) if node.op == "call_module" else None
+
+    def around(self, kind):
+        """Input and output of the one module of a kind."""
+        (node,) = (n for n in self.tensors if isinstance(self.of(n), kind))
+        return self.tensors[node.args[0]], self.tensors[node]
+
     def layers(self):
         """Path and input tensor of every convolution and linear layer, in execution order."""
         for node in self.module.graph.nodes:
-            if node.op == "call_module" and isinstance(self.module.get_submodule(node.target), (nn.Conv2d, nn.Linear)):
-                yield node.target, self.tensors[node.args[0]]
+            if isinstance(self.of(node), (nn.Conv2d, nn.Linear)):
+                yield node.target, self.tensors[node.all_input_nodes[0]]
 
     def input_of(self, layer):
         return dict(self.layers())[layer]
 
     def additions(self, residual):
-        """Skip and residual operand of every addition; ``residual`` is a pattern for the paths of branches' last layers."""
+        """Skip and residual operand of every addition; ``residual`` matches the paths of branches' last layers."""
         nodes = list(self.module.graph.nodes)
         for node in nodes:
             if node.op == "call_function" and node.target.__name__ == "add":
@@ -122,7 +131,7 @@ class Record(fx.Interpreter):
 
     def _behind(self, node):
         """What computed a tensor, before any quantizer."""
-        while node.op == "call_module" and isinstance(self.module.get_submodule(node.target), Quantizer):
+        while isinstance(self.of(node), Quantizer):
             node = node.args[0]
         return node
 

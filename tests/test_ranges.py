@@ -78,7 +78,7 @@ def test_minmax_is_the_smallest_and_the_largest_value(seed, total, rows):
 @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
 def test_percentile_of_calibration_equals_numpy_over_all_images(granularity):
     net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)), images(23)
-    config = QuantConfig(activation_range="percentile", percentile=98.0, activation_granularity=granularity, input_bits=8)
+    config = QuantConfig(activation_range="percentile", percentile=98.0, activation_granularity=granularity)
     grid = quantizers(quantize(net, config, x.split([5, 1, 17])))["0"].grid
     with torch.no_grad():
         seen = net[:2](x).transpose(0, 1).flatten(1).double().numpy()
@@ -101,7 +101,8 @@ from torch import nn
 from qlib import QuantConfig, quantize
 
 torch.set_num_threads(1)
-net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 3))
+layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in ((1, 16), (16, 16), (16, 4))]
+net = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 batches = [torch.randn(10, 1, 64, 64) for _ in range(40)]
 unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kilobytes elsewhere
 peaks = []
@@ -187,8 +188,9 @@ def test_rows_do_not_see_each_other(method):
 def test_percentiles_are_of_signed_values_and_the_symmetric_grid_takes_the_larger_magnitude():
     net = nn.Sequential(nn.Conv2d(1, 1, 1))
     x = torch.randn(40, 1, 8, 8) - 0.5
-    config = QuantConfig(activation_range="percentile", percentile=95.0, activation_symmetric=True, symmetric_grid="restricted")
-    grid = next(iter(quantizers(quantize(net, config, x)).values())).grid
+    symmetric = {"activation_symmetric": True, "symmetric_grid": "restricted"}
+    config = QuantConfig(activation_range="percentile", percentile=95.0, **symmetric)
+    grid = quantizers(quantize(net, config, x))["input_1"].grid
     assert grid.scale.item() == pytest.approx(-np.percentile(x.double().numpy(), 5.0) / 127, rel=1e-6)
 
 
@@ -196,8 +198,9 @@ def test_percentile_of_calibration_images_of_different_sizes_is_refused():
     net, batches = nn.Sequential(nn.Conv2d(1, 1, 1)), [images(3, 1, 4), images(3, 1, 12)]
     with pytest.raises(ValueError, match="activation_range of 'input.*images of one size"):
         quantize(net, QuantConfig(activation_range="percentile"), batches)
-    grid = next(iter(quantizers(quantize(net, QuantConfig(), batches)).values())).grid  # other ranges have no need of it
-    assert grid.scale.item() == pytest.approx((max(b.max() for b in batches) - min(b.min() for b in batches)).item() / 255)
+    grid = quantizers(quantize(net, QuantConfig(), batches))["input_1"].grid  # other ranges have no need of it
+    extent = max(b.max() for b in batches) - min(b.min() for b in batches)
+    assert grid.scale.item() == pytest.approx(extent.item() / 255)
 
 
 class Patches(nn.Module):
