@@ -55,23 +55,28 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
     not finite, or if the network's output is not.
     """
     first = next(model.parameters(), torch.empty(0))
-    was_training, correct = model.training, []
+    training, correct = [m for m in model.modules() if m.training], []
     model.eval()
     try:
         with torch.inference_mode():
             for i, batch in enumerate(batches):
-                if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)):
+                pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and batch[1] is not None
+                if not pair or not isinstance(batch[0], Tensor):
                     raise ValueError(f"evaluation batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
                 x, labels = batch[0], torch.as_tensor(batch[1])
                 if labels.shape != (len(x),) or labels.is_floating_point():
                     raise ValueError(f"evaluation batch {i}: expected {len(x)} integer labels, "
                                      f"got {tuple(labels.shape)} of {labels.dtype}")
                 output = run(model, x.to(first.device), f"evaluation batch {i}")
+                if output.dim() != 2 or len(output) != len(x):
+                    raise ValueError(f"evaluation batch {i}: the network gives {tuple(output.shape)}, not a row of class scores "
+                                     f"for each of {len(x)} images")
                 if not torch.isfinite(output).all():
                     raise ValueError(f"the network's output for evaluation batch {i} holds NaN or infinity")
                 correct.append((output.argmax(1).cpu() == labels.cpu()).numpy())
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
     if not sum(map(len, correct)):
         raise ValueError("there are no images to evaluate: batches is empty (a generator may have been used up already)")
     return Accuracy(np.concatenate(correct))
