@@ -234,7 +234,7 @@ def train(recipe: Recipe, output: Path) -> None:
         torch.save(state, partial.with_suffix(".tmp"))
         os.replace(partial.with_suffix(".tmp"), partial)
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}
-    save_file(half, output.with_suffix(".tmp"), metadata={"recipe": repr(recipe), "torch": torch.__version__})
+    save_file(half, output.with_suffix(".tmp"), metadata={"made_by": f"{recipe}, torch {torch.__version__}"})
     os.replace(output.with_suffix(".tmp"), output)
     partial.unlink(missing_ok=True)
 
