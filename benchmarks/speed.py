@@ -157,11 +157,13 @@ def run(images: int, calibration: int, repeats: int, peers: bool = False, compil
     networks = {"float again": float_network, **{label: build(model, draw) for label, build in builders.items()}}
     if compiled:
         chosen = ["float again", "qlib", *(label for label in networks if "layerwise" in label)]
-        networks |= {f"{label.removesuffix(' again')}, compiled": torch.compile(networks[label]) for label in chosen}
-        for label in [label for label in networks if label.endswith("compiled")]:
+        for label in chosen:
+            evaluate(networks[label], batches[:1])  # quantizers settle at their first call, best before compilation
+            network, label = torch.compile(networks[label]), f"{label.removesuffix(' again')}, compiled"
             start = time.perf_counter()
-            evaluate(networks[label], batches)
-            print(f"{label}: the first evaluation took {time.perf_counter() - start:.0f} s")
+            evaluate(network, batches)
+            print(f"{label}: the first evaluation took {time.perf_counter() - start:.0f} s, compilation included")
+            networks[label] = network
     tasks = {label: functools.partial(evaluate, network, batches) for label, network in networks.items()}
     result = table(f"Evaluating {images:,} images, {BITS} bits / float", base, tasks, repeats)
     builders = {"qlib, minmax": ours(CONFIG), "qlib, percentile": ours(PERCENTILE), **others}

@@ -1,0 +1,24 @@
+"""The benchmark runs. What it measures is for people to read: no test asserts a time."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+SPEED = Path(__file__).resolve().parents[1] / "benchmarks" / "speed.py"
+
+
+def test_help():
+    done = subprocess.run([sys.executable, SPEED, "--help"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for option in ("--peers", "--compile", "--repeats", "--threads"):
+        assert option in done.stdout
+
+
+def test_prints_ratios(capsys):
+    ratios = runpy.run_path(str(SPEED))["run"](images=20, calibration=10, repeats=1)
+    printed = capsys.readouterr().out
+    assert set(ratios) == {"float again", "qlib", "qlib, minmax", "qlib, percentile"}
+    for label, ratio in ratios.items():
+        assert ratio > 0
+        assert any(line.startswith(label) and f" {ratio:.2f} " in line for line in printed.splitlines())
