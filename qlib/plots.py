@@ -26,6 +26,12 @@ PLACEMENTS = {  # (quantize_skip, quantize_residual): name and colour
     (True, True): ("everything quantized", COLOURS["red"]),
     (False, True): ("residual quantized", COLOURS["purple"]),
 }
+GRIDS = {  # (symmetric, symmetric_grid): name and colour
+    (False, "full"): ("asymmetric", COLOURS["blue"]),
+    (True, "full"): ("symmetric, full", COLOURS["orange"]),
+    (True, "restricted"): ("symmetric, restricted", COLOURS["green"]),
+    (True, "authors"): ("symmetric, authors", COLOURS["purple"]),
+}
 
 
 def use_style() -> None:
@@ -125,12 +131,34 @@ def codes_on_histogram(x: Tensor, grid: Grid, name: str, colour: str, ax: Axes |
     ``colour`` where some value uses the code, dotted grey where none does. Both are counted in the label."""
     ax = ax or plt.subplots()[1]
     codes, used = range(int(grid.code_min), int(grid.code_max) + 1), set(quantize(x, grid).unique().tolist())
-    ax.hist(x.flatten().numpy(), bins=80, log=True, color="#C8C8C8")
+    ax.hist(x.flatten().numpy(), bins=80, log=True, color="#BDBDBD", linewidth=0)
     for code in codes:
         style = {"color": colour} if code in used else {"color": COLOURS["grey"], "linestyle": ":"}
-        ax.axvline(float(dequantize(code, grid)), linewidth=1.5 if len(codes) <= 32 else 0.7, **style)
-    ax.text(0.99, 0.97, f"{name}: {len(used)} of {len(codes)} codes used", transform=ax.transAxes, ha="right", va="top",
-            color=colour, fontweight="bold", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85})  # fmt: skip
+        ax.axvline(float(dequantize(code, grid)), linewidth=1.8 if len(codes) <= 32 else 0.7, **style)
+    ax.text(1, 1.02, f"{name}: {len(used)} of {len(codes)} codes used", transform=ax.transAxes, ha="right", va="bottom")
     ax.grid(False)
     ax.set(ylabel="values")
+    return ax
+
+
+GRANULARITIES = {  # weight_granularity: name and colour
+    "per_channel": ("per channel", COLOURS["green"]),
+    "per_tensor": ("per tensor", COLOURS["purple"]),
+}
+
+
+def spread_curves(summary: pd.DataFrame, x: str, series: str, colours: Mapping[str, str], xlabel: str,
+                  ax: Axes | None = None) -> Axes:  # fmt: skip
+    """Mean accuracy against column ``x`` (on a logarithmic scale) of a `qlib.results.summary`, a line per value of ``series``
+    (in the order of ``colours``); bars are the standard deviations over draws in ``spread``, in points."""
+    ax = ax or plt.subplots()[1]
+    for i, (name, colour) in enumerate(colours.items()):
+        rows = summary[summary[series] == name]
+        at = rows[x] * 1.08 ** (i - (len(colours) - 1) / 2)
+        ax.errorbar(at, rows["top1"], yerr=rows["spread"], color=colour, marker=MARKERS[i], markersize=6, capsize=3, label=name)
+    ax.set_xscale("log")
+    ax.set_xticks(sorted(set(summary[x])), [f"{v:,}" for v in sorted(set(summary[x]))])
+    ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylabel="top-1 accuracy (%)")
+    ax.legend()
     return ax

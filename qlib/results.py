@@ -36,7 +36,7 @@ from .config import QuantConfig, suggestion
 from .evaluate import Accuracy, evaluate, wilson
 from .model import quantize
 
-CODE_VERSION = 1  # raise it when a change to qlib changes results: every row is then recorded anew
+CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 FIELDS = tuple(f.name for f in dataclasses.fields(QuantConfig))
 COLUMNS = ("key", "session", "bench", "network", "weights", "data", "code_version", "calibration_images", "calibration_seed",
            *FIELDS, "n", "top1", "low", "high", "seconds", "correct")  # fmt: skip
