@@ -9,22 +9,37 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 SECTIONS = ["Question", "Predict", "The idea in fifteen lines", "Measure", "See", "Move", "Read", "What else changed",
             "Takeaways", "Exercises", "References"]  # fmt: skip
-SLIDERS = """
-for changes in ({"activation_bits": 3}, {"percentile": 99.0}, {"quantize_skip": False}, {"quantize_residual": False}):
-    for name, value in changes.items():
-        panel.controls[name].value = value
-    config = qlib.QuantConfig(activation_range="percentile",
-                              **{name: control.value for name, control in panel.controls.items()})
-    assert panel.config == config and all(getattr(config, name) == value for name, value in changes.items())
+PANEL = """
+import ipywidgets
+
+for name, control in panel.controls.items():
+    if isinstance(control, ipywidgets.Dropdown):
+        control.value = control.options[-1]
+    else:
+        control.value = {"Checkbox": not control.value, "IntSlider": 3, "FloatSlider": 99.0}[type(control).__name__]
+    config = qlib.QuantConfig(**panel.fixed, **{field: c.value for field, c in panel.controls.items()})
+    assert getattr(config, name) == control.value and panel.config == config
     expected = qlib.evaluate(qlib.quantize(network, config, calibration), validation)
     assert (panel.accuracy.correct == expected.correct).all() and f"{expected.top1:.2f}" in panel.answer.value
 """
+PICTURE = """
+import numpy
+from IPython.utils.capture import capture_output
+
+for bits, percentile, symmetric in ((4, 99.99, True), (3, 99.99, True), (3, 99.0, True), (3, 99.0, False)):
+    with capture_output() as seen:
+        draw(bits, percentile, symmetric)
+    ends = [torch.tensor(float(numpy.percentile(x.double().numpy(), p))) for p in (100 - percentile, percentile)]
+    error = (affine.fake_quantize(x, affine.make_grid(*ends, bits, symmetric)) - x).square().mean()
+    assert f"error {error:.5f}" in seen.stdout, (seen.stdout, error)
+"""
+SLIDERS = {"00-uniform-quantization": PICTURE}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_lesson_runs_and_its_sliders_give_what_quantize_and_evaluate_give(path):
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(SLIDERS))
+    notebook.cells.append(nbformat.v4.new_code_cell(SLIDERS.get(path.stem, PANEL)))
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     assert "they agree" in str(outputs) and "they disagree" not in str(outputs)
