@@ -6,25 +6,27 @@ every tensor that `qlib.placement` says is quantized. Biases stay in float.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
 
 from .affine import Grid, fake_quantize, make_grid
-from .config import MAX_BITS, Bits, QuantConfig
-from .placement import Kind, Network, evaluation_copy, is_relu, place, read
+from .config import MAX_BITS, Bits, QuantConfig, suggestion
+from .placement import Kind, Network, Placement, evaluation_copy, is_relu, place, read
 from .ranges import collector, find_range
 
 
-def quantize(model: nn.Module, config: QuantConfig, calibration: Iterable | Tensor | None = None) -> nn.Module:
+def quantize(model: nn.Module, config: QuantConfig, calibration: Iterable | Tensor | None = None,
+             ranges: Mapping[str, tuple[float, float]] | None = None) -> nn.Module:  # fmt: skip
     """A quantized copy of ``model``, in evaluation mode; ``model`` itself is left as it is.
 
     ``model``: any network that `torch.fx` can trace, with convolution or linear layers. ``calibration``: an iterable (a
     generator will do) of float input batches ``(n, ...)`` or of (input, label) pairs, or one batch as a tensor; needed where
-    activations have static ranges, which come from one pass over it. With both bits ``None`` the result is an unchanged copy,
-    otherwise batch norm is folded first.
+    activations have static ranges, which come from one pass over it. ``ranges``: (low, high) by tensor name, in the place of
+    those that calibration finds (`LearnedBitwidths.ranges`). With both bits ``None`` the result is an unchanged copy, otherwise
+    batch norm is folded first.
 
     Raises ``ValueError`` naming the layer, tensor or batch when the model cannot be traced or holds no weights, when the
     configuration names a layer that is not there, or when calibration is empty, does not fit the network, or is not finite.
@@ -34,8 +36,19 @@ def quantize(model: nn.Module, config: QuantConfig, calibration: Iterable | Tens
     if config.weight_bits is None and config.activation_bits is None:
         return evaluation_copy(model)
     network = read(model)
-    placement = place(network, config)
-    module = network.module
+    placement, quantizers = insert_quantizers(network, config)
+    if config.calibration_upstream == "quantized":
+        quantize_weights(network, config, placement.weight_bits)
+    calibrate(network, quantizers, calibration, ranges)
+    if config.calibration_upstream == "float":
+        quantize_weights(network, config, placement.weight_bits)
+    save_passes(network, quantizers)
+    return network.module
+
+
+def insert_quantizers(network: Network, config: QuantConfig) -> tuple[Placement, dict[fx.Node, Quantizer]]:
+    """Put quantizers without a grid yet into ``network``, in place, where ``config`` wants them; by node that they follow."""
+    module, placement = network.module, place(network, config)
     quantizers = {node: Quantizer(config, name, bits) for node, (name, bits) in placement.quantizers.items()}
     for node, quantizer in quantizers.items():
         inserted = _insert_after(module, node, quantizer)
@@ -45,29 +58,25 @@ def quantize(model: nn.Module, config: QuantConfig, calibration: Iterable | Tens
     for pool, source in placement.integer_means.items():
         _average_codes(module, pool, quantizers[source])
     module.recompile()
-    if config.calibration_upstream == "quantized":
-        quantize_weights(network, config, placement.weight_bits)
-    if quantizers and not config.activation_dynamic:
-        _calibrate(module, list(quantizers.values()), calibration)
-    if config.calibration_upstream == "float":
-        quantize_weights(network, config, placement.weight_bits)
-    _save_passes(network, quantizers)
-    return module
+    return placement, quantizers
 
 
 def quantize_weights(network: Network, config: QuantConfig, bits: dict[str, Bits]) -> None:
     """Replace the weights of the layers in ``bits`` by the values of their codes, in place."""
     for name, layer_bits in bits.items():
         weight = network.module.get_submodule(name).weight.data
-        if isinstance(layer_bits, tuple) and len(layer_bits) != len(weight):
-            raise ValueError(f"weight_bits[{name!r}] has {len(layer_bits)} entries, but the layer {len(weight)} channels")
-        if isinstance(layer_bits, int) and layer_bits > MAX_BITS:
-            continue
-        make = partial(_make_grid, bits=layer_bits, symmetric=config.weight_symmetric, variant=config.symmetric_grid)
-        rows = weight.flatten(1) if config.weight_granularity == "per_channel" else weight.reshape(1, -1)
-        _refuse_mixed_rows(f"weight_bits[{name!r}]", layer_bits, config.weight_range, config.weight_granularity)
-        grid = make(*find_range(rows, config.weight_range, config.percentile, make))
-        weight.copy_(fake_quantize(weight, grid.reshape(-1, *[1] * (weight.dim() - 1))))
+        if isinstance(layer_bits, tuple) or layer_bits <= MAX_BITS:
+            weight.copy_(fake_quantize(weight, weight_grid(name, weight, config, layer_bits)))
+
+
+def weight_grid(name: str, weight: Tensor, config: QuantConfig, bits: Bits) -> Grid:
+    """The grid of layer ``name``'s float ``weight`` ``(out channels, ...)``; its fields broadcast against it."""
+    if isinstance(bits, tuple) and len(bits) != len(weight):
+        raise ValueError(f"weight_bits[{name!r}] has {len(bits)} entries, but the layer {len(weight)} channels")
+    _refuse_mixed_rows(f"weight_bits[{name!r}]", bits, config.weight_range, config.weight_granularity)
+    make = partial(_make_grid, bits=bits, symmetric=config.weight_symmetric, variant=config.symmetric_grid)
+    rows = weight.flatten(1) if config.weight_granularity == "per_channel" else weight.reshape(1, -1)
+    return make(*find_range(rows, config.weight_range, config.percentile, make)).reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def _make_grid(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: str) -> Grid:
@@ -92,6 +101,7 @@ class Quantizer(nn.Module):
         for part in Grid._fields:
             self.register_buffer(part, None)
         self.collector, self.share, self.dims = None, (1, 1), 4
+        self.range: tuple[Tensor, Tensor] | None = None
         self.rectifies = self.in_place = False  # whether it does a ReLU's work, and may overwrite its input
         self._constants: tuple[float | Tensor, ...] | None = None
 
@@ -171,11 +181,19 @@ class Quantizer(nn.Module):
     def _grid_so_far(self) -> Grid:
         return self._make_grid(*self.collector.range()).reshape(-1, *[1] * (self.dims - 2))
 
-    def finish(self) -> None:
-        """Fix the grid."""
-        if not all(torch.isfinite(end).all() for end in self.collector.range()):
+    def finish(self, ends: tuple[float, float] | None = None) -> None:
+        """Fix the range, as collected or as given, and with it the grid."""
+        found = self.collector.range()
+        if not all(torch.isfinite(end).all() for end in found):
             raise ValueError(f"the values of {self.name!r} reach NaN or infinity during calibration")
-        self.grid, self.collector = self._grid_so_far(), None
+        if ends is not None:
+            found = tuple(torch.as_tensor(end).to(found[0]).reshape(-1) for end in ends)
+        self.range, self.collector = tuple(end.clone() for end in found), None
+        self.set_grid()
+
+    def set_grid(self) -> None:
+        """The grid of the range and the bits as they are now."""
+        self.grid = self._make_grid(*self.range).reshape(-1, *[1] * (self.dims - 2))
 
 
 class OnCodes(nn.Module):
@@ -222,22 +240,32 @@ def _average_codes(module: fx.GraphModule, pool: fx.Node, source: Quantizer) -> 
         consumer.replace_input_with(pool, values)
 
 
-def _calibrate(module: nn.Module, quantizers: list[Quantizer], calibration: Iterable | Tensor | None) -> None:
+def calibrate(network: Network, quantizers: Mapping[fx.Node, Quantizer], calibration: Iterable | Tensor | None,
+              ranges: Mapping[str, tuple[float, float]] | None = None) -> None:  # fmt: skip
+    """Fix the grids of quantizers with static ranges by one pass over ``calibration``, or as ``ranges`` say."""
+    waiting = [q for q in quantizers.values() if not q.config.activation_dynamic]
+    if ranges:
+        names = [q.name for q in waiting]
+        for name in ranges:
+            if name not in names:
+                raise ValueError(f"ranges: no tensor {name!r} has a static range here{suggestion(name, names)}")
+    if not waiting:
+        return
     batches = inputs_of(calibration)
     if not batches:
         raise ValueError("calibration is empty, but static activation ranges need data: pass at least one batch, or set "
                          "activation_dynamic=True or activation_bits=None")
-    for quantizer in quantizers:
+    for quantizer in waiting:
         quantizer.start()
-    device, images = next(module.parameters()).device, sum(len(b) for b in batches)
+    device, images = next(network.module.parameters()).device, sum(len(b) for b in batches)
     with torch.inference_mode():
         for i, batch in enumerate(batches):
-            for quantizer in quantizers:
+            for quantizer in waiting:
                 quantizer.share = (len(batch), images)
-            run(module, batch.to(device), f"calibration batch {i}")
+            run(network.module, batch.to(device), f"calibration batch {i}")
     with torch.no_grad():
-        for quantizer in quantizers:
-            quantizer.finish()
+        for quantizer in waiting:
+            quantizer.finish((ranges or {}).get(quantizer.name))
 
 
 def inputs_of(calibration: Iterable | Tensor | None) -> list[Tensor]:
@@ -275,7 +303,7 @@ def run(model: nn.Module, batch: Tensor, what: str) -> Tensor:
             f"{what} of shape {tuple(batch.shape)} and type {batch.dtype} does not fit the network{where}: {reason}") from error
 
 
-def _save_passes(network: Network, quantizers: dict[fx.Node, Quantizer]) -> None:
+def save_passes(network: Network, quantizers: dict[fx.Node, Quantizer]) -> None:
     """Let quantizers overwrite inputs that nobody else reads, and do the work of a ReLU right before them by their clamp."""
     module, graph = network.module, network.module.graph
     fresh = {o.result for o in network.operations.values() if o.kind not in (Kind.INPUT, Kind.KEEPS_GRID, Kind.OTHER)}

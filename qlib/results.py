@@ -31,20 +31,60 @@ import pandas as pd
 import torch
 import yaml
 
-from .benches import Bench, data_hash, load_bench, weights_hash
+from .benches import Batches, Bench, data_hash, load_bench, weights_hash
+from .bitwidths import LearnedBitwidths, analytic_bitwidths, learn_bitwidths, pseudo_labels
 from .config import QuantConfig, suggestion
 from .evaluate import Accuracy, evaluate, wilson
+from .footprint import footprint
 from .model import quantize
 
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 FIELDS = tuple(f.name for f in dataclasses.fields(QuantConfig))
 COLUMNS = ("key", "session", "bench", "network", "weights", "data", "code_version", "calibration_images", "calibration_seed",
-           *FIELDS, "n", "top1", "low", "high", "seconds", "correct")  # fmt: skip
+           *FIELDS, "allocation", "n", "top1", "low", "high", "average_weight_bits", "average_activation_bits", "bits",
+           "seconds", "correct")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How a run chooses its bits by layer: learned if a target is given, with the settings of `qlib.learn_bitwidths`, on
+    ``labels`` that are ``true``, or ``hard`` or ``soft`` ones of the float network; or analytic, so that no feature map is
+    larger than the largest of a network with ``largest_map_bits`` in every layer but the last.
+    """
+
+    target_weight_bits: float | None = None
+    target_activation_bits: float | None = None
+    steps: int = 1500
+    learning_rate: float = 0.01
+    penalty: float = 2.0
+    parametrization: str = "bits"
+    per_channel: bool = False
+    learn_ranges: bool = False
+    checkpoint: str = "average"
+    labels: str = "true"
+    largest_map_bits: int | None = None
+
+    def __post_init__(self):
+        learned = self.target_weight_bits is not None or self.target_activation_bits is not None
+        if learned == (self.largest_map_bits is not None):
+            raise ValueError("an allocation needs target_weight_bits or target_activation_bits, or else largest_map_bits")
+        if self.labels not in ("true", "hard", "soft"):
+            raise ValueError(f"labels must be 'true', 'hard' or 'soft', got {self.labels!r}")
+
+    @property
+    def learned(self) -> bool:
+        return self.largest_map_bits is None
+
+
+ALLOCATION_FIELDS = tuple(f.name for f in dataclasses.fields(Allocation))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row to be: what is quantized, how, and on which data it is calibrated and evaluated."""
+    """One row to be: what is quantized, how, and on which data it is calibrated (and, if so, learned) and evaluated.
+
+    Bits are learned on ``calibration_images`` training images, drawn from ``calibration_seed``, which are also calibrated on.
+    """
 
     bench: str
     network: str
@@ -52,6 +92,7 @@ class Run:
     calibration_images: int
     calibration_seed: int
     images: int
+    allocation: Allocation | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +100,8 @@ class Experiment:
     """A grid of runs on one bench. The configurations are all combinations of one element from each list in ``vary``, each
     with every number of ``calibration_images`` and every one of the ``seeds`` that draw these.
 
-    ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` to value. If
-    ``float_baseline`` is set, every network is also recorded unquantized.
+    ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` or of `Allocation` to
+    value. If ``float_baseline`` is set, every network is also recorded unquantized.
     """
 
     name: str
@@ -104,9 +145,11 @@ class Experiment:
                 config = QuantConfig(weight_bits=None, activation_bits=None)
                 runs[Run(self.bench, network, config, 0, 0, self.images)] = None
             for parts in itertools.product(*self.vary):
-                config = QuantConfig.from_dict({**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})})
+                fields = {**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})}
+                chosen = {name: fields.pop(name) for name in ALLOCATION_FIELDS if name in fields}
+                config, allocation = QuantConfig.from_dict(fields), Allocation(**chosen) if chosen else None
                 for n, seed in itertools.product(self.calibration_images, self.seeds):
-                    runs[Run(self.bench, network, config, n, seed, self.images)] = None
+                    runs[Run(self.bench, network, config, n, seed, self.images, allocation)] = None
         return list(runs)
 
 
@@ -117,9 +160,9 @@ class Laboratory:
         self.bench = bench
         self.weights = functools.cache(lambda network: weights_hash(self.network(network)))
         self.calibration = functools.cache(lambda n, seed: self.bench.calibration(n, seed) if n else [])
+        self.training = functools.cache(self.bench.training)
         self.validation = functools.lru_cache(1)(self.bench.validation)
-        self.validation_hash = functools.cache(lambda n: data_hash(self.validation(n)))
-        self.calibration_hash = functools.cache(lambda n, seed: data_hash(self.calibration(n, seed)))
+        self.hash = functools.cache(lambda stream, *arguments: data_hash(getattr(self, stream)(*arguments)))
 
     def network(self, name: str) -> torch.nn.Module:
         if name not in self.bench.models:
@@ -128,7 +171,8 @@ class Laboratory:
 
     def identity(self, run: Run) -> dict[str, Any]:
         """What a row depends on, and the key made of it."""
-        data = self.calibration_hash(run.calibration_images, run.calibration_seed) + self.validation_hash(run.images)
+        stream = "training" if run.allocation and run.allocation.learned else "calibration"
+        data = self.hash(stream, run.calibration_images, run.calibration_seed) + self.hash("validation", run.images)
         depends = {
             "bench": run.bench,
             "network": run.network,
@@ -138,14 +182,42 @@ class Laboratory:
             "calibration_images": run.calibration_images,
             "calibration_seed": run.calibration_seed,
             **run.config.to_dict(),
+            **({"allocation": dataclasses.asdict(run.allocation)} if run.allocation else {}),
             "n": run.images,
         }
         return {"key": hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16], **depends}
 
-    def accuracy(self, run: Run) -> Accuracy:
-        """Quantize, calibrate, evaluate."""
-        calibration = self.calibration(run.calibration_images, run.calibration_seed)
-        return evaluate(quantize(self.network(run.network), run.config, calibration), self.validation(run.images))
+    def measure(self, run: Run) -> dict[str, Any]:
+        """Choose bits if the run asks for it, quantize, calibrate, evaluate: the cells of a row that are results."""
+        network, draw = self.network(run.network), (run.calibration_images, run.calibration_seed)
+        config, calibration, ranges, cells = run.config, self.calibration(*draw), None, {}
+        if run.allocation:
+            example = self.validation(run.images)[0][0][:1]
+            if run.allocation.learned:
+                calibration = self.training(*draw)
+                learned = self._learn(run, network, calibration)
+                config, ranges = learned.config, learned.ranges
+            else:
+                config = _within_largest_map(network, example, config, run.allocation.largest_map_bits)
+            size = footprint(network, example, config)
+            cells = {"average_weight_bits": size.average_weight_bits, "average_activation_bits": size.average_activation_bits,
+                     "bits": {e.name: [round(e.weight_bits, 4), round(e.activation_bits, 4)] for e in size.layers}}
+        accuracy = evaluate(quantize(network, config, calibration, ranges), self.validation(run.images))
+        low, high = accuracy.interval
+        return {**cells, "top1": round(accuracy.top1, 4), "low": round(low, 4), "high": round(high, 4),
+                "correct": pack(accuracy.correct)}  # fmt: skip
+
+    def _learn(self, run: Run, network: torch.nn.Module, training: Batches) -> LearnedBitwidths:
+        settings = dataclasses.asdict(run.allocation)
+        labels, _ = settings.pop("labels"), settings.pop("largest_map_bits")
+        if labels != "true":
+            training = pseudo_labels(network, training, soft=labels == "soft")
+        return learn_bitwidths(network, run.config, training, seed=run.calibration_seed, progress=False, **settings)
+
+
+def _within_largest_map(network: torch.nn.Module, example: torch.Tensor, config: QuantConfig, bits: int) -> QuantConfig:
+    elements = max(layer.activation_elements for layer in footprint(network, example, config).layers if layer.counted)
+    return analytic_bitwidths(network, example, config, elements * bits / 8)
 
 
 def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True) -> pd.DataFrame:
@@ -169,13 +241,9 @@ def record(experiment: Experiment, path: Path, command: str = "", progress: bool
     bar = tqdm(missing.items(), desc=f"{experiment.bench}/{experiment.name}", unit="row", disable=None if progress else True)
     for _, run in bar:
         start = time.perf_counter()
-        accuracy = laboratory.accuracy(run)
-        low, high = accuracy.interval
-        rows.append({
-            **{k: _cell(v) for k, v in laboratory.identity(run).items()},
-            "session": len(sessions) - 1, "top1": round(accuracy.top1, 4), "low": round(low, 4), "high": round(high, 4),
-            "seconds": round(time.perf_counter() - start, 2), "correct": pack(accuracy.correct),
-        })  # fmt: skip
+        cells = {**laboratory.measure(run), "seconds": round(time.perf_counter() - start, 2)}
+        cells = {**dict.fromkeys(COLUMNS), **laboratory.identity(run), **cells, "session": len(sessions) - 1}
+        rows.append({name: _cell(value) for name, value in cells.items()})
         order = {key: i for i, key in enumerate(wanted)}
         _write_rows(path, sorted(rows, key=lambda row: order[row["key"]]))
     return load_table(path)
@@ -248,7 +316,8 @@ def run_of(row: Mapping[str, Any]) -> Run:
     """The run that a row of `load_table` records."""
     config = QuantConfig.from_dict({name: row[name] for name in FIELDS})
     numbers = (int(row[c]) for c in ("calibration_images", "calibration_seed", "n"))
-    return Run(row["bench"], row["network"], config, *numbers)
+    allocation = row["allocation"] and Allocation(**row["allocation"])
+    return Run(row["bench"], row["network"], config, *numbers, allocation)
 
 
 def pack(correct: np.ndarray) -> str:
