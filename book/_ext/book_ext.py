@@ -1,8 +1,9 @@
-"""What the site needs beyond `_config.yml`: no dead links, no dead sliders, and the table of the status page."""
+"""What the site needs beyond `_config.yml`: no dead links, no dead sliders, and the tables of the status and teachers' pages."""
 
 import json
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 
 from qlib.book import WIDGET_NOTE, WIDGET_VIEW
@@ -10,6 +11,7 @@ from qlib.book.address import is_placeholder
 from qlib.book.status import as_markdown
 
 STATUS_MARK = "<!-- status table -->"
+TRIALS_MARK = "<!-- trials table -->"
 NO_STATUS = """\
 This site was built without `make book`, so only Jupyter Book's own record is here.
 
@@ -37,6 +39,20 @@ def fill_status(app, docname, source):
     source[0] = source[0].replace(STATUS_MARK, table)
 
 
+def fill_trials(app, docname, source):
+    """Put the scores of `book/trials.yaml` into the teachers' page."""
+    if TRIALS_MARK not in source[0]:
+        return
+    record = Path(app.srcdir, "book/trials.yaml")
+    app.env.note_dependency(str(record))
+    lines = ["| lesson | scores (of 10) | last | what went wrong and was mended |", "| --- | --- | --- | --- |"]
+    for name, trials in yaml.safe_load(record.read_text("utf8")).items():
+        scores = ", ".join(str(trial["score"]) for trial in trials) or "not tried yet"
+        notes = "; ".join(trial["note"] for trial in trials if trial.get("note"))
+        lines.append(f"| [](../notebooks/{name}.ipynb) | {scores} | {trials[-1]['date'] if trials else ''} | {notes} |")
+    source[0] = source[0].replace(TRIALS_MARK, "\n".join(lines))
+
+
 def replace_widgets(app, doctree):
     """Outside `make book` a widget arrives here as a script that nothing on the page would run."""
     for node in list(doctree.findall(nodes.raw)):
@@ -47,5 +63,6 @@ def replace_widgets(app, doctree):
 def setup(app):
     app.connect("config-inited", hide_dead_links, priority=100)  # before the theme reads its options
     app.connect("source-read", fill_status)
+    app.connect("source-read", fill_trials)
     app.connect("doctree-read", replace_widgets)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,42 @@
+"""The pages beside the lessons stay in step with the package and the lessons."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import yaml
+
+from qlib import QuantConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def page(name):
+    return (ROOT / "book" / f"{name}.md").read_text("utf8")
+
+
+def test_the_notation_page_lists_every_choice():
+    assert [f.name for f in dataclasses.fields(QuantConfig) if f"`{f.name}`" not in page("notation")] == []
+
+
+def test_every_lesson_has_a_row_ten_questions_and_as_many_answers_for_teachers():
+    text = page("teachers")
+    assert [name for name in LESSONS if f"notebooks/{name}.ipynb" not in text] == []
+    parts = re.split(r"^### ", text.split("## Ten questions")[1].split("## Last trial")[0], flags=re.M)[1:]
+    assert len(parts) == len(LESSONS)
+    for part in parts:
+        questions, answers = part.split("```{dropdown} Answers")
+        assert re.findall(r"^(\d+)\. ", questions, re.M) == [str(i) for i in range(1, 11)]
+        assert all(f"{i}. " in answers for i in range(1, 11))
+
+
+def test_every_lesson_has_its_trials():
+    trials = yaml.safe_load((ROOT / "book/trials.yaml").read_text("utf8"))
+    assert sorted(trials) == LESSONS
+    assert all(0 <= trial["score"] <= 10 for scores in trials.values() for trial in scores)
+
+
+def test_every_lesson_has_an_exercise_that_checks_the_reader():
+    for name in LESSONS:
+        assert "waiting for your answer" in (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf8"), name
