@@ -187,7 +187,7 @@ def pseudo_labels(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], so
     network = evaluation_copy(model)
     device = next(network.parameters()).device
     labelled = []
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: its tensors could not be learned from
         for x in inputs_of(batches):
             output = run(network, x.to(device), f"batch {len(labelled)}").cpu()
             labelled.append((x, output.softmax(1) if soft else output.argmax(1)))
