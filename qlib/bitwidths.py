@@ -10,7 +10,8 @@ the rounding, is ``(x_q - x) / s`` with ``x`` clipped to the range. Together::
 
     dx_q/db = -ln(2) 2**b / (2**b - 1) (x_q - x)
 
-and the gradient of a layer's bits is the sum of that over its values, each times the gradient of the loss by ``x_q``.
+and the gradient of a layer's bits is the sum of that over its values, each times the gradient of the loss by ``x_q``. Values
+that are clipped stay at the end of the range, whatever the bits.
 """
 
 from __future__ import annotations
