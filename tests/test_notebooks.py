@@ -14,12 +14,12 @@ import ipywidgets
 
 for name, control in panel.controls.items():
     if isinstance(control, ipywidgets.Dropdown):
-        control.value = control.options[-1]
+        control.index = len(control.options) - 1
     else:
         control.value = {"Checkbox": not control.value, "IntSlider": 3, "FloatSlider": 99.0}[type(control).__name__]
     config = qlib.QuantConfig(**panel.fixed, **{field: c.value for field, c in panel.controls.items()})
     assert getattr(config, name) == control.value and panel.config == config
-    expected = qlib.evaluate(qlib.quantize(network, config, calibration), validation)
+    expected = qlib.evaluate(qlib.quantize(panel.model, config, panel.calibration), panel.validation)
     assert (panel.accuracy.correct == expected.correct).all() and f"{expected.top1:.2f}" in panel.answer.value
 """
 PICTURE = """
