@@ -22,3 +22,8 @@ def test_prints_ratios(capsys):
     for label, ratio in ratios.items():
         assert ratio > 0
         assert any(line.startswith(label) and f" {ratio:.2f} " in line for line in printed.splitlines())
+
+
+def test_the_learners_ratios():
+    ratios = runpy.run_path(str(SPEED.with_name("learning.py")))["run"](steps=1, repeats=1)
+    assert len(ratios) == 3 and all(isinstance(ratio, float) for ratio in ratios.values())
