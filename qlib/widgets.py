@@ -12,6 +12,7 @@ from torch import nn
 from .benches import Batches
 from .config import QuantConfig
 from .evaluate import Accuracy, evaluate
+from .footprint import footprint
 from .model import quantize
 
 
@@ -19,8 +20,8 @@ class LivePanel:
     """A panel of controls for fields of `QuantConfig`; a moved one quantizes and evaluates ``model`` again.
 
     ``controls``: widget by field name. ``fixed``: the other fields. ``calibration``, ``validation``: batches as a bench gives.
-    ``accuracy`` holds the result for the controls' present values. Show it with ``display(panel.widget)``. An error appears
-    in the panel.
+    The footprint stands below. ``accuracy`` holds the result for the controls' present values. Show it with
+    ``display(panel.widget)``. An error appears in the panel.
     """
 
     def __init__(self, model: nn.Module, calibration: Batches, validation: Batches, controls: Mapping[str, W.Widget],
@@ -45,7 +46,8 @@ class LivePanel:
         self.answer.value = "measuring ..."
         try:
             self.accuracy = evaluate(quantize(self.model, self.config, self.calibration), self.validation)
-            self.answer.value = f"<b>{self.accuracy}</b><br>float: {self.baseline}"
+            size = footprint(self.model, self.validation[0][0][:1], self.config)
+            self.answer.value = f"<b>{self.accuracy}</b><br>float: {self.baseline}<br>{size}"
         except ValueError as error:
             self.accuracy = None
             self.answer.value = f"<b>cannot be done:</b> {html.escape(str(error))}"
