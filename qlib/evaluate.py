@@ -52,7 +52,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
     """Top-1 accuracy of ``model`` on batches of (float inputs ``(n, ...)``, integer labels ``(n,)``), in evaluation mode.
 
     Raises ``ValueError`` naming the batch if there are no images, a batch is not such a pair, does not fit the network, or is
-    not finite, or if the network's output is not.
+    not finite, if the network's output is not, or if it has no score for a label.
     """
     first = next(model.parameters(), torch.empty(0))
     training, correct = [m for m in model.modules() if m.training], []
@@ -73,6 +73,9 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
                                      f"for each of {len(x)} images")
                 if not torch.isfinite(output).all():
                     raise ValueError(f"the network's output for evaluation batch {i} holds NaN or infinity")
+                if labels.numel() and not 0 <= labels.min() <= labels.max() < output.shape[1]:
+                    raise ValueError(f"evaluation batch {i}: labels run from {labels.min()} to {labels.max()}, but the network "
+                                     f"tells {output.shape[1]} classes apart, 0 to {output.shape[1] - 1}")
                 correct.append((output.argmax(1).cpu() == labels.cpu()).numpy())
     finally:
         for module in training:

@@ -268,6 +268,12 @@ def test_labels_that_do_not_fit(wrong):
         evaluate(Block(), [(images(), wrong)])
 
 
+@pytest.mark.parametrize("wrong", [-1, 1000])
+def test_labels_that_no_class_has(wrong):
+    with refuses("evaluation batch 1: labels run from .* but the network tells .* classes apart"):
+        evaluate(Block(), [(images(), labels()), (images(), labels().index_fill(0, torch.tensor([0]), wrong))])
+
+
 @pytest.mark.parametrize("quantized", [False, True])
 def test_evaluation_of_a_wrong_channel_count(quantized):
     net = quantize(Block(), QuantConfig(), images()) if quantized else Block()

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import torch
 import yaml
 
 from qlib import QuantConfig
@@ -40,3 +41,15 @@ def test_every_lesson_has_its_trials():
 def test_every_lesson_has_an_exercise_that_checks_the_reader():
     for name in LESSONS:
         assert "waiting for your answer" in (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf8"), name
+
+
+def test_the_readmes_code_runs():
+    torch.manual_seed(0)
+    images, labels = torch.randn(128, 3, 8, 8), torch.arange(128) % 4
+    batches = [(images, labels)]
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 4))
+    names = {"model": model, "train_batches": batches, "test_batches": batches, "example_input": images[:1]}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf8"), re.S)
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 2 and names["learned"].average_weight_bits <= 3
