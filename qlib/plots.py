@@ -36,8 +36,8 @@ GRIDS = {  # (symmetric, symmetric_grid): name and colour
 
 def use_style() -> None:
     """Set matplotlib's and seaborn's defaults for the notebook."""
-    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.95)
-    plt.rcParams.update({"figure.figsize": (7, 4.2), "figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
+    sns.set_theme(context="notebook", style="whitegrid", font_scale=1.05)
+    plt.rcParams.update({"figure.figsize": (5.8, 4), "figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
                          "legend.frameon": False, "savefig.facecolor": "white"})  # fmt: skip
 
 

@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
 PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MATHJAX = "https://cdn.jsdelivr.net/npm/mathjax@3/"
 
 built = pytest.mark.skipif(not PAGES, reason="the site is not built: run `make book` first")
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(SITE).as_posix())
@@ -79,10 +78,18 @@ def test_internal_links_resolve(page):
 
 @built
 @every_page
-def test_nothing_but_mathjax_is_fetched_from_another_host(page):
+def test_nothing_is_fetched_from_another_host(page):
     fetched = read(page).select("script[src], img[src], iframe[src], link[rel=stylesheet], link[rel=preload]")
     sources = [tag.get("src") or tag.get("href") for tag in fetched]
-    assert [source for source in sources if urlsplit(source).netloc and not source.startswith(MATHJAX)] == []
+    assert [source for source in sources if urlsplit(source).netloc] == []
+    local = [source for source in sources if not source.startswith("data:")]
+    assert [source for source in local if not (page.parent / unquote(urlsplit(source).path)).is_file()] == []
+
+
+@built
+def test_formulas_are_drawn():
+    page = SITE / "book" / "notation.html"
+    assert read(page).select(".math") and [s for s in read(page).select("script[src]") if "mathjax" in s["src"]]
 
 
 @built
