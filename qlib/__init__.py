@@ -6,11 +6,12 @@
 
 from .benches import load_bench
 from .bitwidths import LearnedBitwidths, analytic_bitwidths, learn_bitwidths, pseudo_labels
+from .cards import QuantizationCard
 from .config import QuantConfig
 from .evaluate import Accuracy, compare, evaluate, verdict
 from .footprint import Footprint, footprint
 from .model import quantize
 
 __version__ = "0.1.0"
-__all__ = ["Accuracy", "Footprint", "LearnedBitwidths", "QuantConfig", "analytic_bitwidths", "compare", "evaluate", "footprint",
-           "learn_bitwidths", "load_bench", "pseudo_labels", "quantize", "verdict"]  # fmt: skip
+__all__ = ["Accuracy", "Footprint", "LearnedBitwidths", "QuantConfig", "QuantizationCard", "analytic_bitwidths", "compare",
+           "evaluate", "footprint", "learn_bitwidths", "load_bench", "pseudo_labels", "quantize", "verdict"]  # fmt: skip

@@ -1,11 +1,16 @@
-"""The `qlib` command. Exit codes: 0 done, 2 bad input, 130 interrupted (what is recorded stays)."""
+"""The `qlib` command. Exit codes: 0 done, 1 a comparison or check found something, 2 bad input, 130 interrupted (what is
+recorded stays)."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from . import __version__, results
+from .cards import QuantizationCard, compare, hardware
 from .config import suggestion
 
 
@@ -17,9 +22,11 @@ def main(argv: list[str] | None = None) -> int:
                                  description="Compute the rows that a table in book/results lacks. May be stopped and run again.")
     record.add_argument("names", nargs="*", metavar="NAME", help="an experiment in book/experiments, such as skip-residual")
     record.add_argument("--list", action="store_true", help="list the experiments and how much of each is recorded")
+    record.set_defaults(run=lambda a: _list() if a.list or not a.names else _record(a.names))
+    _add_card_commands(commands)
     arguments = parser.parse_args(argv)
     try:
-        return _list() if arguments.list or not arguments.names else _record(arguments.names)
+        return arguments.run(arguments)
     except (ValueError, OSError) as error:
         print(f"qlib: {error}", file=sys.stderr)
         return 2
@@ -49,6 +56,79 @@ def _record(names: list[str]) -> int:
         table = results.record(experiment, path, command=f"qlib record {name}")
         print(f"{path}: {len(table)} rows")
     return 0
+
+
+def _add_card_commands(commands: argparse._SubParsersAction) -> None:
+    card = commands.add_parser("card", help="quantization cards: make, show, check, compare")
+    verbs = card.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, run: object, help: str, files: Sequence[str] = ("card",)) -> argparse.ArgumentParser:
+        parser = verbs.add_parser(name, help=help, description=help)
+        for file in files:
+            parser.add_argument(file, type=Path, metavar=f"{file.upper()}.yaml")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.set_defaults(run=run)
+        return parser
+
+    new = verb("new", _card_new, "write a card with nothing reported yet, or that of recorded rows")
+    new.add_argument("--name", help="what the card is about")
+    new.add_argument("--experiment", metavar="NAME", help="an experiment whose rows are recorded, such as skip-residual")
+    new.add_argument("--where", nargs="*", default=[], metavar="FIELD=VALUE", help="which of its rows; values as in YAML")
+    new.add_argument("--force", action="store_true", help="replace the file if there is one")
+    show = verb("show", _card_show, "print a card")
+    show.add_argument("--format", choices=("text", "markdown", "html", "latex"), default="text")
+    verb("validate", _card_validate, "say whether a file is a card", ())
+    verbs.choices["validate"].add_argument("cards", type=Path, nargs="+", metavar="CARD.yaml")
+    verb("diff", _card_diff, "in which choices two cards differ, and what each was worth on the recorded bench", ("a", "b"))
+    check = verb("check", _card_check, "what a chip or runtime cannot do")
+    check.add_argument("--target", required=True, metavar="NAME", help=f"{', '.join(hardware.profiles())}, or a .yaml file")
+
+
+def _card_new(arguments: argparse.Namespace) -> int:
+    if arguments.card.exists() and not arguments.force:
+        raise ValueError(f"{arguments.card} exists: choose another name, or --force to replace it")
+    named = {"name": arguments.name} if arguments.name else {}
+    if arguments.experiment:
+        bench, _, name = arguments.experiment.rpartition("/")
+        table = results.load_table(results.table_path(bench or "digits", name))
+        rows = results.select(table, arguments.where)
+        card = QuantizationCard.from_rows(rows, table, **named)
+    else:
+        card = QuantizationCard.of(**{"name": arguments.card.stem, **named})
+    card.save(arguments.card)
+    print(json.dumps(card.data) if arguments.json else f"wrote {arguments.card}")
+    return 0
+
+
+def _card_show(arguments: argparse.Namespace) -> int:
+    card = QuantizationCard.load(arguments.card)
+    views = {"text": str, "markdown": QuantizationCard.to_markdown, "html": QuantizationCard.to_html,
+             "latex": QuantizationCard.to_latex}  # fmt: skip
+    print(json.dumps(card.data) if arguments.json else views[arguments.format](card))
+    return 0
+
+
+def _card_validate(arguments: argparse.Namespace) -> int:
+    cards = {str(path): QuantizationCard.load(path) for path in arguments.cards}
+    print(json.dumps(dict.fromkeys(cards, True)) if arguments.json else "\n".join(f"{path}: a valid card" for path in cards))
+    return 0
+
+
+def _card_diff(arguments: argparse.Namespace) -> int:
+    a, b = QuantizationCard.load(arguments.a), QuantizationCard.load(arguments.b)
+    found = a.differences(b)
+    print(json.dumps([choice.to_dict() for choice in found]) if arguments.json else compare.report(a, b, found))
+    return 1 if found else 0
+
+
+def _card_check(arguments: argparse.Namespace) -> int:
+    card, profile = QuantizationCard.load(arguments.card), hardware.load_profile(arguments.target)
+    found = card.fits(profile)
+    if arguments.json:
+        print(json.dumps([vars(finding) for finding in found]))
+    else:
+        print("\n".join(map(str, found)) or f"nothing in this card stands against {profile['title']}")
+    return 1 if any(finding.verdict != "unknown" for finding in found) else 0
 
 
 if __name__ == "__main__":

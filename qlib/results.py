@@ -299,6 +299,36 @@ def accuracies(table: pd.DataFrame, **where: Any) -> list[Accuracy]:
     return [accuracy_of(row) for row in rows.to_dict("records")]
 
 
+def float_accuracy(bench: str, network: str, table: pd.DataFrame | None = None) -> Accuracy | None:
+    """The recorded accuracy of a network in float, from ``table`` or else the bench's table ``float-baseline``; ``None`` if
+    neither has it."""
+    path = table_path(bench, "float-baseline")
+    for rows in (table, load_table(path) if path.exists() else None):
+        if rows is not None:
+            found = rows[[w is None and a is None for w, a in zip(rows.weight_bits, rows.activation_bits, strict=True)]]
+            found = found[found.network == network]
+            if len(found):
+                return accuracy_of(found.iloc[0])
+    return None
+
+
+def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """The rows for which all ``conditions``, each ``FIELD=VALUE`` with the value as in YAML, hold; fields are columns, or what
+    an allocation has. ``ValueError`` names the condition that is malformed or leaves no row."""
+    for condition in conditions:
+        field, equals, text = condition.partition("=")
+        if not equals or field not in (*COLUMNS, *ALLOCATION_FIELDS):
+            raise ValueError(f"{condition!r} is not FIELD=VALUE{suggestion(field, (*COLUMNS, *ALLOCATION_FIELDS))}")
+        value = yaml.safe_load(text)
+        rows = table.to_dict("records")
+        has = [(row["allocation"] or {}).get(field) if field in ALLOCATION_FIELDS else row[field] for row in rows]
+        known = sorted({json.dumps(v) for v in has})
+        table = table[[v == value and isinstance(v, bool) == isinstance(value, bool) for v in has]]
+        if table.empty:
+            raise ValueError(f"no recorded row has {condition}; {field} is {', '.join(known)[:200]}")
+    return table
+
+
 def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Per combination of the columns ``by``: mean accuracy over calibration draws, its 95 % interval for the sampling of images,
     standard deviation over draws, number of draws and images. In percent."""

@@ -1,0 +1,334 @@
+"""`QuantizationCard`: the choices behind an accuracy, in the paper's five categories (section 3, table 1).
+
+``schema.json`` is the only list of the fields: their categories, names, what they may hold, and the observation that speaks
+about each. What is unknown is ``not reported``, never blank. Fields that are also fields of `QuantConfig` have its names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from ..config import QuantConfig, suggestion
+from ..evaluate import Accuracy, wilson
+from ..footprint import Footprint, footprint
+
+NOT_REPORTED = "not reported"
+MAX_BYTES = 1_000_000  # of a card on disk; they come from strangers
+SCHEMA: dict[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_text("utf8"))
+CATEGORIES: dict[str, dict[str, Any]] = {
+    name: entry["properties"] for name, entry in SCHEMA["properties"].items() if "properties" in entry}  # fmt: skip
+FIELDS: dict[str, dict[str, Any]] = {name: field for fields in CATEGORIES.values() for name, field in fields.items()}
+CATEGORY_OF = {name: category for category, fields in CATEGORIES.items() for name in fields}
+# What the configuration says by None:
+WORDS = {"weight_bits": "float", "activation_bits": "float", "input_bits": "float", "first_last_bits": "like the rest"}
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationCard:
+    """A card, checked. ``data``: plain dictionaries, lists, strings and numbers as ``schema.json`` says; what it leaves out is
+    filled in as ``not reported``.
+
+    ``card["weight_bits"]`` is a field's value, whatever its category. Raises ``ValueError`` in one line naming the field.
+    """
+
+    data: Mapping[str, Any]
+
+    def __post_init__(self):
+        object.__setattr__(self, "data", _checked(self.data))
+
+    def __getitem__(self, field: str) -> Any:
+        if field not in FIELDS:
+            raise KeyError(f"a card has no field {field!r}{suggestion(field, FIELDS)}")
+        return self.data[CATEGORY_OF[field]][field]
+
+    @property
+    def name(self) -> str:
+        return self.data["name"]
+
+    @classmethod
+    def of(cls, name: str, *, authors: str = NOT_REPORTED, link: str = NOT_REPORTED, remarks: str = NOT_REPORTED,
+           deviations: Mapping[str, list] | None = None, sources: Mapping[str, str] | None = None, **fields: Any):  # fmt: skip
+        """A card from its fields by name, without their categories."""
+        for field in fields:
+            if field not in FIELDS:
+                raise ValueError(f"a card has no field {field!r}{suggestion(field, FIELDS)}")
+        data = {"schema_version": SCHEMA["properties"]["schema_version"]["const"], "name": name, "authors": authors, "link": link,
+                "remarks": remarks, "deviations": dict(deviations or {}), "sources": dict(sources or {})}  # fmt: skip
+        for category, known in CATEGORIES.items():
+            data[category] = {field: fields[field] for field in known if field in fields}
+        return cls(data)
+
+    @classmethod
+    def from_run(cls, config: QuantConfig, accuracy: Accuracy | Sequence[Accuracy] | None = None, *,
+                 baseline: Accuracy | None = None, size: Footprint | None = None, name: str = "a run of qlib",
+                 **known: Any) -> QuantizationCard:  # fmt: skip
+        """The card of a run: every field that the configuration, the measured accuracies (several: one for each seed) and the
+        footprint know. ``known``: what only a person can say, any field of the schema or of `of`."""
+        fields: dict[str, Any] = {"quantizer": "uniform", "rounding": "nearest", "technique": "post-training",
+                                  "batch_norm": "folded", "bias": "float"}  # fmt: skip
+        for field, value in config.to_dict().items():
+            fields[field] = WORDS[field] if value is None else value
+        given = (config.weight_bits, config.activation_bits)
+        fields["allocation"] = "by layer" if any(isinstance(bits, Mapping) for bits in given) else "uniform"
+        if accuracy is not None:
+            runs = [accuracy] if isinstance(accuracy, Accuracy) else list(accuracy)
+            fields |= {"accuracy": _measured(runs), "seeds": len(runs)}
+            if len(runs) > 1:
+                fields["spread"] = round(float(np.std([run.top1 for run in runs], ddof=1)), 2)
+        if baseline is not None:
+            fields["float_accuracy"] = _measured([baseline])
+        if size is not None:
+            fields |= {key: round(getattr(size, key), 4) for key in
+                       ("average_weight_bits", "average_activation_bits", "weight_bytes", "activation_bytes",
+                        "max_activation_bytes")}  # fmt: skip
+        return cls.of(name, **{**fields, **known})
+
+    @classmethod
+    def from_rows(cls, rows: pd.DataFrame, table: pd.DataFrame | None = None, **known: Any) -> QuantizationCard:
+        """The card of recorded rows that differ in nothing but their seed (`qlib.results.load_table`).
+
+        ``table``: all rows of the same work; the settings in which they differ from ``rows`` become ``deviations``, and its row
+        in float the baseline. Where bits were learned those of the first seed stand for all."""
+        from .. import results
+
+        names = [field.name for field in dataclasses.fields(QuantConfig)]
+        if rows.empty:
+            raise ValueError("there are no rows to make a card of")
+        same = [*names, "network", "bench", "allocation", "calibration_images"]
+        differs = [c for c in same if len({json.dumps(v, sort_keys=True) for v in rows[c]}) > 1]
+        if differs:
+            raise ValueError(f"these rows differ in {', '.join(differs)}: a card is about one setting; select by it")
+        row, table = rows.iloc[0], rows if table is None else table
+        allocation = row["allocation"] or {}
+        fields: dict[str, Any] = {
+            "name": f"{row['network']} on {row['bench']}", "network": f"{row['network']} of the bench {row['bench']}",
+            "dataset": f"{row['bench']}, validation images", "data": "training images", "weights_hash": row["weights"],
+            "images": int(row["calibration_images"]), "labels": "none", "steps": 0,
+            "time": round(float(rows["seconds"].mean()), 1),
+        }  # fmt: skip
+        if allocation.get("largest_map_bits") is not None:
+            fields["allocation"] = "analytic, by the largest feature map"
+        elif allocation:
+            fields |= {"allocation": "learned, by channel" if allocation["per_channel"] else "learned",
+                       "labels": allocation["labels"], "steps": allocation["steps"]}  # fmt: skip
+        fields |= _chosen_bits(row)
+        sides = zip(table.weight_bits, table.activation_bits, strict=True)
+        quantized = table[[weights is not None or activations is not None for weights, activations in sides]]
+        baseline = results.float_accuracy(row["bench"], row["network"], table)
+        config = QuantConfig.from_dict({name: row[name] for name in names})
+        runs = [results.accuracy_of(r) for r in rows.to_dict("records")]
+        size = _size_of(row, config)
+        deviations = _deviations(quantized, row, names)
+        return cls.from_run(config, runs, baseline=baseline, size=size, **{**fields, "deviations": deviations, **known})
+
+    @classmethod
+    def from_yaml(cls, text: str) -> QuantizationCard:
+        """From a card's YAML. Raises ``ValueError`` in one line."""
+        return cls(read_yaml(text))
+
+    @classmethod
+    def load(cls, path: str | Path) -> QuantizationCard:
+        """From a YAML file. Raises ``ValueError`` naming the file, ``OSError`` if it cannot be read."""
+        try:
+            return cls(load_yaml(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(dict(self.data), sort_keys=False, allow_unicode=True, width=120)
+
+    def save(self, path: str | Path) -> None:
+        """Write the YAML file whole, or not at all."""
+        from ..results import write_whole
+
+        write_whole(Path(path), self.to_yaml())
+
+    def differences(self, other: QuantizationCard, measure: bool = True) -> list[Any]:
+        """The choices in which two cards differ; see `qlib.cards.compare`."""
+        from .compare import differences
+
+        return differences(self, other, measure)
+
+    def fits(self, target: str | Path | Mapping[str, Any]) -> list[Any]:
+        """What a chip cannot run, or runs slower; see `qlib.cards.hardware`."""
+        from .hardware import check
+
+        return check(self, target)
+
+    def to_markdown(self) -> str:
+        from .render import markdown
+
+        return markdown(self)
+
+    def to_html(self) -> str:
+        from .render import html
+
+        return html(self)
+
+    def to_latex(self) -> str:
+        from .render import latex
+
+        return latex(self)
+
+    def __str__(self) -> str:
+        from .render import text
+
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+
+def _measured(runs: Sequence[Accuracy]) -> dict[str, Any]:
+    mean, n = float(np.mean([run.top1 for run in runs])), runs[0].n
+    low, high = wilson(mean / 100, n)
+    return {"top1": round(mean, 2), "low": round(low, 2), "high": round(high, 2), "n": n}
+
+
+def _chosen_bits(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The bits by layer that a run chose for itself, instead of those that it started from."""
+    allocation, found = row["allocation"] or {}, {}
+    sides = {"weight": (0, allocation.get("target_weight_bits")),
+             "activation": (1, allocation.get("target_activation_bits") or allocation.get("largest_map_bits"))}  # fmt: skip
+    for side, (i, target) in sides.items():
+        if target is not None:
+            bits = {name: pair[i] for name, pair in row["bits"].items() if pair[i]}
+            whole = all(value == int(value) for value in bits.values())  # by channel only means are recorded
+            found[f"{side}_bits"] = {name: int(value) for name, value in bits.items()} if whole else NOT_REPORTED
+    return found | ({"activation_range": "learned"} if allocation.get("learn_ranges") else {})
+
+
+def _size_of(row: Mapping[str, Any], config: QuantConfig) -> Footprint:
+    from ..benches import load_bench
+
+    bench = load_bench(row["bench"])
+    layers = footprint(bench.models[row["network"]], bench.validation(1)[0][0], config).layers
+    if row["bits"]:  # chosen by the run, by layer
+        layers = (dataclasses.replace(layer, weight_bits=row["bits"][layer.name][0], activation_bits=row["bits"][layer.name][1])
+                  for layer in layers)  # fmt: skip
+    return Footprint(tuple(layers))
+
+
+def _deviations(table: pd.DataFrame, row: Mapping[str, Any], names: Sequence[str]) -> dict[str, list]:
+    """By field, what other rows of ``table`` have (words for what is not a number or a switch), the card's own left out."""
+    found = {}
+    for name in (name for name in [*names, "network"] if name in FIELDS):
+        values: dict[str, Any] = {}
+        for value in table[name]:
+            simple = WORDS[name] if value is None and name in WORDS else value
+            simple = simple if isinstance(simple, (str, int, float, bool)) else json.dumps(simple)[:200]
+            values.setdefault(json.dumps(value), simple)
+        values.pop(json.dumps(row[name]), None)
+        if values:
+            found[name] = list(values.values())[:200]
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# Reading what strangers wrote
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML: no tags, no anchors (a few lines of them stand for gigabytes), no key twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError(f"line {self.peek_event().start_mark.line + 1}: aliases are not allowed in a card")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None) if len(keys) < 3000 else None
+        if twice is not None:
+            raise ValueError(f"line {node.start_mark.line + 1}: {twice!r} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain data from YAML text of at most a megabyte. Raises ``ValueError`` in one line."""
+    if len(text.encode("utf8", "replace")) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES:,} bytes: that is no card")
+    try:
+        data = yaml.load(text, Loader=_Loader)  # a safe loader
+        json.dumps(data, allow_nan=False)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ValueError(f"{where}not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply for a card") from None
+    except TypeError as error:
+        raise ValueError(f"holds more than text, numbers, lists and mappings ({error}); put dates in quotes") from None
+    except ValueError as error:
+        raise ValueError("holds a number that is not finite" if "JSON" in str(error) else str(error)) from None
+    return data
+
+
+def load_yaml(path: str | Path) -> Any:
+    """`read_yaml` of a file, which is not read if it is too large."""
+    with open(path, "rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES:,} bytes: that is no card")
+    try:
+        return read_yaml(content.decode("utf8"))
+    except UnicodeDecodeError:
+        raise ValueError("not a text file in UTF-8") from None
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(SCHEMA)
+
+
+def _checked(data: Any) -> dict[str, Any]:
+    """``data`` with every missing field as ``not reported``, in the schema's order."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a card is a mapping of categories, not a {type(data).__name__}")
+    version = data.get("schema_version", NOT_REPORTED)
+    if version != 1 or isinstance(version, bool):
+        raise ValueError(f"schema_version is {_short(version)}, but this qlib reads version 1")
+    known = list(SCHEMA["properties"])
+    for name in data:
+        if name not in known:
+            raise ValueError(f"a card has no {_short(name)}{suggestion(name, [*known, *FIELDS])}")
+    empty = {"deviations": {}, "sources": {}}
+    whole = {name: data.get(name, empty.get(name, NOT_REPORTED)) for name in known}
+    for category, fields in CATEGORIES.items():
+        given = data.get(category, {})
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{category} must be a mapping of fields, got {_short(given)}")
+        for name in given:
+            if name not in fields:
+                raise ValueError(f"{category} has no field {_short(name)}{_place(name) or suggestion(name, fields)}")
+        whole[category] = {name: given.get(name, NOT_REPORTED) for name in fields}
+    whole = json.loads(json.dumps(whole))  # tuples to lists, and a copy of our own
+    error = best_match(_validator().iter_errors(whole))
+    if error is not None:
+        path = [str(part) for part in error.absolute_path]
+        field = FIELDS.get(path[1]) if len(path) > 1 else None
+        examples = ", ".join(map(_short, field["examples"])) if field else ""
+        hint = f"; {field['title']}: {field['description']} For example {examples}" if field else ""
+        raise ValueError(f"{'.'.join(path) or 'card'}: {_short(error.instance)} is not what belongs there{hint}")
+    return whole
+
+
+def _place(name: Any) -> str:
+    return f"; it belongs to {CATEGORY_OF[name]}" if name in CATEGORY_OF else ""
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,130 @@
+"""A card as Markdown, HTML, LaTeX and plain text. Cards come from strangers: whatever they say is escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+from .card import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, QuantizationCard
+
+PERCENT = ("accuracy", "float_accuracy")
+
+STYLE = """
+.qcard { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --line: #b0b0b0; --head: #f0f0f0; --link: #0b5cad;
+  max-width: 46rem; font: 0.95rem/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); padding: 0.75rem; }
+.qcard table { border-collapse: collapse; width: 100%; margin: 0; }
+.qcard caption { text-align: left; font-weight: 600; font-size: 1.1rem; padding: 0.25rem 0; color: var(--ink); }
+.qcard th, .qcard td { text-align: left; vertical-align: top; padding: 0.2rem 0.5rem; border-top: 1px solid var(--line);
+  overflow-wrap: anywhere; color: var(--ink); background: var(--paper); font-weight: 400; }
+.qcard thead th { position: static; font-weight: 600; background: var(--head); }
+.qcard tbody th { width: 45%; }
+.qcard .unknown { font-style: italic; }
+.qcard a { color: var(--link); }
+"""
+DARK = ".qcard { --ink: #ececec; --paper: #16181b; --line: #555a60; --head: #24282d; --link: #8ab8ff; }"
+
+
+def shown(field: str, value: Any) -> str:
+    """A field's value in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping) and "top1" in value:
+        return f"{value['top1']:g} % ({value['low']:g} to {value['high']:g}, n = {value['n']:,})"
+    if isinstance(value, Mapping):
+        if len(value) <= 4:
+            return ", ".join(f"{name}: {shown(field, bits)}" for name, bits in value.items())
+        every = [b for bits in value.values() for b in (bits if isinstance(bits, list) else [bits])]
+        return f"by layer, {min(every)} to {max(every)} ({len(value)} entries)"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) if len(value) <= 16 else f"by channel, {min(value)} to {max(value)}"
+    if isinstance(value, (int, float)):
+        number = f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+        return f"{number} %" if field in PERCENT else f"{number} s" if field == "time" else number
+    return str(value)
+
+
+def table(card: QuantizationCard) -> Iterator[tuple[str, list[tuple[str, str, bool]]]]:
+    """Category by category: its title, and of each field the label, the value in words, and whether it is reported."""
+    for category, fields in CATEGORIES.items():
+        yield SCHEMA["properties"][category]["title"], [
+            (field["title"], shown(name, card[name]), card[name] != NOT_REPORTED) for name, field in fields.items()]  # fmt: skip
+
+
+def facts(card: QuantizationCard) -> list[tuple[str, str]]:
+    """What stands outside the categories, where there is something to say."""
+    found = [(SCHEMA["properties"][key]["title"], card.data[key]) for key in ("authors", "link", "remarks")]
+    found = [(title, text) for title, text in found if text != NOT_REPORTED]
+    other = [f"{FIELDS[name]['title']}: {', '.join(shown(name, v) for v in values)}"
+             for name, values in card.data["deviations"].items()]  # fmt: skip
+    sources = [f"{FIELDS[name]['title']}: {where}" for name, where in card.data["sources"].items()]
+    return found + [(title, "; ".join(lines)) for title, lines in (("Other runs used", other), ("Sources", sources)) if lines]
+
+
+def markdown(card: QuantizationCard) -> str:
+    """For a model's README: a heading and one table."""
+    lines = [f"### {_md(card.name)}", "", "| | |", "| --- | --- |"]
+    for title, rows in table(card):
+        lines.append(f"| **{_md(title)}** | |")
+        lines += [f"| {_md(label)} | {_md(value) if known else f'*{_md(value)}*'} |" for label, value, known in rows]
+    lines += ["", *(f"{_md(title)}: {_md(text)}  " for title, text in facts(card))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def html(card: QuantizationCard) -> str:
+    """Self-contained, light and dark, readable on a phone; also what a notebook shows."""
+    rows = []
+    for title, fields in table(card):
+        rows.append(f'<thead><tr><th colspan="2" scope="colgroup">{escape(title)}</th></tr></thead><tbody>')
+        for label, value, known in fields:
+            kind = "" if known else ' class="unknown"'
+            rows.append(f'<tr><th scope="row">{escape(label)}</th><td{kind}>{escape(value)}</td></tr>')
+        rows.append("</tbody>")
+    notes = []
+    for title, text in facts(card):
+        said = f'<a href="{escape(text)}" rel="nofollow">{escape(text)}</a>' if title == "Link" else escape(text)
+        notes.append(f"<p>{escape(title)}: {said}</p>")
+    dark = f"@media (prefers-color-scheme: dark) {{ html:not([data-theme=light]) {DARK} }} html[data-theme=dark] {DARK}"
+    return (f'<section class="qcard" lang="en"><style>{STYLE}{dark}</style><table><caption>{escape(card.name)}</caption>'
+            f"{''.join(rows)}</table>{''.join(notes)}</section>")
+
+
+def latex(card: QuantizationCard) -> str:
+    """The paper's table of two columns, a category and its choices; what is not reported is counted, not listed. Needs nothing
+    but LaTeX; characters beyond Latin script become question marks."""
+    lines = [r"\begin{tabular}{@{}p{0.22\linewidth}p{0.74\linewidth}@{}}", r"\hline",
+             rf"\multicolumn{{2}}{{@{{}}p{{0.96\linewidth}}@{{}}}}{{\textbf{{{_tex(card.name)}}}}} \\ \hline"]
+    for title, rows in table(card):
+        said = [f"{_tex(label)}: {_tex(value)}" for label, value, known in rows if known]
+        missing = len(rows) - len(said)
+        said += [rf"\textit{{{missing} not reported}}"] if missing else []
+        lines.append(rf"{_tex(title)} & {' $|$ '.join(said)} \\")
+    lines += [r"\hline", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+def text(card: QuantizationCard) -> str:
+    """For a terminal."""
+    lines = [card.name]
+    for title, rows in table(card):
+        lines += ["", title, *(f"  {label:32} {value}" for label, value, _ in rows)]
+    lines += ["", *(f"{title}: {said}" for title, said in facts(card))]
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines).rstrip()
+
+
+def _md(said: str) -> str:
+    plain = re.sub(r"\s+", " ", said).strip()
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$@:])", r"\\\1", plain).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+_TEX: dict[str, str] = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    '"': "''", "–": "--", "—": "---", "…": r"\ldots{}", "×": r"$\times$", "±": r"$\pm$", "≥": r"$\ge$", "≤": r"$\le$",
+}  # fmt: skip
+
+
+def _tex(said: str) -> str:
+    plain = re.sub(r"\s+", " ", said).strip()
+    return "".join(_TEX.get(c) or (c if " " <= c <= "~" or "À" <= c <= "ſ" else "?") for c in plain)

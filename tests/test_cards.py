@@ -1,0 +1,305 @@
+"""Cards hold what was said, come from runs without typing, survive strangers, and compare."""
+
+import json
+import shutil
+import subprocess
+import time
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from qlib import QuantConfig, QuantizationCard, results
+from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, compare, hardware
+from qlib.cli import main
+
+BeautifulSoup = pytest.importorskip("bs4").BeautifulSoup
+HOSTILE = '<script>alert(1)</script>"\' \\input{/etc/passwd} $x_1^2$ %#&~{} |*`_[a](javascript:x) \x1b[31m ☠'
+VALUES = {name: st.sampled_from([NOT_REPORTED, *field["examples"]]) for name, field in FIELDS.items()}
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=80).filter(lambda t: t.strip())
+CARDS = st.builds(lambda name, remarks, fields: QuantizationCard.of(name, remarks=remarks, **fields),
+                  TEXT, TEXT, st.fixed_dictionaries({}, optional=VALUES))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table():
+    return results.load_table(results.table_path("digits", "skip-residual"))
+
+
+@pytest.fixture(scope="module")
+def cards(table):
+    def card(**where):
+        return QuantizationCard.from_rows(results.select(table, [f"{k}={v}" for k, v in where.items()]), table)
+
+    return [card(activation_bits=4, quantize_residual="false", quantize_skip=skip) for skip in ("true", "false")]
+
+
+def test_the_schema_is_one_and_its_examples_fit():
+    Draft202012Validator.check_schema(SCHEMA)
+    assert len(FIELDS) == sum(map(len, CATEGORIES.values()))
+    assert SCHEMA["$defs"]["field"]["enum"] == list(FIELDS)
+    for name, field in FIELDS.items():
+        assert field["description"] and field["examples"]
+        for example in field["examples"]:
+            assert QuantizationCard.of("x", **{name: example})[name] == example
+
+
+def test_every_field_of_a_configuration_is_on_the_card():
+    assert set(QuantConfig().to_dict()) <= set(FIELDS)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(CARDS)
+def test_yaml_loses_nothing(card):
+    assert QuantizationCard.from_yaml(card.to_yaml()) == card
+
+
+def test_what_is_left_out_is_not_reported():
+    card = QuantizationCard.from_yaml("schema_version: 1\nname: x\n")
+    assert {card[name] for name in FIELDS} == {NOT_REPORTED}
+
+
+CHANGES = {"weight_bits": [4, None, {"default": 3, "fc": 8}], "activation_bits": [5, None], "weight_symmetric": [True],
+           "activation_symmetric": [True], "symmetric_grid": ["restricted", "authors"], "weight_granularity": ["per_tensor"],
+           "activation_granularity": ["per_channel"], "weight_range": ["mse"], "activation_range": ["percentile"],
+           "percentile": [99.0], "activation_dynamic": [True], "quantize_skip": [False], "quantize_residual": [False],
+           "pooling": ["float"], "input_bits": [4, None], "quantize_output": [False], "calibration_upstream": ["quantized"],
+           "first_last_bits": [None, 6], "bit_choices": [(2, 4, 8)]}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", QuantConfig().to_dict())
+def test_a_changed_choice_changes_its_field_and_no_other(field):
+    before = QuantizationCard.from_run(QuantConfig())
+    for value in CHANGES[field]:
+        after = QuantizationCard.from_run(QuantConfig().replace(**{field: value}))
+        changed = {name for name in FIELDS if before[name] != after[name]}
+        assert field in changed and changed <= ({field, "allocation"} if isinstance(value, dict) else {field})
+
+
+def test_a_card_of_recorded_rows(table, cards):
+    card = cards[0]
+    rows = results.select(table, ["activation_bits=4", "quantize_residual=false", "quantize_skip=true"])
+    assert card["accuracy"]["top1"] == pytest.approx(rows.top1.mean(), abs=0.01) and card["accuracy"]["n"] == 10_000
+    assert card["seeds"] == len(rows) == 5 and card["weights_hash"] == rows.weights.iloc[0]
+    assert card["spread"] == pytest.approx(rows.top1.std(), abs=0.01)
+    assert card["float_accuracy"]["top1"] == 77.31 and card["max_activation_bytes"] == 4608 * 4  # a residual in float
+    assert card.data["deviations"] == {"activation_bits": [3, 5, 6, 7, 8], "quantize_skip": [False], "quantize_residual": [True]}
+    assert [name for name in FIELDS if card[name] == NOT_REPORTED] == ["hardware"]
+
+
+def test_a_card_of_learned_rows_has_the_bits_that_were_learned():
+    table = results.load_table(results.table_path("digits", "first-last-learned"))
+    rows = results.select(table, ["target_activation_bits=4", "first_last_bits=null", "target_weight_bits=4"])
+    card = QuantizationCard.from_rows(rows, table)
+    bits = rows.iloc[0]["bits"]
+    assert card["weight_bits"] == {name: pair[0] for name, pair in bits.items() if pair[0]}
+    assert card["activation_range"] == "learned" and card["labels"] == "true" and card["steps"] == 400
+    assert card["average_weight_bits"] == pytest.approx(rows.iloc[0]["average_weight_bits"], abs=1e-4)
+    assert card["float_accuracy"]["top1"] == 77.31
+
+
+def test_rows_of_several_settings_have_no_card(table):
+    with pytest.raises(ValueError, match="differ in activation_bits.*: a card is about one setting"):
+        QuantizationCard.from_rows(table[table.activation_bits.notna()], table)
+
+
+# ------------------------------------------------------------------------------------------------------------- renderings
+
+
+def test_renderings_say_every_field(cards):
+    for view in (str(cards[0]), cards[0].to_markdown(), cards[0].to_html()):
+        plain = view.replace("\\", "")
+        assert [f["title"] for f in FIELDS.values() if f["title"] not in plain] == []
+        assert "72.3 %" in plain
+    assert "72.3 \\%" in cards[0].to_latex() and "1 not reported" in cards[0].to_latex()
+
+
+def test_html_of_a_stranger_holds_no_markup_of_theirs():
+    card = QuantizationCard.of(HOSTILE, remarks=HOSTILE, authors=HOSTILE, technique=HOSTILE, sources={"technique": HOSTILE})
+    page = BeautifulSoup(card.to_html(), "html.parser")
+    assert not page.select("script, a, img") and HOSTILE in page.caption.get_text()
+    for cell in page.select("tbody tr"):
+        assert cell.th["scope"] == "row" and cell.td
+
+
+def test_markdown_of_a_stranger_holds_no_markup_of_theirs():
+    text = QuantizationCard.of(HOSTILE, technique="a | b\n\n# c").to_markdown()
+    assert "<script" not in text and "\\[a\\]\\(javascript" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert all(line.replace("\\|", "").count("|") == 3 for line in rows[1:])
+
+
+def test_the_terminal_gets_no_control_characters():
+    assert "\x1b" not in str(QuantizationCard.of(HOSTILE)) and "\x1b" not in compare.report(
+        QuantizationCard.of(HOSTILE), QuantizationCard.of("b", technique="x"), [])  # fmt: skip
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
+def test_latex_compiles(tmp_path, cards):
+    for i, card in enumerate((cards[0], QuantizationCard.of(HOSTILE, remarks=HOSTILE, technique=HOSTILE))):
+        page = "\\documentclass{article}\\begin{document}" + card.to_latex() + "\\end{document}"
+        (tmp_path / f"{i}.tex").write_text(page, "utf8")
+        done = subprocess.run(["pdflatex", "-halt-on-error", f"{i}.tex"], cwd=tmp_path, capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stdout.decode("latin1")[-800:]
+
+
+def test_latex_of_a_stranger_has_no_commands_of_theirs():
+    latex = QuantizationCard.of(HOSTILE).to_latex()
+    assert r"\input" not in latex and r"\textbackslash{}input\{/etc/passwd\}" in latex and r"\$x\_1\textasciicircum{}2\$" in latex
+
+
+def contrast(a, b):
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_htmls_colours_can_be_read():
+    import re
+
+    from qlib.cards import render
+
+    for style in (render.STYLE, render.DARK):
+        colour = dict(re.findall(r"--(\w+): (#\w{6})", style))
+        for text, ground in (("ink", "paper"), ("ink", "head"), ("link", "paper")):
+            assert contrast(colour[text], colour[ground]) >= 4.5
+
+
+# ------------------------------------------------------------------------------------------------------------- strangers
+
+
+BAD = {
+    "not YAML": ("name: [", "line 1: not YAML"),
+    "a list": ("- a", "a card is a mapping"),
+    "a tag": ("!!python/object/apply:os.system [ls]", "not YAML"),
+    "unknown": ("schema_version: 1\nname: x\nmethods: {}", "no \"methods\"; did you mean 'method'"),
+    "unknown field": ("schema_version: 1\nname: x\nmethod: {quantiser: uniform}", "did you mean 'quantizer'"),
+    "wrong place": ("schema_version: 1\nname: x\nmethod: {weight_bits: 4}", "belongs to mixed_precision"),
+    "wrong type": ("schema_version: 1\nname: x\nmixed_precision: {weight_bits: four}", 'mixed_precision.weight_bits: "four"'),
+    "blank": ("schema_version: 1\nname: x\nmethod: {technique: ''}", "method.technique"),
+    "nothing": ("schema_version: 1\nname: x\nmethod: {technique: }", "method.technique: null"),
+    "future": ("schema_version: 2\nname: x", "this qlib reads version 1"),
+    "not finite": ("schema_version: 1\nname: x\nresources: {time: .nan}", "not finite"),
+    "a date": ("schema_version: 1\nname: 2020-01-01", "dates in quotes"),
+    "twice": ("schema_version: 1\nname: x\nname: y", "'name' stands there twice"),
+    "alias bomb": ("a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)),
+                   "aliases are not allowed"),
+    "deep": ("[" * 20_000, "nested too deeply|not YAML"),
+    "script link": ("schema_version: 1\nname: x\nlink: javascript:alert(1)", "link"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text, message", BAD.values(), ids=BAD.keys())
+def test_a_bad_card_gets_one_clear_line(tmp_path, capsys, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, "utf8")
+    assert main(["card", "validate", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "bad.yaml" in said
+    with pytest.raises(ValueError, match=message):
+        QuantizationCard.from_yaml(text)
+
+
+def test_a_huge_file_is_not_read(tmp_path, capsys):
+    path = tmp_path / "huge.yaml"
+    with open(path, "wb") as file:
+        file.truncate(100_000_000)
+    start = time.perf_counter()
+    assert main(["card", "show", str(path)]) == 2 and "larger than" in capsys.readouterr().err
+    assert time.perf_counter() - start < 30  # a hang, not a speed
+
+
+# ------------------------------------------------------------------------------------------------------------- comparing
+
+
+def test_differences_name_the_choice_its_observation_and_its_worth(cards):
+    (skip,) = [choice for choice in cards[0].differences(cards[1]) if not choice.confound]
+    assert (skip.field, skip.a, skip.b, skip.observation) == ("quantize_skip", True, False, 3)
+    assert skip.worth[0].points.points == pytest.approx(compare.gap(cards[1], cards[0]), abs=0.05)
+    assert all(choice.field in ("hardware",) for choice in cards[0].differences(cards[1])[1:])
+
+
+def test_what_one_side_leaves_open_is_a_confound(cards):
+    other = QuantizationCard.of("a paper", **{name: cards[0][name] for name in FIELDS if name != "pooling"})
+    (choice,) = cards[0].differences(other)
+    assert choice.field == "pooling" and choice.confound and choice.b == NOT_REPORTED
+
+
+def test_every_worth_compares_rows_that_differ_in_that_choice():
+    known = {w.field for w in compare.worths()}
+    assert known <= set(FIELDS) and len(known) >= 15
+    assert all(w.points.n == 10_000 for w in compare.worths())
+
+
+# ------------------------------------------------------------------------------------------------------------- hardware
+
+
+@pytest.mark.parametrize("name", hardware.profiles())
+def test_profiles_are_valid_and_know_their_fields(name):
+    profile = hardware.load_profile(name)
+    assert profile["name"] == name and all(s["link"].startswith("http") for s in profile["statements"])
+
+
+def test_what_a_chip_cannot_do_is_found(cards):
+    found = {finding.field: finding.verdict for finding in cards[0].fits("litert-int8")}
+    assert found == dict.fromkeys(("activation_bits", "weight_symmetric", "pooling", "quantize_residual"), "cannot")
+    mixed = QuantizationCard.of("mixed", weight_bits={"default": 4, "fc": 3}, activation_bits=8)
+    assert [(f.field, f.verdict) for f in mixed.fits("integer-2-4-8")] == [("weight_bits", "slower")]
+
+
+def test_what_the_card_does_not_say_is_unknown():
+    assert {f.verdict for f in QuantizationCard.of("x").fits("litert-int8")} == {"unknown"}
+
+
+def test_a_profile_of_ones_own(tmp_path):
+    profile = {"name": "mine", "title": "My chip", "link": "https://example.org", "statements": [
+        {"field": "first_last_bits", "runs": ["like the rest"], "why": "One array.", "link": "https://example.org"}]}  # fmt: skip
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(profile), "utf8")
+    assert [f.field for f in QuantizationCard.of("x", first_last_bits=8).fits(path)] == ["first_last_bits"]
+    path.write_text(yaml.safe_dump(profile | {"statements": [{"field": "weight_bit"}]}), "utf8")
+    with pytest.raises(ValueError, match="statements.0"):
+        hardware.load_profile(path)
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+def test_the_commands_and_their_exit_codes(tmp_path, capsys, cards):
+    a, b, c = (tmp_path / f"{name}.yaml" for name in "abc")
+    assert main(["card", "new", str(a)]) == 0 and main(["card", "new", str(a)]) == 2
+    assert "exists" in capsys.readouterr().err
+    cards[0].save(a), cards[0].save(b), cards[1].save(c)
+    assert main(["card", "validate", str(a), str(b)]) == 0
+    assert main(["card", "diff", str(a), str(c), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["field"] == "quantize_skip"
+    assert main(["card", "check", str(a), "--target", "integer-2-4-8"]) == 0
+    assert main(["card", "check", str(a), "--target", "litert-int8", "--json"]) == 1
+    assert main(["card", "check", str(a), "--target", "litert"]) == 2
+    for view in ("text", "markdown", "html", "latex"):
+        assert main(["card", "show", str(a), "--format", view]) == 0
+    assert main(["card", "show", str(a), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == cards[0].data
+    assert main(["card", "show", str(tmp_path / "none.yaml")]) == 2
+
+
+def test_a_new_card_of_recorded_rows(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    where = ["activation_bits=4", "quantize_skip=true", "quantize_residual=true"]
+    assert main(["card", "new", str(path), "--experiment", "skip-residual", "--where", *where]) == 0
+    assert QuantizationCard.load(path)["activation_bits"] == 4
+    assert main(["card", "new", str(path), "--force", "--experiment", "skip-residual", "--where", "activation_bit=4"]) == 2
+    assert "did you mean 'activation_bits'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["new", "show", "validate", "diff", "check"])
+def test_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["card", verb, "--help"])
+    assert stop.value.code == 0 and "--json" in capsys.readouterr().out
