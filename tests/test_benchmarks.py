@@ -27,3 +27,9 @@ def test_prints_ratios(capsys):
 def test_the_learners_ratios():
     ratios = runpy.run_path(str(SPEED.with_name("learning.py")))["run"](steps=1, repeats=1)
     assert len(ratios) == 3 and all(isinstance(ratio, float) for ratio in ratios.values())
+
+
+def test_throughput():
+    run = runpy.run_path(str(SPEED.with_name("throughput.py")))["run"]
+    found = run("cpu", batch=2, batches=2, size=32, steps=1, repeats=1)
+    assert list(found)[0] == "float" and len(found) == 5
