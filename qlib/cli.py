@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__, results
-from .cards import QuantizationCard, compare, hardware
+from .cards import QuantizationCard, catalogue, compare, hardware
 from .config import suggestion
 
 
@@ -65,7 +65,7 @@ def _add_card_commands(commands: argparse._SubParsersAction) -> None:
     def verb(name: str, run: object, help: str, files: Sequence[str] = ("card",)) -> argparse.ArgumentParser:
         parser = verbs.add_parser(name, help=help, description=help)
         for file in files:
-            parser.add_argument(file, type=Path, metavar=f"{file.upper()}.yaml")
+            parser.add_argument(file, type=Path, metavar=f"{file.upper()}.yaml", help="a file, or a name in the catalogue")
         parser.add_argument("--json", action="store_true", help="print JSON")
         parser.set_defaults(run=run)
         return parser
@@ -77,6 +77,7 @@ def _add_card_commands(commands: argparse._SubParsersAction) -> None:
     new.add_argument("--force", action="store_true", help="replace the file if there is one")
     show = verb("show", _card_show, "print a card")
     show.add_argument("--format", choices=("text", "markdown", "html", "latex"), default="text")
+    verb("catalogue", _card_catalogue, "list the cards of published methods", ())
     verb("validate", _card_validate, "say whether a file is a card", ())
     verbs.choices["validate"].add_argument("cards", type=Path, nargs="+", metavar="CARD.yaml")
     verb("diff", _card_diff, "in which choices two cards differ, and what each was worth on the recorded bench", ("a", "b"))
@@ -100,8 +101,25 @@ def _card_new(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _card(path: Path) -> QuantizationCard:
+    """From a file, or by its name in the catalogue."""
+    known = catalogue()
+    if path.exists() or path.suffix:
+        return QuantizationCard.load(path)
+    if str(path) not in known:
+        raise ValueError(f"there is no file {path}, and no card of that name in the catalogue{suggestion(path, known)}")
+    return known[str(path)]
+
+
+def _card_catalogue(arguments: argparse.Namespace) -> int:
+    cards = catalogue()
+    print(json.dumps({name: card.data for name, card in cards.items()}) if arguments.json else
+          "\n".join(f"{name:14} {card.name}, {card.data['authors']}" for name, card in cards.items()))  # fmt: skip
+    return 0
+
+
 def _card_show(arguments: argparse.Namespace) -> int:
-    card = QuantizationCard.load(arguments.card)
+    card = _card(arguments.card)
     views = {"text": str, "markdown": QuantizationCard.to_markdown, "html": QuantizationCard.to_html,
              "latex": QuantizationCard.to_latex}  # fmt: skip
     print(json.dumps(card.data) if arguments.json else views[arguments.format](card))
@@ -115,14 +133,14 @@ def _card_validate(arguments: argparse.Namespace) -> int:
 
 
 def _card_diff(arguments: argparse.Namespace) -> int:
-    a, b = QuantizationCard.load(arguments.a), QuantizationCard.load(arguments.b)
+    a, b = _card(arguments.a), _card(arguments.b)
     found = a.differences(b)
     print(json.dumps([choice.to_dict() for choice in found]) if arguments.json else compare.report(a, b, found))
     return 1 if found else 0
 
 
 def _card_check(arguments: argparse.Namespace) -> int:
-    card, profile = QuantizationCard.load(arguments.card), hardware.load_profile(arguments.target)
+    card, profile = _card(arguments.card), hardware.load_profile(arguments.target)
     found = card.fits(profile)
     if arguments.json:
         print(json.dumps([vars(finding) for finding in found]))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from qlib import QuantConfig, QuantizationCard, results
-from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, compare, hardware
+from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue, compare, hardware
 from qlib.cli import main
 
 BeautifulSoup = pytest.importorskip("bs4").BeautifulSoup
@@ -298,7 +298,30 @@ def test_a_new_card_of_recorded_rows(tmp_path, capsys):
     assert "did you mean 'activation_bits'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["new", "show", "validate", "diff", "check"])
+# ------------------------------------------------------------------------------------------------------------- catalogue
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_a_card_of_the_catalogue_has_a_source_for_every_field_that_it_reports(name):
+    card = catalogue()[name]
+    reported = [field for field in FIELDS if card[field] != NOT_REPORTED]
+    assert set(card.data["sources"]) == set(reported) and len(reported) >= 10
+    assert card.data["link"].startswith("https://") and card.data["authors"] != NOT_REPORTED
+    assert card.to_markdown() and card.to_html() and card.to_latex() and str(card)
+
+
+def test_the_catalogue_holds_the_methods_and_the_papers_tables():
+    methods = "adaround brecq qdrop adaquant zeroq lapq aciq hawq-v3 bit-split smoothquant gptq awq".split()
+    assert {*methods, "garg-table-3", "garg-table-4"} <= set(catalogue())
+
+
+def test_commands_know_the_catalogue(capsys):
+    assert main(["card", "show", "brecq"]) == 0 and main(["card", "diff", "brecq", "adaround"]) == 1
+    assert main(["card", "catalogue"]) == 0 and "AdaRound" in capsys.readouterr().out
+    assert main(["card", "show", "breqc"]) == 2 and "did you mean 'brecq'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["new", "show", "validate", "diff", "check", "catalogue"])
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["card", verb, "--help"])

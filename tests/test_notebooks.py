@@ -33,7 +33,16 @@ for bits, percentile, symmetric in ((4, 99.99, True), (3, 99.99, True), (3, 99.0
     error = (affine.fake_quantize(x, affine.make_grid(*ends, bits, symmetric)) - x).square().mean()
     assert f"error {error:.5f}" in seen.stdout, (seen.stdout, error)
 """
-SLIDERS = {"00-uniform-quantization": PICTURE}
+PICKER = """
+from IPython.utils.capture import capture_output
+
+for a, b in (("BRECQ", "QDrop"), ("skip quantized", "skip in float")):
+    with capture_output() as seen:
+        compare_cards(a, b, "litert-int8")
+    report = compare.report(everything[a], everything[b], everything[a].differences(everything[b]))
+    assert seen.stdout.startswith(report) and all(str(finding) in seen.stdout for finding in everything[a].fits("litert-int8"))
+"""
+SLIDERS = {"00-uniform-quantization": PICTURE, "10-quantization-cards": PICKER}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -1,4 +1,4 @@
-"""What the site needs beyond `_config.yml`: no dead links, no dead sliders, and the tables of the status and teachers' pages."""
+"""What the site needs beyond `_config.yml`: no dead links, no dead sliders, and what pages show from data."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from docutils import nodes
 
 from qlib.book import WIDGET_NOTE, WIDGET_VIEW
 from qlib.book.address import is_placeholder
+from qlib.book.cards import MARKS
 from qlib.book.status import as_markdown
 
 STATUS_MARK = "<!-- status table -->"
@@ -53,6 +54,13 @@ def fill_trials(app, docname, source):
     source[0] = source[0].replace(TRIALS_MARK, "\n".join(lines))
 
 
+def fill_cards(app, docname, source):
+    """Put the catalogue, the schema and the form into the pages about cards."""
+    for mark, make in MARKS.items():
+        if mark in source[0]:
+            source[0] = source[0].replace(mark, make())
+
+
 def replace_widgets(app, doctree):
     """Outside `make book` a widget arrives here as a script that nothing on the page would run."""
     for node in list(doctree.findall(nodes.raw)):
@@ -64,5 +72,6 @@ def setup(app):
     app.connect("config-inited", hide_dead_links, priority=100)  # before the theme reads its options
     app.connect("source-read", fill_status)
     app.connect("source-read", fill_trials)
+    app.connect("source-read", fill_cards)
     app.connect("doctree-read", replace_widgets)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,16 @@
 """Quantization cards (paper, section 3): made by a run, checked against a schema, rendered, compared."""
 
+from functools import cache
+from importlib.resources import files
+
 from .card import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, QuantizationCard
 
-__all__ = ["CATEGORIES", "FIELDS", "NOT_REPORTED", "SCHEMA", "QuantizationCard"]
+__all__ = ["CATEGORIES", "FIELDS", "NOT_REPORTED", "SCHEMA", "QuantizationCard", "catalogue"]
+
+
+@cache
+def catalogue() -> dict[str, QuantizationCard]:
+    """Cards of published methods by short name, with a source for every field; ``not reported`` where we did not find it."""
+    folder = files(__package__) / "catalogue"
+    paths = sorted((path for path in folder.iterdir() if path.name.endswith(".yaml")), key=lambda path: path.name)
+    return {path.name.removesuffix(".yaml"): QuantizationCard.from_yaml(path.read_text("utf8")) for path in paths}
