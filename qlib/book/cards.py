@@ -7,7 +7,8 @@ from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue
 from qlib.cards.render import shown
 
 COLUMNS = ("weight_bits", "activation_bits", "weight_symmetric", "activation_symmetric", "weight_granularity", "quantize_skip",
-           "quantize_residual", "first_last_bits", "images", "data", "labels", "network", "float_accuracy", "accuracy")  # fmt: skip
+           "quantize_residual", "first_last_bits", "images", "data", "labels", "network", "float_accuracy",
+           "accuracy")  # fmt: skip
 
 
 def catalogue_table() -> str:
