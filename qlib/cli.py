@@ -77,6 +77,9 @@ def _add_card_commands(commands: argparse._SubParsersAction) -> None:
     new.add_argument("--force", action="store_true", help="replace the file if there is one")
     show = verb("show", _card_show, "print a card")
     show.add_argument("--format", choices=("text", "markdown", "html", "latex"), default="text")
+    reads = verb("from-onnx", _card_from_onnx, "what a quantized ONNX model's graph shows", ())
+    reads.add_argument("model", type=Path, metavar="MODEL.onnx")
+    reads.add_argument("--out", type=Path, metavar="CARD.yaml", help="write the card there instead of printing it")
     verb("catalogue", _card_catalogue, "list the cards of published methods", ())
     verb("validate", _card_validate, "say whether a file is a card", ())
     verbs.choices["validate"].add_argument("cards", type=Path, nargs="+", metavar="CARD.yaml")
@@ -115,6 +118,16 @@ def _card_catalogue(arguments: argparse.Namespace) -> int:
     cards = catalogue()
     print(json.dumps({name: card.data for name, card in cards.items()}) if arguments.json else
           "\n".join(f"{name:14} {card.name}, {card.data['authors']}" for name, card in cards.items()))  # fmt: skip
+    return 0
+
+
+def _card_from_onnx(arguments: argparse.Namespace) -> int:
+    card = QuantizationCard.from_onnx(arguments.model)
+    if arguments.out:
+        card.save(arguments.out)
+        print(f"wrote {arguments.out}")
+    else:
+        print(json.dumps(card.data) if arguments.json else card)
     return 0
 
 

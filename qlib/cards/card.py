@@ -146,6 +146,13 @@ class QuantizationCard:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
+    @classmethod
+    def from_onnx(cls, path: str | Path, name: str | None = None, **known: Any) -> QuantizationCard:
+        """What a quantized ONNX model's graph shows; see `qlib.cards.from_onnx`."""
+        from .from_onnx import from_onnx
+
+        return from_onnx(path, name, **known)
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(dict(self.data), sort_keys=False, allow_unicode=True, width=120)
 
