@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__, results
+from .benches import load_bench
 from .cards import QuantizationCard, catalogue, compare, hardware
-from .config import suggestion
+from .config import QuantConfig, suggestion
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +25,15 @@ def main(argv: list[str] | None = None) -> int:
     record.add_argument("--list", action="store_true", help="list the experiments and how much of each is recorded")
     record.set_defaults(run=lambda a: _list() if a.list or not a.names else _record(a.names))
     _add_card_commands(commands)
+    export = commands.add_parser("export", help="write a bench's network, quantized, as ONNX",
+                                 description="Write a bench's network, quantized, as ONNX with 8- and 4-bit integers.")
+    export.add_argument("path", type=Path, metavar="MODEL.onnx")
+    export.add_argument("--bench", default="digits")
+    export.add_argument("--network", default="base")
+    export.add_argument("--config", type=Path, metavar="CONFIG.yaml", help="fields of QuantConfig; defaults without it")
+    export.add_argument("--calibration-images", type=int, default=320, metavar="N")
+    export.add_argument("--seed", type=int, default=0, help="of the draw of calibration images")
+    export.set_defaults(run=_export)
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -55,6 +65,20 @@ def _record(names: list[str]) -> int:
         path = results.table_path(experiment.bench, experiment.name)
         table = results.record(experiment, path, command=f"qlib record {name}")
         print(f"{path}: {len(table)} rows")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .export import export_onnx
+
+    bench = load_bench(arguments.bench)
+    if arguments.network not in bench.models:
+        known = suggestion(arguments.network, bench.models)
+        raise ValueError(f"bench {arguments.bench!r} has no network {arguments.network!r}{known}")
+    config = QuantConfig.from_yaml(arguments.config.read_text("utf8")) if arguments.config else QuantConfig()
+    calibration = bench.calibration(arguments.calibration_images, seed=arguments.seed)
+    export_onnx(bench.models[arguments.network], config, calibration, calibration[0][0][:1], arguments.path)
+    print(f"wrote {arguments.path}")
     return 0
 
 

@@ -78,7 +78,14 @@ def test_end_layers_left_out_are_found(float_model, tmp_path):
     quantization.quantize_static(float_model, tmp_path / "m.onnx", Images(), weight_type=S8, nodes_to_exclude=[first, last])
     card = QuantizationCard.from_onnx(tmp_path / "m.onnx")
     assert card["first_last_bits"] == "float" and card["input_bits"] == "float" and card["quantize_output"] is False
-    assert card["weight_bits"][first] == card["weight_bits"][last] == 32 and set(card["weight_bits"].values()) == {8, 32}
+    assert card["weight_bits"] == 8 and card["activation_bits"] == 8
+
+
+def test_a_layer_left_out_in_the_middle_is_found(float_model, tmp_path):
+    middle = layers(float_model)[3]
+    quantization.quantize_static(float_model, tmp_path / "m.onnx", Images(), weight_type=S8, nodes_to_exclude=[middle])
+    card = QuantizationCard.from_onnx(tmp_path / "m.onnx")
+    assert card["weight_bits"][middle] == 32 and set(card["weight_bits"].values()) == {8, 32}
 
 
 def test_additions_left_out_are_found(float_model, tmp_path):

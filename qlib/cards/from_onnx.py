@@ -22,6 +22,8 @@ CODE_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm")  # inputs: x, its scale 
 DYNAMIC_LAYERS = ("ConvInteger", "MatMulInteger")
 ADDITIONS = ("Add", "QLinearAdd")
 POOLINGS = ("AveragePool", "GlobalAveragePool", "ReduceMean", "QLinearAveragePool", "QLinearGlobalAveragePool")
+KEEP_GRID = ("MaxPool", "Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose", "Pad")
+LIMITS = ("Clip", "Max", "Min")  # what a grid that is narrower than its type needs before it
 FLOAT = 32
 
 
@@ -100,6 +102,8 @@ class Graph:
     def quantized(self, tensor: str) -> Codes | None:
         """The codes of an ordinary operator's input; ``None`` if it is float."""
         node = self.producer.get(tensor)
+        while node is not None and node.op_type in KEEP_GRID:
+            node = self.producer.get(node.input[0])
         if node is None or node.op_type != "DequantizeLinear":
             return None
         return self.codes(node.input[1], node.input[2] if len(node.input) > 2 else None)
@@ -144,6 +148,12 @@ class Graph:
                     return scale
         return None
 
+    def origin(self, node: Any) -> str:
+        """The layer, or other node, whose values a node quantizes, seen through activation functions; "" for the input."""
+        while node is not None and node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear", "Relu", *LIMITS, *KEEP_GRID):
+            node = self.producer.get(node.input[0])
+        return "" if node is None else node.name or node.output[0]
+
     def before(self, tensor: str) -> dict[int, Any]:
         """Every node that ``tensor`` depends on, by identity."""
         found, waiting = {}, [tensor]
@@ -180,18 +190,23 @@ class Graph:
                 modes.add("low_precision" if node.input[1:3] == node.input[3:5] else "high_precision")
             elif node.op_type in POOLINGS:
                 after = [n for n in self.nodes if node.output[0] in n.input]
+                after += [n for limit in after if limit.op_type in LIMITS for n in self.nodes if limit.output[0] in n.input]
                 scales = {n.input[1] for n in after if n.op_type == "QuantizeLinear"}
                 source = self.producer.get(node.input[0])
                 same = source is not None and source.op_type == "DequantizeLinear" and scales == {source.input[1]}
                 modes.add("float" if not scales else "low_precision" if same else "high_precision")
         return modes.pop() if len(modes) == 1 else NOT_REPORTED
 
-    def activations(self) -> list[Codes]:
-        """The codes of every tensor that is quantized at run time, and not constant."""
-        found = [self.codes(n.input[1], n.input[2] if len(n.input) > 2 else None) for n in self.nodes
-                 if n.op_type == "QuantizeLinear" and self.constant(n.input[0]) is None]  # fmt: skip
+    def activations(self, between: tuple[str, str] | None = None) -> list[Codes]:
+        """The codes of every tensor that is quantized at run time, and not constant; if the first and the last layer are given
+        in ``between``, without the network's input and what these two give."""
+        found = []
         for node in self.nodes:
-            if node.op_type.startswith("QLinear"):  # the output's scale and zero-point follow those of the operands
+            if between is not None and node.op_type != "QLinearAdd" and self.origin(node) in ("", *between):
+                continue
+            if node.op_type == "QuantizeLinear" and self.constant(node.input[0]) is None:
+                found.append(self.codes(node.input[1], node.input[2] if len(node.input) > 2 else None))
+            elif node.op_type.startswith("QLinear"):  # the output's scale and zero-point follow those of the operands
                 i = 3 if node.op_type in POOLINGS else 6
                 found.append(self.codes(*node.input[i : i + 2]))
             elif node.op_type == "DynamicQuantizeLinear":
@@ -205,19 +220,20 @@ _WEIGHTED = (*LAYERS, *CODE_LAYERS, *DYNAMIC_LAYERS)
 def from_onnx(path: str | Path, name: str | None = None, **known: Any) -> QuantizationCard:
     """The card of a quantized ONNX model, as far as its graph shows it. ``known``: fields that it does not show.
 
-    Bits by layer are given where layers differ; 32 stands for float then. Symmetric weights that never use the lowest code are on
-    the restricted grid. Where layers differ in any other choice it is ``not reported``. Raises ``ValueError`` in one line for a file that is no such model, ``OSError`` if it cannot be read."""
+    Bits by layer are given where layers other than the first and the last differ; 32 stands for float then. Symmetric weights
+    that never use the lowest code are on the restricted grid. Where layers differ in any other choice it is ``not reported``.
+    Raises ``ValueError`` in one line for a file that is no such model, ``OSError`` if it cannot be read."""
     graph = Graph(path)
     layers, activations = graph.layers, graph.activations()
     quantized = [layer.weights for layer in layers if layer.weights is not None]
-    entry = [node for node in graph.nodes if graph.inputs & set(node.input)
-             and node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")]  # fmt: skip
+    entry = [node for node in graph.nodes if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
+             and graph.constant(node.input[0]) is None and graph.origin(node) == ""]  # fmt: skip
     additions, elements = graph.additions(), sum(layer.elements for layer in layers)
     weight_bits = sum(layer.elements * (layer.weights.bits if layer.weights else FLOAT) for layer in layers)
     fields: dict[str, Any] = {
         "quantizer": "uniform",
         "weight_bits": _bits((layer.name, layer.weights) for layer in layers),
-        "activation_bits": _bits((layer.name, layer.inputs) for layer in layers),
+        "activation_bits": _activation_bits(graph, layers),
         "weight_symmetric": _agreed(codes.symmetric for codes in quantized),
         "activation_symmetric": _agreed(codes.symmetric for codes in activations),
         "weight_granularity": _agreed("per_channel" if codes.per_channel else "per_tensor" for codes in quantized),
@@ -251,8 +267,19 @@ def _agreed(values: Iterable[Any]) -> Any:
 
 def _bits(layers: Iterable[tuple[str, Codes | None]]) -> Any:
     by_name = {name: codes.bits if codes else FLOAT for name, codes in layers}
-    values = set(by_name.values())
-    return by_name if len(values) > 1 else "float" if values == {FLOAT} else values.pop()
+    every = list(by_name.values())
+    if every[0] == every[-1] and len(set(every[1:-1])) == 1:  # the ends are told of by first_last_bits
+        every = every[1:-1]
+    return by_name if len(set(every)) > 1 else "float" if every[0] == FLOAT else every[0]
+
+
+def _activation_bits(graph: Graph, layers: list[Layer]) -> Any:
+    """Those of all tensors but the network's input and what the first and the last layer give, if these agree; else of what
+    enters each layer."""
+    inner = {codes.bits for codes in graph.activations(between=(layers[0].name, layers[-1].name))}
+    if len(inner) == 1 and all(layer.inputs is not None for layer in layers[1:-1]):
+        return inner.pop()
+    return _bits((layer.name, layer.inputs) for layer in layers)
 
 
 def _ends(layers: list[Layer]) -> Any:

@@ -1,0 +1,192 @@
+"""Taking a quantized network away: as ONNX with QuantizeLinear and DequantizeLinear, or as safetensors and its configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .affine import Grid
+from .config import QuantConfig
+from .model import Quantizer, calibrate, insert_quantizers, quantize_weights, save_passes, weight_grid
+from .placement import evaluation_copy, read
+
+EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
+OPSET, OPSET_OF_4_BITS = 17, 21
+
+
+def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path) -> None:
+    """Write a network that `qlib.quantize` made under ``config`` to ``folder``: ``weights.safetensors`` and ``config.yaml``."""
+    from .results import write_whole
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".weights.{os.getpid()}"
+    try:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in quantized.state_dict().items()}, temporary)
+        os.replace(temporary, folder / "weights.safetensors")
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_whole(folder / "config.yaml", config.to_yaml())
+
+
+def load_quantized(model: nn.Module, folder: str | Path) -> nn.Module:
+    """The quantized network in ``folder``, without calibration. ``model``: the float network's architecture; its weights do not
+    matter. Raises ``ValueError`` if files and architecture do not belong together, ``OSError`` if they are not there."""
+    folder = Path(folder)
+    config = QuantConfig.from_yaml((folder / "config.yaml").read_text("utf8"))
+    if not (folder / "weights.safetensors").is_file():
+        raise FileNotFoundError(f"{folder / 'weights.safetensors'} is not there")
+    try:
+        state = load_file(folder / "weights.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'weights.safetensors'} is damaged: {error}") from None
+    network, quantizers = None, {}
+    if config.weight_bits is None and config.activation_bits is None:
+        module = evaluation_copy(model)
+    else:
+        network = read(model)
+        module = network.module
+        _, quantizers = insert_quantizers(network, config)
+        names = {id(m): name for name, m in module.named_modules()}
+        for quantizer in quantizers.values():
+            for part in Grid._fields:  # empty until calibration, so that loading would not know them
+                quantizer.register_buffer(part, state.get(f"{names[id(quantizer)]}.{part}"))
+            if quantizer.scale is None and not config.activation_dynamic:
+                raise ValueError(f"{folder} holds no range for {quantizer.name!r}: it is of another network")
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{folder} is of another network: {' '.join(str(error).split())[:300]}") from None
+    if network is not None:
+        save_passes(network, quantizers)
+    return module
+
+
+def export_onnx(model: nn.Module, config: QuantConfig, calibration: Iterable | Tensor | None, example_input: Tensor,
+                path: str | Path, ranges: Mapping[str, tuple[float, float]] | None = None) -> None:  # fmt: skip
+    """Quantize ``model`` as `qlib.quantize` does and write it as ONNX: weights as integer codes, and a pair of QuantizeLinear
+    and DequantizeLinear where `qlib` has a quantizer. The first dimension of ``example_input`` may vary later.
+
+    Needs the extra ``onnx``. Raises ``ValueError`` naming the layer for what such pairs cannot say: bits other than 4 and 8,
+    ranges per image, ranges per channel of activations, bits per channel, the ``authors`` grid, and means of codes."""
+    try:
+        import onnx
+    except ImportError:
+        raise ValueError('writing ONNX needs the package onnx: pip install "quantization-tradeoffs[onnx]"') from None
+    refused = {"activation_dynamic": True, "activation_granularity": "per_channel", "pooling": "low_precision"}
+    if config.weight_symmetric or config.activation_symmetric:
+        refused["symmetric_grid"] = "authors"
+    for field, value in refused.items():
+        if getattr(config, field) == value:
+            raise ValueError(f"{field}={value!r} cannot be written as pairs of QuantizeLinear and DequantizeLinear")
+    network = read(model)
+    placement, quantizers = insert_quantizers(network, config)
+    for name, bits in [*placement.weight_bits.items(), *((q.name, q.bits) for q in quantizers.values())]:
+        if bits not in EXPORTED_BITS and not (isinstance(bits, int) and bits > 16):
+            raise ValueError(f"{name!r} has {bits} bits; ONNX can say {' or '.join(map(str, EXPORTED_BITS))}")
+    grids = {name: weight_grid(name, network.module.get_submodule(name).weight.data, config, bits)
+             for name, bits in placement.weight_bits.items() if bits in EXPORTED_BITS}  # fmt: skip
+    if config.calibration_upstream == "quantized":
+        quantize_weights(network, config, placement.weight_bits)
+    calibrate(network, quantizers, calibration, ranges)
+    if config.calibration_upstream == "float":
+        quantize_weights(network, config, placement.weight_bits)
+    for name, grid in grids.items():
+        parametrize.register_parametrization(network.module.get_submodule(name), "weight", _Written(
+            grid, placement.weight_bits[name], config.weight_symmetric), unsafe=True)  # fmt: skip
+    for name, layer in list(network.module.named_modules()):
+        if isinstance(layer, Quantizer):
+            network.module.set_submodule(name, _Written(layer.grid, layer.bits, config.activation_symmetric))
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    try:
+        with torch.no_grad():
+            torch.onnx.export(network.module, (example_input,), str(temporary), dynamo=False, opset_version=OPSET,
+                              input_names=["input"], output_names=["output"], custom_opsets={"qlib": 1},
+                              dynamic_axes={"input": {0: "n"}, "output": {0: "n"}})  # fmt: skip
+        written = _with_pairs(onnx.load(str(temporary)))
+        onnx.checker.check_model(written)
+        onnx.save(written, str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Written(nn.Module):
+    """Stands for a quantizer while the graph is written."""
+
+    def __init__(self, grid: Grid, bits: int, signed: bool):
+        super().__init__()
+        self.grid, self.bits, self.signed = grid, bits, signed
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Placeholder.apply(x, self.grid, self.bits, self.signed)
+
+
+class _Placeholder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, grid: Grid, bits: int, signed: bool) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, grid: Grid, bits: int, signed: bool) -> Any:
+        channels = max(grid.scale.numel(), grid.zero_point.numel())
+        scale, zero_point = (part.expand(channels) if part.numel() == 1 else part.flatten() for part in grid[:2])
+        return g.op("qlib::Codes", x, scale_f=scale.tolist(), zero_point_i=zero_point.int().tolist(), bits_i=bits,
+                    signed_i=int(signed), lowest_i=int(grid.code_min.min())).setType(x.type())  # fmt: skip
+
+
+def _with_pairs(model: Any) -> Any:
+    """Every placeholder as a pair of QuantizeLinear and DequantizeLinear; a weight as its codes and a DequantizeLinear."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    def add(name: str, kind: int, shape: list[int], values: Any) -> str:
+        array = np.asarray(values, helper.tensor_dtype_to_np_dtype(kind)).reshape(shape)
+        graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    graph, nodes, opset = model.graph, [], OPSET
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for number, node in enumerate(graph.node):
+        if node.op_type != "Codes":
+            nodes.append(node)
+            continue
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        bits, signed, one = given["bits"], given["signed"], len(given["scale"]) == 1
+        kind = getattr(onnx.TensorProto, f"{'' if signed else 'U'}INT{bits}")
+        opset = max(opset, OPSET_OF_4_BITS if bits == 4 else OPSET)
+        name, shape, source = node.output[0], [] if one else [len(given["scale"])], node.input[0]
+        grid = [add(f"{name}_scale", onnx.TensorProto.FLOAT, shape, given["scale"]),
+                add(f"{name}_zero_point", kind, shape, given["zero_point"])]  # fmt: skip
+        axis, codes = {} if one else {"axis": 0}, f"{name}_codes"
+        if source in weights:
+            values = numpy_helper.to_array(weights[source])
+            column = (-1, *[1] * (values.ndim - 1))
+            steps = np.rint(values / np.float32(given["scale"]).reshape(column))
+            add(codes, kind, values.shape, steps + np.reshape(given["zero_point"], column))
+        else:
+            lowest = -(2 ** (bits - 1)) if signed else 0
+            if given["lowest"] > lowest:  # the restricted grid has one code less than its type
+                low = add(f"{name}_low", onnx.TensorProto.FLOAT, [], given["lowest"] * given["scale"][0])
+                nodes.append(helper.make_node("Max", [source, low], [f"{name}_clipped"], name=f"limit_{number}"))
+                source = f"{name}_clipped"
+            nodes.append(helper.make_node("QuantizeLinear", [source, *grid], [codes], name=f"quantize_{number}", **axis))
+        nodes.append(helper.make_node("DequantizeLinear", [codes, *grid], [name], name=f"dequantize_{number}", **axis))
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", opset))
+    model.ir_version = max(model.ir_version, 10 if opset >= OPSET_OF_4_BITS else 8)
+    return model
