@@ -16,10 +16,12 @@ def main(argv: list[str] | None = None) -> int:
     record = commands.add_parser("record", help="compute the rows that a recorded table lacks",
                                  description="Compute the rows that a table in book/results lacks. May be stopped and run again.")
     record.add_argument("names", nargs="*", metavar="NAME", help="an experiment in book/experiments, such as skip-residual")
+    record.add_argument("--device", default="cpu", help="where networks run, as torch names it: cuda, cuda:1 (default: cpu)")
+    record.add_argument("--precision", default="float32", choices=results.PRECISIONS, help="of products and their sums")
     record.add_argument("--list", action="store_true", help="list the experiments and how much of each is recorded")
     arguments = parser.parse_args(argv)
     try:
-        return _list() if arguments.list or not arguments.names else _record(arguments.names)
+        return _list() if arguments.list or not arguments.names else _record(arguments)
     except (ValueError, OSError) as error:
         print(f"qlib: {error}", file=sys.stderr)
         return 2
@@ -37,7 +39,8 @@ def _list() -> int:
     return 0
 
 
-def _record(names: list[str]) -> int:
+def _record(arguments: argparse.Namespace) -> int:
+    names = arguments.names
     known = results.experiments()
     short = {name.split("/")[1]: name for name in known}
     for name in names:
@@ -46,7 +49,8 @@ def _record(names: list[str]) -> int:
     for name in names:
         experiment = results.Experiment.load(known[short.get(name, name)])
         path = results.table_path(experiment.bench, experiment.name)
-        table = results.record(experiment, path, command=f"qlib record {name}")
+        table = results.record(experiment, path, command=f"qlib record {name}", device=arguments.device,
+                               precision=arguments.precision)  # fmt: skip
         print(f"{path}: {len(table)} rows")
     return 0
 
