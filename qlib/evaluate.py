@@ -71,6 +71,9 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
                 if output.dim() != 2 or len(output) != len(x):
                     raise ValueError(f"evaluation batch {i}: the network gives {tuple(output.shape)}, not a row of class scores "
                                      f"for each of {len(x)} images")
+                wrong = labels[(labels < 0) | (labels >= output.shape[1])]
+                if len(wrong):
+                    raise ValueError(f"evaluation batch {i} has label {wrong[0]}, the network has {output.shape[1]} classes, from 0")
                 if not torch.isfinite(output).all():
                     raise ValueError(f"the network's output for evaluation batch {i} holds NaN or infinity")
                 correct.append((output.argmax(1).cpu() == labels.cpu()).numpy())

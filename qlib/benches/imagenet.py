@@ -26,12 +26,15 @@ CLASSES = 16  # of generated images
 
 
 def imagenet() -> ImageBench:
-    """The bench ``"imagenet"``. Raises ``ValueError`` where ``$QLIB_IMAGENET`` is not set."""
+    """The bench ``"imagenet"``. Raises ``ValueError`` where ``$QLIB_IMAGENET`` is not set, or classes are missing there."""
     if "QLIB_IMAGENET" not in os.environ:
         raise ValueError("set QLIB_IMAGENET to a folder that holds ImageNet as train/ and val/, a subfolder for every class")
     makers = {"base": torchvision_resnet50, "better": lambda: pytorchcv_network("resnet50b"),
               "better-v1": lambda: pytorchcv_network("resnet50")}  # fmt: skip
-    return folders("imagenet", Path(os.environ["QLIB_IMAGENET"]), IMAGENET, Networks(makers), BATCH)
+    bench = folders("imagenet", Path(os.environ["QLIB_IMAGENET"]), IMAGENET, Networks(makers), BATCH)
+    if (found := len(bench.train.classes)) != 1000:  # the labels of all later ones would be shifted
+        raise ValueError(f"{os.environ['QLIB_IMAGENET']} holds {found:,} classes, not ImageNet's 1,000")
+    return bench
 
 
 def torchvision_resnet50() -> nn.Module:
