@@ -31,7 +31,18 @@ from .benches import Batches
 from .config import MAX_LAYER_BITS, Bits, QuantConfig
 from .evaluate import Accuracy, evaluate
 from .footprint import Layer, footprint
-from .model import Quantizer, calibrate, inputs_of, insert_quantizers, quantize, quantize_weights, run, save_passes, weight_grid
+from .model import (
+    Quantizer,
+    calibrate,
+    device_of,
+    inputs_of,
+    insert_quantizers,
+    quantize,
+    quantize_weights,
+    run,
+    save_passes,
+    weight_grid,
+)
 from .placement import evaluation_copy, place, read
 
 START = 8.0
@@ -112,7 +123,7 @@ def learn_bitwidths(
                               per_channel, learn_ranges)  # fmt: skip
     optimizer = torch.optim.Adam([p for side in sides for p in side.parameters], lr=learning_rate)
     forward = torch.compile(network) if compile else network
-    device, keep, rows = next(network.parameters()).device, _Checkpoint(checkpoint), []
+    device, keep, rows = device_of(network), _Checkpoint(checkpoint), []
 
     from tqdm import tqdm
 
@@ -186,7 +197,7 @@ def pseudo_labels(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], so
     """The same images with the labels that ``model`` gives them (paper, observation 7): its best class ``(n,)``, or, if
     ``soft``, its probabilities ``(n, classes)``, which the paper suggests and did not run. Labels given are not looked at."""
     network = evaluation_copy(model)
-    device = next(network.parameters()).device
+    device = device_of(network)
     labelled = []
     with torch.no_grad():  # not inference mode: its tensors could not be learned from
         for x in inputs_of(batches):
@@ -246,16 +257,16 @@ class _Side:
         """Round the bits, ties to the lower choice, and let the network use them."""
         before, middles = self.rounded, (self.choices[1:] + self.choices[:-1]) / 2
         self.rounded = self.choices[torch.bucketize(self.bits, middles)]
-        self._use([bool(part.any()) for part in (before != self.rounded).split(self.counts)])
+        self._use([bool(part.any()) for part in (before != self.rounded).cpu().split(self.counts)])
 
     def average(self) -> float:
         return (self.fixed + (self.rounded * self.elements).sum().item()) / self.total
 
     def by_name(self) -> list[float]:
-        return [part.mean().item() for part in self.bits.split(self.counts)]
+        return [part.mean().item() for part in self.bits.cpu().split(self.counts)]
 
     def chosen(self) -> dict[str, Bits]:
-        parts = zip(self.names, self.rounded.int().split(self.counts), strict=True)
+        parts = zip(self.names, self.rounded.int().cpu().split(self.counts), strict=True)  # to the CPU at once
         return {name: part.item() if len(part) == 1 else tuple(part.tolist()) for name, part in parts}
 
     def set_gradient(self, penalty: float) -> None:
@@ -451,7 +462,7 @@ def _student(model: nn.Module, config: QuantConfig, data: Batches, weight_target
     if config.calibration_upstream == "float":
         quantize_weights(traced, start, placement.weight_bits)
     save_passes(traced, quantizers)
-    more = footprint(model, data[0][0][:1], start).layers, config, log2, next(network.parameters()).device
+    more = footprint(model, data[0][0][:1], start).layers, config, log2, device_of(network)
     ends = {traced.layers[0], traced.layers[-1]} if config.first_last_bits is not None else set()
     sides: list[_Side] = []
     if weight_target is not None:
@@ -479,10 +490,11 @@ def _named(bits: object) -> dict[str, Bits]:
 
 def _order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
     """Which images each step sees: every one once before any comes again."""
-    generator, waiting = torch.Generator().manual_seed(seed), torch.empty(0, dtype=torch.int64)
+    # On the CPU, whose random numbers are the same everywhere.
+    generator, waiting = torch.Generator("cpu").manual_seed(seed), torch.empty(0, dtype=torch.int64, device="cpu")
     for _ in range(steps):
         while len(waiting) < batch_size:
-            waiting = torch.cat([waiting, torch.randperm(images, generator=generator)])
+            waiting = torch.cat([waiting, torch.randperm(images, generator=generator, device="cpu")])
         yield waiting[:batch_size]
         waiting = waiting[batch_size:]
 
@@ -494,7 +506,7 @@ def _pool(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[0], Tensor):
             raise ValueError(f"training batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
         images.append(batch[0])
-        labels.append(torch.as_tensor(batch[1]))
+        labels.append(torch.as_tensor(batch[1], device=batch[0].device))
         y = labels[-1]
         if len(y) != len(images[-1]) or y.dim() != (2 if y.is_floating_point() else 1):
             raise ValueError(f"training batch {i}: expected {len(images[-1])} integer labels, or rows of class probabilities, "

@@ -22,8 +22,10 @@ def main(argv: list[str] | None = None) -> int:
     record = commands.add_parser("record", help="compute the rows that a recorded table lacks",
                                  description="Compute the rows that a table in book/results lacks. May be stopped and run again.")
     record.add_argument("names", nargs="*", metavar="NAME", help="an experiment in book/experiments, such as skip-residual")
+    record.add_argument("--device", default="cpu", help="where networks run, as torch names it: cuda, cuda:1 (default: cpu)")
+    record.add_argument("--precision", default="float32", choices=results.PRECISIONS, help="of products and their sums")
     record.add_argument("--list", action="store_true", help="list the experiments and how much of each is recorded")
-    record.set_defaults(run=lambda a: _list() if a.list or not a.names else _record(a.names))
+    record.set_defaults(run=lambda a: _list() if a.list or not a.names else _record(a))
     _add_card_commands(commands)
     export = commands.add_parser("export", help="write a bench's network, quantized, as ONNX",
                                  description="Write a bench's network, quantized, as ONNX with 8- and 4-bit integers.")
@@ -54,7 +56,8 @@ def _list() -> int:
     return 0
 
 
-def _record(names: list[str]) -> int:
+def _record(arguments: argparse.Namespace) -> int:
+    names = arguments.names
     known = results.experiments()
     short = {name.split("/")[1]: name for name in known}
     for name in names:
@@ -63,7 +66,8 @@ def _record(names: list[str]) -> int:
     for name in names:
         experiment = results.Experiment.load(known[short.get(name, name)])
         path = results.table_path(experiment.bench, experiment.name)
-        table = results.record(experiment, path, command=f"qlib record {name}")
+        table = results.record(experiment, path, command=f"qlib record {name}", device=arguments.device,
+                               precision=arguments.precision)  # fmt: skip
         print(f"{path}: {len(table)} rows")
     return 0
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .model import run
+from .model import device_of, run
 
 Z = NormalDist().inv_cdf(0.975)  # 95 % intervals throughout
 MARGIN = 2.0  # points: within this, two accuracies count as equal
@@ -54,7 +54,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
     Raises ``ValueError`` naming the batch if there are no images, a batch is not such a pair, does not fit the network, or is
     not finite, if the network's output is not, or if it has no score for a label.
     """
-    first = next(model.parameters(), torch.empty(0))
+    device = device_of(model)
     training, correct = [m for m in model.modules() if m.training], []
     model.eval()
     try:
@@ -63,11 +63,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
                 pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and batch[1] is not None
                 if not pair or not isinstance(batch[0], Tensor):
                     raise ValueError(f"evaluation batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
-                x, labels = batch[0], torch.as_tensor(batch[1])
+                x, labels = batch[0], torch.as_tensor(batch[1], device=batch[0].device)
                 if labels.shape != (len(x),) or labels.is_floating_point():
                     raise ValueError(f"evaluation batch {i}: expected {len(x)} integer labels, "
                                      f"got {tuple(labels.shape)} of {labels.dtype}")
-                output = run(model, x.to(first.device), f"evaluation batch {i}")
+                output = run(model, x.to(device, non_blocking=True), f"evaluation batch {i}")
                 if output.dim() != 2 or len(output) != len(x):
                     raise ValueError(f"evaluation batch {i}: the network gives {tuple(output.shape)}, not a row of class scores "
                                      f"for each of {len(x)} images")

@@ -120,6 +120,7 @@ class Quantizer(nn.Module):
         self._constants = None
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # autocast's bfloat16 cannot hold the codes of 9 bits and more
         if self.collector is not None:
             return self._collect(x)
         if self.config.activation_dynamic:
@@ -187,7 +188,7 @@ class Quantizer(nn.Module):
         if not all(torch.isfinite(end).all() for end in found):
             raise ValueError(f"the values of {self.name!r} reach NaN or infinity during calibration")
         if ends is not None:
-            found = tuple(torch.as_tensor(end).to(found[0]).reshape(-1) for end in ends)
+            found = tuple(torch.as_tensor(end, dtype=found[0].dtype, device=found[0].device).reshape(-1) for end in ends)
         self.range, self.collector = tuple(end.clone() for end in found), None
         self.set_grid()
 
@@ -257,12 +258,12 @@ def calibrate(network: Network, quantizers: Mapping[fx.Node, Quantizer], calibra
                          "activation_dynamic=True or activation_bits=None")
     for quantizer in waiting:
         quantizer.start()
-    device, images = next(network.module.parameters()).device, sum(len(b) for b in batches)
+    device, images = device_of(network.module), sum(len(b) for b in batches)
     with torch.inference_mode():
         for i, batch in enumerate(batches):
             for quantizer in waiting:
                 quantizer.share = (len(batch), images)
-            run(network.module, batch.to(device), f"calibration batch {i}")
+            run(network.module, batch.to(device, non_blocking=True), f"calibration batch {i}")
     with torch.no_grad():
         for quantizer in waiting:
             quantizer.finish((ranges or {}).get(quantizer.name))
@@ -279,6 +280,11 @@ def inputs_of(calibration: Iterable | Tensor | None) -> list[Tensor]:
             what = f"tensor of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
             raise ValueError(f"calibration batch {i} must be a tensor (n, ...) or an (input, label) pair, got a {what}")
     return [b for b in inputs if len(b)]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network's parameters are, and so where its inputs must be; the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def run(model: nn.Module, batch: Tensor, what: str) -> Tensor:

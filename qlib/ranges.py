@@ -21,7 +21,8 @@ METHODS = ("minmax", "percentile", "mse")
 MakeGrid = Callable[[Tensor, Tensor], Grid]
 SHRINK_STEPS = 100
 BINS = 8192
-GROUP = 1 << 18  # values looked at together when tails are collected: small enough to stay in cache
+GROUP = 1 << 18  # values looked at together when tails are collected on a CPU: few enough to stay in cache
+WIDE = 1 << 24  # and on other devices: enough to be worth a launch; also the most that a float32 counts to
 
 
 def collector(method: str, percentile: float, make_grid: MakeGrid) -> MinMax | Percentile | SquaredError:
@@ -80,7 +81,7 @@ class Percentile:
 
     @staticmethod
     def _merge(tail: Tensor | None, x: Tensor, keep: int, negate: bool) -> Tensor:
-        start, group = 0, max(GROUP // len(x), 2 * keep)
+        start, group = 0, max((GROUP if x.device.type == "cpu" else WIDE) // len(x), 2 * keep)
         while start < x.shape[1]:
             part = x[:, start : start + group]
             start += group
@@ -127,7 +128,8 @@ class SquaredError:
             self.extent = torch.where(outside, 2 * self.extent, self.extent)
         for row, values in enumerate(x):
             extent = self.extent[row].item()
-            self.counts[row] += torch.histc(values, BINS, -extent, extent)
+            for part in values.split(WIDE):  # histc counts in float32
+                self.counts[row] += torch.histc(part, BINS, -extent, extent)
 
     def range(self) -> tuple[Tensor, Tensor]:
         centres = (torch.arange(BINS, device=self.counts.device) + 0.5) * (2 / BINS) - 1

@@ -20,7 +20,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,6 +32,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
+from torch import Tensor
 
 from .benches import Batches, Bench, data_hash, load_bench, weights_hash
 from .bitwidths import LearnedBitwidths, analytic_bitwidths, learn_bitwidths, pseudo_labels
@@ -41,8 +44,10 @@ from .model import quantize
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 FIELDS = tuple(f.name for f in dataclasses.fields(QuantConfig))
 COLUMNS = ("key", "session", "bench", "network", "weights", "data", "code_version", "calibration_images", "calibration_seed",
-           *FIELDS, "allocation", "n", "top1", "low", "high", "average_weight_bits", "average_activation_bits", "bits",
-           "seconds", "correct")  # fmt: skip
+           *FIELDS, "allocation", "precision", "n", "top1", "low", "high", "average_weight_bits", "average_activation_bits",
+           "bits", "seconds", "correct")  # fmt: skip
+LATER = {"precision": "float32"}  # columns that older tables lack, and what their rows would hold there
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -154,10 +159,16 @@ class Experiment:
 
 
 class Laboratory:
-    """A bench whose data and hashes are made once, for many runs."""
+    """A bench whose data and hashes are made once, for many runs.
 
-    def __init__(self, bench: Bench):
-        self.bench = bench
+    ``device``: where networks run, as torch names it. ``precision``: of products and their sums. ``float32``; ``tf32``, which
+    rounds factors to 10 bits of mantissa where a GPU can; or ``bfloat16`` by autocast. Quantizers compute in float32 always.
+    """
+
+    def __init__(self, bench: Bench, device: str = "cpu", precision: str = "float32"):
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}; got {precision!r}")
+        self.bench, self.device, self.precision = bench, _device(device), precision
         self.weights = functools.cache(lambda network: weights_hash(self.network(network)))
         self.calibration = functools.cache(lambda n, seed: self.bench.calibration(n, seed) if n else [])
         self.training = functools.cache(self.bench.training)
@@ -167,7 +178,10 @@ class Laboratory:
     def network(self, name: str) -> torch.nn.Module:
         if name not in self.bench.models:
             raise ValueError(f"bench {self.bench.name!r} has no network {name!r}{suggestion(name, self.bench.models)}")
-        return self.bench.models[name]
+        return self.bench.models[name].to(self.device)
+
+    def on_device(self, batches: Batches) -> Batches | Prefetched:
+        return batches if self.device.type == "cpu" else Prefetched(batches, self.device)
 
     def identity(self, run: Run) -> dict[str, Any]:
         """What a row depends on, and the key made of it."""
@@ -183,18 +197,23 @@ class Laboratory:
             "calibration_seed": run.calibration_seed,
             **run.config.to_dict(),
             **({"allocation": dataclasses.asdict(run.allocation)} if run.allocation else {}),
+            **({"precision": self.precision} if self.precision != "float32" else {}),
             "n": run.images,
         }
         return {"key": hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16], **depends}
 
     def measure(self, run: Run) -> dict[str, Any]:
         """Choose bits if the run asks for it, quantize, calibrate, evaluate: the cells of a row that are results."""
+        with _computing(self.device, self.precision):
+            return self._measure(run)
+
+    def _measure(self, run: Run) -> dict[str, Any]:
         network, draw = self.network(run.network), (run.calibration_images, run.calibration_seed)
-        config, calibration, ranges, cells = run.config, self.calibration(*draw), None, {}
+        config, calibration, ranges, cells = run.config, self.on_device(self.calibration(*draw)), None, {}
         if run.allocation:
             example = self.validation(run.images)[0][0][:1]
             if run.allocation.learned:
-                calibration = self.training(*draw)
+                calibration = self.on_device(self.training(*draw))
                 learned = self._learn(run, network, calibration)
                 config, ranges = learned.config, learned.ranges
             else:
@@ -202,7 +221,8 @@ class Laboratory:
             size = footprint(network, example, config)
             cells = {"average_weight_bits": size.average_weight_bits, "average_activation_bits": size.average_activation_bits,
                      "bits": {e.name: [round(e.weight_bits, 4), round(e.activation_bits, 4)] for e in size.layers}}
-        accuracy = evaluate(quantize(network, config, calibration, ranges), self.validation(run.images))
+        quantized = quantize(network, config, calibration, ranges)
+        accuracy = evaluate(quantized, self.on_device(self.validation(run.images)))
         low, high = accuracy.interval
         return {**cells, "top1": round(accuracy.top1, 4), "low": round(low, 4), "high": round(high, 4),
                 "correct": pack(accuracy.correct)}  # fmt: skip
@@ -215,19 +235,64 @@ class Laboratory:
         return learn_bitwidths(network, run.config, training, seed=run.calibration_seed, progress=False, **settings)
 
 
+class Prefetched:
+    """Batches on their way to a device: while one is computed on, the next is made, pinned and copied."""
+
+    def __init__(self, batches: Batches, device: torch.device):
+        self.batches, self.device = batches, device
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        with ThreadPoolExecutor(1) as pool:
+            coming = [pool.submit(self._load, i) for i in range(min(1, len(self.batches)))]
+            for i in range(len(self.batches)):
+                batch = coming.pop().result()
+                coming += [pool.submit(self._load, i + 1)] if i + 1 < len(self.batches) else []
+                yield batch
+
+    def _load(self, i: int) -> tuple[Tensor, Tensor]:
+        x, y = self.batches[i]
+        return (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True), y
+
+
+def _device(name: str) -> torch.device:
+    """Raises ``ValueError`` where torch does not know the device or this machine has none."""
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _computing(device: torch.device, precision: str) -> Iterator[None]:
+    """Products in this precision; torch's own settings before and after."""
+    places = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = precision == "tf32"
+        # Without its cache, which would not see that the learner writes new values into the weights.
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
+            yield
+    finally:
+        for place, allowed in zip(places, before, strict=True):
+            place.allow_tf32 = allowed
+
+
 def _within_largest_map(network: torch.nn.Module, example: torch.Tensor, config: QuantConfig, bits: int) -> QuantConfig:
     elements = max(layer.activation_elements for layer in footprint(network, example, config).layers if layer.counted)
     return analytic_bitwidths(network, example, config, elements * bits / 8)
 
 
-def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True) -> pd.DataFrame:
+def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True, device: str = "cpu",
+           precision: str = "float32") -> pd.DataFrame:  # fmt: skip
     """Compute the rows of ``experiment`` that the table at ``path`` (CSV) lacks, and return the table.
 
+    ``device`` and ``precision`` as for `Laboratory`.
     Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no longer asks for.
     """
     from tqdm import tqdm
 
-    laboratory = Laboratory(load_bench(experiment.bench))
+    laboratory = Laboratory(load_bench(experiment.bench), device, precision)
     wanted = {laboratory.identity(run)["key"]: run for run in experiment.runs()}
     rows = [row for row in _read_rows(path) if row["key"] in wanted]
     done = {row["key"] for row in rows}
@@ -236,13 +301,13 @@ def record(experiment: Experiment, path: Path, command: str = "", progress: bool
         return load_table(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sessions = _sessions(path)
-    sessions.append(_provenance(command, experiment))
+    sessions.append(_provenance(command, experiment, laboratory))
     write_whole(_sidecar(path), yaml.safe_dump({"sessions": sessions}, sort_keys=False))
     bar = tqdm(missing.items(), desc=f"{experiment.bench}/{experiment.name}", unit="row", disable=None if progress else True)
     for _, run in bar:
         start = time.perf_counter()
         cells = {**laboratory.measure(run), "seconds": round(time.perf_counter() - start, 2)}
-        cells = {**dict.fromkeys(COLUMNS), **laboratory.identity(run), **cells, "session": len(sessions) - 1}
+        cells = {**dict.fromkeys(COLUMNS), **LATER, **laboratory.identity(run), **cells, "session": len(sessions) - 1}
         rows.append({name: _cell(value) for name, value in cells.items()})
         order = {key: i for i, key in enumerate(wanted)}
         _write_rows(path, sorted(rows, key=lambda row: order[row["key"]]))
@@ -384,9 +449,9 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, encoding="utf8", newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if set(COLUMNS) - set(reader.fieldnames or ()) - set(LATER) or set(reader.fieldnames or ()) - set(COLUMNS):
             raise ValueError(f"{path} is not a table of this version of qlib (its columns differ): move it away and record again")
-        return list(reader)
+        return [{**LATER, **row} for row in reader]
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -411,7 +476,8 @@ def provenance(path: Path) -> list[dict[str, Any]]:
     return _sessions(Path(path))
 
 
-def _provenance(command: str, experiment: Experiment) -> dict[str, Any]:
+def _provenance(command: str, experiment: Experiment, laboratory: Laboratory) -> dict[str, Any]:
+    gpu = laboratory.device.type == "cuda"
     return {
         "command": command or " ".join(sys.argv),
         "commit": _commit(),
@@ -420,6 +486,8 @@ def _provenance(command: str, experiment: Experiment) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "hardware": f"{_processor()}, {torch.get_num_threads()} threads",
+        **({"device": torch.cuda.get_device_name(laboratory.device)} if gpu else {}),
+        "precision": laboratory.precision,
     }
 
 

@@ -1,5 +1,6 @@
 """Recording: rows keyed by what they depend on, resumable, none lost, repeated or half-written."""
 
+import csv
 import dataclasses
 import os
 import random
@@ -11,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from qlib import Accuracy, QuantConfig, results
 from qlib.cli import main
@@ -188,3 +190,48 @@ def test_a_random_row_of_every_table_is_recomputed(path):
     learned = run.allocation is not None and run.allocation.learned  # such a rounding changes the path of all later steps
     assert isinstance(now, Accuracy) and abs(now.top1 - then.top1) < (3 if learned else 0.5)
     assert (now.correct != then.correct).mean() < (0.2 if learned else 0.01)
+
+
+def test_batches_on_their_way_to_a_device_are_all_there_in_order():
+    batches = [(torch.full((2, 1), float(i)), torch.tensor([i, i])) for i in range(5)]
+    ahead = results.Prefetched(batches, torch.device("cpu"))
+    for _ in range(2):  # as often as it is asked
+        assert [(x.tolist(), y.tolist()) for x, y in ahead] == [(x.tolist(), y.tolist()) for x, y in batches]
+    assert list(results.Prefetched([], torch.device("cpu"))) == []
+
+
+def test_precision_is_part_of_the_key_unless_it_is_float32(table):
+    run, bench = results.Run("digits", "base", QuantConfig(), 20, 0, 40), results.load_bench("digits")
+    keys = {precision: results.Laboratory(bench, precision=precision).identity(run)["key"] for precision in results.PRECISIONS}
+    assert len(set(keys.values())) == 3
+    rows = results.record(TINY, table, progress=False, precision="bfloat16")
+    assert set(rows.precision) == {"bfloat16"} and results.provenance(table)[0]["precision"] == "bfloat16"
+    assert not set(rows.key) & set(results.record(TINY, table.with_name("float32.csv"), progress=False).key)
+
+
+def test_the_learner_learns_in_bfloat16(table):
+    learned = dataclasses.replace(TINY, vary=(({"target_weight_bits": 7, "steps": 20, "learning_rate": 0.1},),), seeds=(0,))
+    (row,) = results.record(dataclasses.replace(learned, float_baseline=False), table, progress=False,
+                            precision="bfloat16").to_dict("records")  # fmt: skip
+    assert row["average_weight_bits"] <= 7
+
+
+def test_a_device_that_is_not_there_and_a_precision_that_is_none_are_refused(capsys):
+    assert main(["record", "digits/pooling", "--device", "abacus"]) == 2
+    assert "abacus" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="float16"):
+        results.Laboratory(results.load_bench("digits"), precision="float16")
+
+
+def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):
+    before = results.record(TINY, table, progress=False)
+    columns = [c for c in results.COLUMNS if c not in results.LATER]
+    with open(table, newline="") as file:
+        old = [{c: row[c] for c in columns} for row in csv.DictReader(file)]
+    with open(table, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(old[:2])
+    assert set(results.load_table(table).precision) == {"float32"}
+    after = results.record(TINY, table, progress=False)
+    assert list(after.key) == list(before.key) and set(after.precision) == {"float32"}

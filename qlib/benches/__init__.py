@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-Batches = list[tuple[Tensor, Tensor]]
+Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 class Bench(Protocol):
@@ -28,13 +29,24 @@ class Bench(Protocol):
         """Always the first ``n`` validation images."""
 
 
-def load_bench(name: str) -> Bench:
-    """The bench of that name: ``"digits"`` is built in. Raises ``ValueError`` for a name that is not known."""
-    if name != "digits":
-        raise ValueError(f"there is no bench {name!r}; benches: 'digits'")
-    from .digits import Digits
+BENCHES = {  # by name: module and what makes it
+    "digits": ("digits", "Digits"),
+    "cifar10": ("cifar10", "cifar10"),
+    "cifar10-jpeg": ("cifar10", "cifar10_jpeg"),
+    "imagenet": ("imagenet", "imagenet"),
+    "imagenet-generated": ("imagenet", "generated"),
+}
 
-    return Digits()
+
+def load_bench(name: str) -> Bench:
+    """The bench of that name: ``"digits"`` is built in, the modules of the others say what they need.
+
+    Raises ``ValueError`` for a name that is not known or a folder that is not named, ``OSError`` for data that is not there.
+    """
+    if name not in BENCHES:
+        raise ValueError(f"there is no bench {name!r}; benches: {', '.join(map(repr, BENCHES))}")
+    module, maker = BENCHES[name]
+    return getattr(importlib.import_module(f".{module}", __name__), maker)()
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -43,8 +55,9 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def data_hash(batches: Batches) -> str:
-    """SHA-256 of images and labels, however they are batched: 16 hexadecimal digits."""
-    return _hash((b"", part) for which in (0, 1) for part in (batch[which] for batch in batches))
+    """SHA-256 of images and labels, however they are batched: 16 hexadecimal digits. Batches may know their own ``hash``."""
+    parts = ((b"", part) for which in (0, 1) for part in (batch[which] for batch in batches))
+    return getattr(batches, "hash", None) or _hash(parts)
 
 
 def _hash(parts: Iterable[tuple[bytes, Tensor]]) -> str:

@@ -1,0 +1,278 @@
+"""Benches made of image files: listed, preprocessed as a network was published to want them, decoded once, given in batches.
+
+Images are kept as the 8-bit pixels that the preprocessing leaves; a float32 batch is made of them when it is asked for. Those of
+validation lie in a file of the cache and are mapped, not loaded, so ImageNet's 50,000 need 7.5 GB of disk and little memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def cache() -> Path:
+    """Where downloads and decoded pixels go: ``$QLIB_CACHE``, or else ``~/.cache/qlib``."""
+    folder = Path(os.environ.get("QLIB_CACHE") or "~/.cache/qlib").expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a picture to a network's input: the shorter side resized to ``resize`` pixels (bilinear), the central square of
+    ``crop`` pixels, RGB in [0, 1] less ``mean``, over ``std``. ``None`` leaves a step out. Equal to torchvision's transforms."""
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    resize: int | None = None
+    crop: int | None = None
+
+    def pixels(self, picture) -> np.ndarray:
+        """Of a PIL image, what all but the last step leaves: uint8 ``(3, h, w)``."""
+        from torchvision.transforms import functional as transforms
+
+        picture = picture.convert("RGB")
+        picture = transforms.resize(picture, self.resize) if self.resize else picture
+        picture = transforms.center_crop(picture, self.crop) if self.crop else picture
+        return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """uint8 ``(n, 3, h, w)`` as float32 input of the network."""
+        mean, std = (torch.tensor(v, device=pixels.device).reshape(-1, 1, 1) for v in (self.mean, self.std))
+        return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+IMAGENET = Preprocess(resize=256, crop=224)  # of torchvision's V1 weights, and of pytorchcv's ResNets
+
+
+class Images(Sequence):
+    """Batches of (float32 images, int64 labels), made when they are asked for, from uint8 pixels ``(n, 3, h, w)``."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, preprocess: Preprocess, batch: int, digest: str | None = None):
+        """``digest``: the SHA-256 of the pixels, where it is known already."""
+        self.pixels, self.labels, self.preprocess, self.batch, self.digest = pixels, labels, preprocess, batch, digest
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"there are {len(self)} batches, no number {i}")
+        part = slice(i * self.batch, (i + 1) * self.batch)
+        return self.preprocess.normalized(torch.from_numpy(np.array(self.pixels[part]))), torch.from_numpy(self.labels[part])
+
+    @cached_property
+    def hash(self) -> str:
+        """Of pixels, labels and normalization, however they are batched: 16 hexadecimal digits."""
+        pixels = self.digest or hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+        normalization = repr((self.preprocess.mean, self.preprocess.std))
+        return hashlib.sha256(pixels.encode() + self.labels.tobytes() + normalization.encode()).hexdigest()[:16]
+
+
+class Folder:
+    """A folder of image files, one subfolder a class, as torchvision's ``ImageFolder``: classes count in alphabetical order."""
+
+    def __init__(self, root: Path, preprocess: Preprocess):
+        from torchvision.datasets import ImageFolder
+
+        self.root, self.preprocess, listing = root, preprocess, ImageFolder(root)
+        self.classes, self.samples = listing.classes, listing.samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def images(self, chosen: np.ndarray, batch: int, keep: bool) -> Images:
+        """The images of these numbers. With ``keep`` their pixels are kept in the cache, where the next call finds them.
+
+        Raises ``ValueError`` naming the file that is not an image, or has another size than those before it.
+        """
+        paths = [Path(self.samples[i][0]) for i in chosen]
+        labels = np.array([self.samples[i][1] for i in chosen], dtype=np.int64)
+        if not keep:
+            return Images(np.stack(list(self._decoded(paths))), labels, self.preprocess, batch)
+        files = [(str(path.relative_to(self.root)), (status := path.stat()).st_size, status.st_mtime_ns) for path in paths]
+        key = hashlib.sha256(json.dumps([files, self.preprocess.resize, self.preprocess.crop]).encode()).hexdigest()[:16]
+        kept = cache() / f"pixels-{key}.npy"
+        digest = kept.with_suffix(".sha256")
+        if not kept.exists():
+            self._write(kept, digest, paths)
+        return Images(np.load(kept, mmap_mode="r"), labels, self.preprocess, batch, digest.read_text("utf8"))
+
+    def _write(self, kept: Path, digest: Path, paths: list[Path]) -> None:
+        temporary, summed = kept.with_name(f".{kept.name}.{os.getpid()}"), hashlib.sha256()
+        try:
+            with open(temporary, "wb") as file:  # written one after the other: a mapped file would crash on a full disk
+                for i, pixels in enumerate(self._decoded(paths)):
+                    if i == 0:
+                        header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *pixels.shape)}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(pixels)
+                    summed.update(pixels)
+            digest.write_text(summed.hexdigest(), "utf8")
+            os.replace(temporary, kept)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _decoded(self, paths: list[Path]) -> Iterator[np.ndarray]:
+        from PIL import Image
+        from tqdm import tqdm
+
+        def decode(path: Path) -> np.ndarray:
+            try:
+                with Image.open(path) as picture:
+                    return self.preprocess.pixels(picture)
+            except (OSError, SyntaxError, ValueError) as error:
+                raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+        pool, shape = ThreadPoolExecutor(), None  # threads: Pillow decodes and resizes without Python's lock
+        try:
+            bar = tqdm(pool.map(decode, paths), desc=f"decoding {self.root.name}", total=len(paths), unit="image", delay=2)
+            for path, pixels in zip(paths, bar, strict=True):
+                if pixels.shape != (shape := shape or pixels.shape):
+                    raise ValueError(f"{path} gives {pixels.shape} after preprocessing, those before it {shape}: resize and crop")
+                yield pixels
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class Networks(Mapping):
+    """Float networks by name, each made when it is first asked for, in evaluation mode."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], nn.Module]]):
+        self.makers, self.made = makers, {}
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name not in self.made:
+            self.made[name] = self.makers[name]().eval()
+        return self.made[name]
+
+    def __contains__(self, name: object) -> bool:  # without making it
+        return name in self.makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
+
+
+class ImageBench:
+    """A bench of two sets of images. Draws are without repetition; training images are also those to calibrate on."""
+
+    def __init__(self, name: str, train, held_out, models: Mapping[str, nn.Module], batch: int):
+        """``train``, ``held_out``: a `Folder`, or what has its ``classes``, length and ``images``. ``batch``: images a batch."""
+        if missing := sorted(set(train.classes) ^ set(held_out.classes)):
+            raise ValueError(f"the training and the validation images of {name!r} have different classes: only one of them has "
+                             f"{', '.join(missing[:5])}")  # fmt: skip
+        self.name, self.train, self.held_out, self.models, self.batch = name, train, held_out, models, batch
+
+    def calibration(self, n: int, seed: int = 0) -> Images:
+        return self.train.images(self._drawn(self.train, n, 1, seed), self.batch, keep=False)
+
+    training = calibration
+
+    def validation(self, n: int) -> Images:
+        return self.held_out.images(self._drawn(self.held_out, n, 0), self.batch, keep=True)
+
+    def _drawn(self, images, n: int, *seed: int) -> np.ndarray:
+        """The first ``n`` numbers in an order that follows from the seed; files come sorted by class."""
+        if not 1 <= n <= len(images):
+            raise ValueError(f"bench {self.name!r} has {len(images):,} such images; {n:,} are asked for")
+        return np.argsort(np.random.PCG64(list(seed)).random_raw(len(images)), kind="stable")[:n]
+
+
+def folders(name: str, data: Path, preprocess: Preprocess, models: Mapping[str, nn.Module], batch: int) -> ImageBench:
+    """A bench from a folder that holds ``train/`` and ``val/`` (or ``test/``), each as ``ImageFolder``."""
+    parts = [next((data / part for part in names if (data / part).is_dir()), None) for names in (("train",), ("val", "test"))]
+    if None in parts:
+        raise FileNotFoundError(f"{data} holds no folders train/ and val/ (or test/) with a subfolder for every class")
+    return ImageBench(name, *(Folder(part, preprocess) for part in parts), models, batch)
+
+
+def own(name: str, model: str, weights: Path, data: Path, preprocess: Preprocess, batch: int = 100) -> ImageBench:
+    """A bench of your own network and images: ``model`` as for `factory`, a file for `load_weights`, a folder for `folders`."""
+    return folders(name, Path(data), preprocess, Networks({"base": lambda: load_weights(factory(model)(), Path(weights))}), batch)
+
+
+def factory(spec: str) -> Callable[[], nn.Module]:
+    """The function that ``"package.module:function"`` or ``"folder/file.py:function"`` names. That code is run."""
+    place, _, function = spec.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            found = importlib.util.spec_from_file_location(Path(place).stem, place)
+            module = importlib.util.module_from_spec(found)
+            found.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        return getattr(module, function)
+    except (ImportError, AttributeError, ValueError, FileNotFoundError) as error:
+        raise ValueError(f"no network factory {spec!r} ({error}): give package.module:function or file.py:function") from error
+
+
+def load_weights(network: nn.Module, path: Path) -> nn.Module:
+    """``network`` with the weights of a file: safetensors, or what torch reads without running code (``weights_only``).
+
+    Raises ``ValueError`` in one line for a file that is damaged, holds anything but tensors, or is another network's.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # each reader has its own errors; here they all mean the same
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} does not hold weights for this {type(network).__name__}: {reason}") from error
+    return network
+
+
+def fetch(url: str, name: str, algorithm: str, digest: str) -> Path:
+    """The file ``name`` in the cache, downloaded from ``url`` if it is not there (and unzipped if that ends in ``.zip``).
+
+    Its hash is verified at every call, before anything reads it. Raises ``OSError`` in one line if it cannot be downloaded, or
+    is not the file that was published; ``digest`` is in hexadecimal and may be the beginning of one.
+    """
+    import zipfile
+
+    path = cache() / name
+    if not path.exists():
+        temporary = path.with_name(f".{name}.{os.getpid()}")
+        try:
+            print(f"downloading {url} to {path.parent}", file=sys.stderr)
+            torch.hub.download_url_to_file(url, str(temporary))
+            if url.endswith(".zip"):
+                with zipfile.ZipFile(temporary) as archive:
+                    data = archive.read(name)
+                temporary.write_bytes(data)
+            _verify(temporary, url, algorithm, digest)
+            os.replace(temporary, path)
+        except (OSError, zipfile.BadZipFile, KeyError) as error:
+            raise OSError(f"cannot download {url}: {error}. Without a network, put the file at {path} (the folder is "
+                          "$QLIB_CACHE)") from error  # fmt: skip
+        finally:
+            temporary.unlink(missing_ok=True)
+    _verify(path, str(path), algorithm, digest)
+    return path
+
+
+def _verify(path: Path, what: str, algorithm: str, digest: str) -> None:
+    found = hashlib.new(algorithm, path.read_bytes()).hexdigest()
+    if not found.startswith(digest):
+        raise OSError(f"{what} is damaged or was changed: its {algorithm} is {found}, not {digest}; delete it to download again")
