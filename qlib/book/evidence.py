@@ -1,0 +1,57 @@
+"""The evidence page: every claim of ``book/evidence.yaml`` on every bench, from recorded rows, with the verdict of the one rule."""
+
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from qlib import results
+from qlib.book import ROOT
+from qlib.evaluate import Difference, compare
+
+BENCHES = {"digits": "digits", "cifar10-jpeg": "real images, a network that we did not make", "imagenet": "ImageNet"}
+
+
+def claims() -> list[dict[str, Any]]:
+    return yaml.safe_load((ROOT / "book" / "evidence.yaml").read_text("utf8"))
+
+
+def measured(claim: dict[str, Any], bench: str) -> tuple[Difference, int] | None:
+    """The paired difference of a claim on a bench and the number of seeds or draws; ``None`` where rows are not recorded."""
+    path = results.table_path(bench, claim["table"])
+    if not path.exists():
+        return None
+    table = results.with_allocation(results.load_table(path))
+    plain = [a is None and isinstance(b, dict) for a, b in zip(table.allocation, table.activation_bits, strict=True)]
+    uniform = [b["default"] if p else None for p, b in zip(plain, table.activation_bits, strict=True)]
+    table = table.assign(uniform_bits=pd.Series(uniform, index=table.index, dtype=object))
+    try:
+        sides = [results.accuracies(table, **claim.get("where", {}), **claim[side]) for side in ("better", "worse")]
+    except ValueError:  # a part of the table that is still to be recorded
+        return None
+    draws = min(map(len, sides))
+    return compare(*(side[:draws] for side in sides)), draws
+
+
+def verdict(claim: dict[str, Any], difference: Difference) -> str:
+    return difference.verdict(claim.get("kind", "greater"))
+
+
+def as_markdown() -> str:
+    """A table for each observation, and the count of verdicts by bench."""
+    lines, counts = [], {bench: {} for bench in BENCHES}
+    for number in sorted({claim["observation"] for claim in claims()}):
+        lines += [f"## Observation {number}", "", "| claim | the paper | bench | difference | seeds | verdict |", "| --- " * 6 + "|"]
+        for claim in (c for c in claims() if c["observation"] == number):
+            for bench in BENCHES:
+                found = measured(claim, bench)
+                row = (f"{found[0]} | {found[1]} | **{verdict(claim, found[0])}**" if found else " | | not recorded")
+                lines.append(f"| {claim['claim']} | {claim['paper']} | {bench} | {row} |")
+                word = verdict(claim, found[0]) if found else "not recorded"
+                counts[bench][word] = counts[bench].get(word, 0) + 1
+        lines.append("")
+    words = ("holds", "undecided here", "does not hold", "not recorded")
+    summary = ["| bench | " + " | ".join(words) + " |", "| --- " * 5 + "|"]
+    summary += [f"| {bench}: {BENCHES[bench]} | " + " | ".join(str(found.get(word, 0)) for word in words) + " |"
+                for bench, found in counts.items()]  # fmt: skip
+    return "\n".join([*summary, "", *lines])
