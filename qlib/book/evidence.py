@@ -1,4 +1,4 @@
-"""The evidence page: every claim of ``book/evidence.yaml`` on every bench, from recorded rows, with the verdict of the one rule."""
+"""The evidence page: every claim of ``book/evidence.yaml`` on every bench, from recorded rows, judged by the one rule."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from qlib import results
 from qlib.book import ROOT
 from qlib.evaluate import Difference, compare
 
-BENCHES = {"digits": "digits", "cifar10-jpeg": "real images, a network that we did not make", "imagenet": "ImageNet"}
+BENCHES = {"digits": "the bench of the lessons", "cifar10-jpeg": "real images, a network that we did not make", "imagenet": "ImageNet"}
 
 
 def claims() -> list[dict[str, Any]]:
@@ -41,11 +41,12 @@ def as_markdown() -> str:
     """A table for each observation, and the count of verdicts by bench."""
     lines, counts = [], {bench: {} for bench in BENCHES}
     for number in sorted({claim["observation"] for claim in claims()}):
-        lines += [f"## Observation {number}", "", "| claim | the paper | bench | difference | seeds | verdict |", "| --- " * 6 + "|"]
+        lines += [f"## Observation {number}", "", "| claim | the paper | bench | difference | seeds | verdict |"]
+        lines.append("| --- " * 6 + "|")
         for claim in (c for c in claims() if c["observation"] == number):
             for bench in BENCHES:
                 found = measured(claim, bench)
-                row = (f"{found[0]} | {found[1]} | **{verdict(claim, found[0])}**" if found else " | | not recorded")
+                row = f"{found[0]} | {found[1]} | **{verdict(claim, found[0])}**" if found else " | | not recorded"
                 lines.append(f"| {claim['claim']} | {claim['paper']} | {bench} | {row} |")
                 word = verdict(claim, found[0]) if found else "not recorded"
                 counts[bench][word] = counts[bench].get(word, 0) + 1
