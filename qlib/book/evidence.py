@@ -9,7 +9,11 @@ from qlib import results
 from qlib.book import ROOT
 from qlib.evaluate import Difference, compare
 
-BENCHES = {"digits": "the bench of the lessons", "cifar10-jpeg": "real images, a network that we did not make", "imagenet": "ImageNet"}
+BENCHES = {
+    "digits": "the bench of the lessons",
+    "cifar10-jpeg": "real images, a network that we did not make",
+    "imagenet": "the paper's own setting",
+}
 
 
 def claims() -> list[dict[str, Any]]:
@@ -17,7 +21,8 @@ def claims() -> list[dict[str, Any]]:
 
 
 def measured(claim: dict[str, Any], bench: str) -> tuple[Difference, int] | None:
-    """The paired difference of a claim on a bench and the number of seeds or draws; ``None`` where rows are not recorded."""
+    """The paired difference of a claim on a bench, and the number of seeds or draws that both sides have; ``None`` where rows are
+    not recorded."""
     path = results.table_path(bench, claim["table"])
     if not path.exists():
         return None
@@ -25,12 +30,18 @@ def measured(claim: dict[str, Any], bench: str) -> tuple[Difference, int] | None
     plain = [a is None and isinstance(b, dict) for a, b in zip(table.allocation, table.activation_bits, strict=True)]
     uniform = [b["default"] if p else None for p, b in zip(plain, table.activation_bits, strict=True)]
     table = table.assign(uniform_bits=pd.Series(uniform, index=table.index, dtype=object))
-    try:
-        sides = [results.accuracies(table, **claim.get("where", {}), **claim[side]) for side in ("better", "worse")]
-    except ValueError:  # a part of the table that is still to be recorded
+    wanted = [{**claim.get("where", {}), **claim[side]} for side in ("better", "worse")]
+    seeds = set.intersection(*(set(_rows(table, where).calibration_seed) for where in wanted))
+    if not seeds:  # a part of the table that is still to be recorded
         return None
-    draws = min(map(len, sides))
-    return compare(*(side[:draws] for side in sides)), draws
+    table = table[table.calibration_seed.isin(seeds)]
+    return compare(*(results.accuracies(table, **where) for where in wanted)), len(seeds)
+
+
+def _rows(table: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
+    for column, value in where.items():
+        table = table[[v == value for v in table[column]]]
+    return table
 
 
 def verdict(claim: dict[str, Any], difference: Difference) -> str:
