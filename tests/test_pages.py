@@ -65,4 +65,5 @@ def test_the_evidence_page_covers_every_observation_and_says_what_is_missing():
     assert "not recorded" in text and text.count("| digits |") == len(evidence.claims())
     (skip,) = [c for c in evidence.claims() if c["claim"].startswith("quantizing only inputs")]
     difference, draws = evidence.measured(skip, "digits")
-    assert draws == 5 and difference.n == 10_000 and difference.points > 0 and evidence.verdict(skip, difference) == "holds"
+    assert len(draws) == 5 and min(draws) > 0 and difference.n == 10_000 and difference.points > 0
+    assert evidence.verdict(skip, difference) == "holds"

@@ -20,9 +20,9 @@ def claims() -> list[dict[str, Any]]:
     return yaml.safe_load((ROOT / "book" / "evidence.yaml").read_text("utf8"))
 
 
-def measured(claim: dict[str, Any], bench: str) -> tuple[Difference, int] | None:
-    """The paired difference of a claim on a bench, and the number of seeds or draws that both sides have; ``None`` where rows are
-    not recorded."""
+def measured(claim: dict[str, Any], bench: str) -> tuple[Difference, list[float]] | None:
+    """The paired difference of a claim on a bench, over the seeds or draws that both sides have, and in points for each of these;
+    ``None`` where rows are not recorded."""
     path = results.table_path(bench, claim["table"])
     if not path.exists():
         return None
@@ -35,7 +35,8 @@ def measured(claim: dict[str, Any], bench: str) -> tuple[Difference, int] | None
     if not seeds:  # a part of the table that is still to be recorded
         return None
     table = table[table.calibration_seed.isin(seeds)]
-    return compare(*(results.accuracies(table, **where) for where in wanted)), len(seeds)
+    sides = [results.accuracies(table, **where) for where in wanted]
+    return compare(*sides), [a.top1 - b.top1 for a, b in zip(*sides, strict=True)]
 
 
 def _rows(table: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
@@ -52,12 +53,13 @@ def as_markdown() -> str:
     """A table for each observation, and the count of verdicts by bench."""
     lines, counts = [], {bench: {} for bench in BENCHES}
     for number in sorted({claim["observation"] for claim in claims()}):
-        lines += [f"## Observation {number}", "", "| claim | the paper | bench | difference | seeds | verdict |"]
+        lines += [f"## Observation {number}", "", "| claim | the paper | bench | difference | seed by seed | verdict |"]
         lines.append("| --- " * 6 + "|")
         for claim in (c for c in claims() if c["observation"] == number):
             for bench in BENCHES:
                 found = measured(claim, bench)
-                row = f"{found[0]} | {found[1]} | **{verdict(claim, found[0])}**" if found else " | | not recorded"
+                each = ", ".join(f"{points:+.1f}" for points in found[1]) if found else ""
+                row = f"{found[0]} | {each} | **{verdict(claim, found[0])}**" if found else " | | not recorded"
                 lines.append(f"| {claim['claim']} | {claim['paper']} | {bench} | {row} |")
                 word = verdict(claim, found[0]) if found else "not recorded"
                 counts[bench][word] = counts[bench].get(word, 0) + 1
