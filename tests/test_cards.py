@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import time
 
 import pytest
 import yaml
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from qlib import QuantConfig, QuantizationCard, results
+from qlib import compare as evaluate_compare
 from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue, compare, hardware
 from qlib.cli import main
 
@@ -138,7 +138,9 @@ def test_the_terminal_gets_no_control_characters():
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
 def test_latex_compiles(tmp_path, cards):
-    for i, card in enumerate((cards[0], QuantizationCard.of(HOSTILE, remarks=HOSTILE, technique=HOSTILE))):
+    letters = "".join(chr(c) for c in range(0x20, 0x250))
+    for i, name in enumerate((None, HOSTILE, letters)):
+        card = QuantizationCard.of(name, remarks=HOSTILE, technique=name) if name else cards[0]
         page = "\\documentclass{article}\\begin{document}" + card.to_latex() + "\\end{document}"
         (tmp_path / f"{i}.tex").write_text(page, "utf8")
         done = subprocess.run(["pdflatex", "-halt-on-error", f"{i}.tex"], cwd=tmp_path, capture_output=True, timeout=120)
@@ -188,6 +190,7 @@ BAD = {
     "not finite": ("schema_version: 1\nname: x\nresources: {time: .nan}", "not finite"),
     "a date": ("schema_version: 1\nname: 2020-01-01", "dates in quotes"),
     "twice": ("schema_version: 1\nname: x\nname: y", "'name' stands there twice"),
+    "a number as a name": ("schema_version: 1\nname: x\nmixed_precision: {weight_bits: {1: 8}}", "names must be text"),
     "alias bomb": ("a: &a [x]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in ("ab", "bc", "cd", "de", "ef", "fg")),
                    "aliases are not allowed"),
     "deep": ("[" * 20_000, "nested too deeply|not YAML"),
@@ -210,9 +213,7 @@ def test_a_huge_file_is_not_read(tmp_path, capsys):
     path = tmp_path / "huge.yaml"
     with open(path, "wb") as file:
         file.truncate(100_000_000)
-    start = time.perf_counter()
     assert main(["card", "show", str(path)]) == 2 and "larger than" in capsys.readouterr().err
-    assert time.perf_counter() - start < 30  # a hang, not a speed
 
 
 # ------------------------------------------------------------------------------------------------------------- comparing
@@ -221,8 +222,55 @@ def test_a_huge_file_is_not_read(tmp_path, capsys):
 def test_differences_name_the_choice_its_observation_and_its_worth(cards):
     (skip,) = [choice for choice in cards[0].differences(cards[1]) if not choice.confound]
     assert (skip.field, skip.a, skip.b, skip.observation) == ("quantize_skip", True, False, 3)
-    assert skip.worth[0].points.points == pytest.approx(compare.gap(cards[1], cards[0]), abs=0.05)
+    assert skip.worth[0].points.points == pytest.approx(compare.gap(*cards), abs=0.05)
+    (reverse,) = [choice for choice in cards[1].differences(cards[0]) if not choice.confound]
+    assert reverse.worth[0].points.points == pytest.approx(-skip.worth[0].points.points)
     assert all(choice.field in ("hardware",) for choice in cards[0].differences(cards[1])[1:])
+
+
+RUN = QuantizationCard.from_run(QuantConfig())
+
+
+@pytest.mark.parametrize("field, a, b, table", [
+    ("weight_range", "mse", "minmax", "clipping-weights"), ("weight_range", "minmax", "percentile", "clipping-weights"),
+    ("activation_range", "mse", "minmax", "clipping-activations"), ("pooling", "float", "low_precision", "pooling"),
+    ("labels", "soft", "true", "pseudo-labels"), ("images", 1, 1024, "calibration-images"),
+    ("float_accuracy", 77.7, 76.1, "float-baseline"), ("allocation", "learned", "uniform", "channel-bits"),
+])  # fmt: skip
+def test_a_worth_is_that_of_these_two_values_and_turns_with_them(field, a, b, table):
+    there, back = compare.worth(field, a, b), compare.worth(field, b, a)
+    assert [w.table for w in there] == [f"digits/{table}"] and there[0].points.n == 10_000
+    assert there[0].points.points == pytest.approx(-back[0].points.points)
+
+
+@pytest.mark.parametrize("field, a, b", [
+    ("weight_range", "mse", "search for the least error"), ("images", 320, 1024), ("weight_range", "mse", "mse"),
+    ("weight_granularity", "per_group", "per_channel"), ("float_accuracy", 76.1, 76.1), ("bias", "float", 32),
+    ("images", True, 1024),
+])  # fmt: skip
+def test_values_that_were_not_measured_have_no_worth(field, a, b):
+    assert compare.worth(field, a, b) == ()
+
+
+def test_a_worth_is_what_the_recorded_rows_say():
+    table = results.load_table(results.table_path("digits", "clipping-weights"))
+    where = {"weight_bits": 4, "weight_granularity": "per_channel"}
+    sides = [results.accuracies(table, **where, weight_range=value) for value in ("mse", "percentile")]
+    assert compare.worth("weight_range", "mse", "percentile")[0].points == evaluate_compare(*sides)
+
+
+def test_what_does_not_act_does_not_differ():
+    def differing(**changes):
+        return [c.field for c in RUN.differences(QuantizationCard.from_run(QuantConfig(**changes))) if not c.confound]
+
+    assert differing(percentile=99.0) == differing(symmetric_grid="restricted") == differing(bit_choices=(2, 4, 8)) == []
+    assert differing(activation_symmetric=True, symmetric_grid="restricted") == ["activation_symmetric", "symmetric_grid"]
+    assert differing(activation_bits=None) == ["activation_bits"]
+
+
+def test_the_papers_table_4_is_not_lost():
+    latex = catalogue()["garg-table-4"].to_latex()
+    assert "Weight bits: mixed" in latex and "Activation bits: mixed" in latex and "Allowed bits: any integer" in latex
 
 
 def test_what_one_side_leaves_open_is_a_confound(cards):
@@ -233,7 +281,7 @@ def test_what_one_side_leaves_open_is_a_confound(cards):
 
 def test_every_worth_compares_rows_that_differ_in_that_choice():
     known = {w.field for w in compare.worths()}
-    assert known <= set(FIELDS) and len(known) >= 15
+    assert known <= set(FIELDS) and len(known) == 17
     assert all(w.points.n == 10_000 for w in compare.worths())
 
 
@@ -248,7 +296,7 @@ def test_profiles_are_valid_and_know_their_fields(name):
 
 def test_what_a_chip_cannot_do_is_found(cards):
     found = {finding.field: finding.verdict for finding in cards[0].fits("litert-int8")}
-    assert found == dict.fromkeys(("activation_bits", "weight_symmetric", "pooling", "quantize_residual"), "cannot")
+    assert found == dict.fromkeys(("activation_bits", "weight_symmetric", "pooling", "quantize_residual", "bias"), "cannot")
     mixed = QuantizationCard.of("mixed", weight_bits={"default": 4, "fc": 3}, activation_bits=8)
     assert [(f.field, f.verdict) for f in mixed.fits("integer-2-4-8")] == [("weight_bits", "slower")]
 
@@ -306,6 +354,7 @@ def test_a_card_of_the_catalogue_has_a_source_for_every_field_that_it_reports(na
     card = catalogue()[name]
     reported = [field for field in FIELDS if card[field] != NOT_REPORTED]
     assert set(card.data["sources"]) == set(reported) and len(reported) >= 10
+    assert all(source.startswith("https://") for source in card.data["sources"].values())
     assert card.data["link"].startswith("https://") and card.data["authors"] != NOT_REPORTED
     assert card.to_markdown() and card.to_html() and card.to_latex() and str(card)
 

@@ -31,6 +31,9 @@ CATEGORIES: dict[str, dict[str, Any]] = {
     name: entry["properties"] for name, entry in SCHEMA["properties"].items() if "properties" in entry}  # fmt: skip
 FIELDS: dict[str, dict[str, Any]] = {name: field for fields in CATEGORIES.values() for name, field in fields.items()}
 CATEGORY_OF = {name: category for category, fields in CATEGORIES.items() for name in fields}
+OF_ACTIVATIONS = ("activation_symmetric", "activation_granularity", "activation_range", "activation_dynamic",
+                  "calibration_upstream", "quantize_skip", "quantize_residual", "pooling", "input_bits",
+                  "quantize_output")  # fmt: skip
 # What the configuration says by None:
 WORDS = {"weight_bits": "float", "activation_bits": "float", "input_bits": "float", "first_last_bits": "like the rest"}
 
@@ -56,6 +59,18 @@ class QuantizationCard:
     @property
     def name(self) -> str:
         return self.data["name"]
+
+    def acts(self, field: str) -> bool:
+        """Whether a field means anything beside the others: a percentile where no range is one, the kind of a symmetric grid
+        where none is symmetric, choices of bits where there is one bitwidth, and the activations' where they stay in float."""
+        if field == "percentile":
+            return "percentile" in (self["weight_range"], self["activation_range"])
+        if field == "symmetric_grid":
+            activations = self.acts("activation_symmetric") and self["activation_symmetric"] is not False
+            return activations or self["weight_symmetric"] is True
+        if field in ("bit_choices", "allocation"):
+            return not isinstance(self["weight_bits"], int) or not isinstance(self["activation_bits"], (int, str))
+        return field not in OF_ACTIVATIONS or self["activation_bits"] != "float"
 
     @classmethod
     def of(cls, name: str, *, authors: str = NOT_REPORTED, link: str = NOT_REPORTED, remarks: str = NOT_REPORTED,
@@ -256,10 +271,13 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None) if len(keys) < 3000 else None
-        if twice is not None:
-            raise ValueError(f"line {node.start_mark.line + 1}: {twice!r} stands there twice")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise ValueError(f"line {key.start_mark.line + 1}: names must be text; put what looks like a number in quotes")
+            if key.value in seen:
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} stands there twice")
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -17,17 +17,19 @@ from .render import shown
 
 @dataclass(frozen=True)
 class Worth:
-    """What a choice was worth when nothing else changed: ``better`` minus ``worse``, in points, on recorded rows of ``table``."""
+    """What a choice was worth when nothing else changed: the accuracy with ``a`` minus that with ``b``, in points, on recorded
+    rows of ``table`` under ``condition``."""
 
     field: str
     table: str
-    better: str
-    worse: str
+    a: Any
+    b: Any
     condition: str
     points: Difference
 
     def __str__(self) -> str:
-        return f"{self.better} over {self.worse}, {self.condition}: {self.points} ({self.table})"
+        values = " over ".join(shown(self.field, value) for value in (self.a, self.b))
+        return f"worth on our bench, {values}, {self.condition}: {self.points} ({self.table})"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        worth = [{"better": w.better, "worse": w.worse, "condition": w.condition, "table": w.table, "points": w.points.points,
+        worth = [{"a": w.a, "b": w.b, "condition": w.condition, "table": w.table, "points": w.points.points,
                   "low": w.points.interval[0], "high": w.points.interval[1], "n": w.points.n} for w in self.worth]  # fmt: skip
         return {"field": self.field, "category": self.category, "observation": self.observation, "a": self.a, "b": self.b,
                 "confound": self.confound, "worth": worth}  # fmt: skip
@@ -68,21 +70,19 @@ class Choice:
 
 def differences(a: QuantizationCard, b: QuantizationCard, measure: bool = True) -> list[Choice]:
     """The design choices in which the cards differ, reported ones first, then those that either card leaves open. What follows
-    from choices (sizes, times, accuracies) is not among them.
+    from choices (sizes, times, accuracies) is not among them, nor what does not act on either card (`QuantizationCard.acts`).
 
     ``measure``: look up what each was worth in the recorded results, if they are at hand (in a clone)."""
-    found = [Choice(name, a[name], b[name]) for name, field in FIELDS.items()
-             if not field.get("outcome") and (a[name] != b[name] or NOT_REPORTED in (a[name], b[name]))]  # fmt: skip
-    if measure:
-        known = worths()
-        found = [Choice(c.field, c.a, c.b, tuple(w for w in known if w.field == c.field)) for c in found]
+    names = [name for name, field in FIELDS.items() if not field.get("outcome") and (a.acts(name) or b.acts(name))]
+    found = [Choice(name, a[name], b[name], worth(name, a[name], b[name]) if measure else ())
+             for name in names if a[name] != b[name] or NOT_REPORTED in (a[name], b[name])]  # fmt: skip
     return sorted(found, key=lambda choice: choice.confound)
 
 
 def gap(a: QuantizationCard, b: QuantizationCard) -> float | None:
     """Accuracy of ``a`` minus that of ``b`` in points, where both report a number."""
-    both = [card["accuracy"]["top1"] if isinstance(card["accuracy"], Mapping) else card["accuracy"] for card in (a, b)]
-    return both[0] - both[1] if all(isinstance(value, (int, float)) for value in both) else None
+    both = [_number(card["accuracy"]) for card in (a, b)]
+    return None if None in both else both[0] - both[1]
 
 
 def report(a: QuantizationCard, b: QuantizationCard, found: Iterable[Choice]) -> str:
@@ -97,22 +97,56 @@ def report(a: QuantizationCard, b: QuantizationCard, found: Iterable[Choice]) ->
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
-@cache
+def worth(field: str, a: Any, b: Any) -> tuple[Worth, ...]:
+    """What ``a`` was worth over ``b`` in a field, wherever rows of exactly these two values are recorded (``worth.yaml``)."""
+    if field == "float_accuracy":
+        a, b = _order(a, b)
+    found = []
+    for entry in _entries():
+        places = [next((i for i, (value, *_) in enumerate(entry["values"]) if _same(value, wanted)), None) for wanted in (a, b)]
+        if entry["field"] == field and None not in places:
+            found.append(_measured(entry["table"], field, *places))
+    return tuple(w for w in found if w is not None)
+
+
 def worths() -> tuple[Worth, ...]:
-    """Every comparison of ``worth.yaml``, from recorded rows; empty where there is no clone with results."""
+    """For each field of ``worth.yaml``, its first value over its second; empty where there is no clone with results."""
+    found = (_measured(entry["table"], entry["field"], 0, 1) for entry in _entries())
+    return tuple(w for w in found if w is not None)
+
+
+@cache
+def _entries() -> list[dict[str, Any]]:
+    return yaml.safe_load(files(__package__).joinpath("worth.yaml").read_text("utf8"))
+
+
+@cache
+def _measured(name: str, field: str, *places: int) -> Worth | None:
     from .. import results
 
+    entry = next(e for e in _entries() if (e["table"], e["field"]) == (name, field))
     try:
-        results.clone()
-    except FileNotFoundError:
-        return ()
-    found = []
-    for entry in yaml.safe_load(files(__package__).joinpath("worth.yaml").read_text("utf8")):
-        bench, name = entry["table"].split("/")
-        path = results.table_path(bench, name)
-        if path.exists():
-            table = results.with_allocation(results.load_table(path))
-            sides = [results.accuracies(table, **entry.get("where", {}), **entry[side]) for side in ("better", "worse")]
-            found.append(Worth(entry["field"], entry["table"], entry["names"][0], entry["names"][1], entry["condition"],
-                               compare(*sides)))  # fmt: skip
-    return tuple(found)
+        path = results.table_path(*name.split("/"))
+    except FileNotFoundError:  # the package alone, without the book
+        return None
+    if not path.exists() or places[0] == places[1]:
+        return None
+    table = results.with_allocation(results.load_table(path))
+    chosen = [entry["values"][i] for i in places]
+    sides = [results.accuracies(table, **entry.get("where", {}), **(where[0] if where else {field: value}))
+             for value, *where in chosen]  # fmt: skip
+    return Worth(field, name, *(value for value, *_ in chosen), entry["condition"], compare(*sides))
+
+
+def _same(x: Any, y: Any) -> bool:
+    return x == y and isinstance(x, bool) == isinstance(y, bool)
+
+
+def _order(a: Any, b: Any) -> tuple[Any, Any]:
+    x, y = (_number(value) for value in (a, b))
+    return (a, b) if x is None or y is None or x == y else ("better", "worse") if x > y else ("worse", "better")
+
+
+def _number(accuracy: Any) -> float | None:
+    accuracy = accuracy["top1"] if isinstance(accuracy, Mapping) else accuracy
+    return accuracy if isinstance(accuracy, (int, float)) else None

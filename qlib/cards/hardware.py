@@ -75,6 +75,8 @@ def check(card: QuantizationCard, target: str | Path | Mapping[str, Any]) -> lis
     found = []
     for statement in load_profile(target)["statements"]:
         field, verdicts = statement["field"], set()
+        if not card.acts(field):
+            continue
         for value in _single(card[field]):
             known = [*statement["runs"], *statement.get("slower", [])]
             if value == NOT_REPORTED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
@@ -92,7 +93,7 @@ def html(card: QuantizationCard) -> str:
 
 def latex(card: QuantizationCard) -> str:
     """The paper's table of two columns, a category and its choices; what is not reported is counted, not listed. Needs nothing
-    but LaTeX; characters beyond Latin script become question marks."""
+    but LaTeX; accents that plain LaTeX cannot set are left away, characters beyond Latin script become question marks."""
     lines = [r"\begin{tabular}{@{}p{0.22\linewidth}p{0.74\linewidth}@{}}", r"\hline",
              rf"\multicolumn{{2}}{{@{{}}p{{0.96\linewidth}}@{{}}}}{{\textbf{{{_tex(card.name)}}}}} \\ \hline"]
     for title, rows in table(card):
@@ -125,6 +126,19 @@ _TEX: dict[str, str] = {
 }  # fmt: skip
 
 
+_ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u0304\u0306\u0307\u030a\u030b\u030c\u0327", "`'^~\"=u.rHvc", strict=True))
+_LETTERS = dict(zip("ßæÆœŒøØłŁıđĐðÐþÞ", r"\ss \ae \AE \oe \OE \o \O \l \L \i d D d D th Th".split(), strict=True))
+
+
 def _tex(said: str) -> str:
-    plain = re.sub(r"\s+", " ", said).strip()
-    return "".join(_TEX.get(c) or (c if " " <= c <= "~" or "À" <= c <= "ſ" else "?") for c in plain)
+    return "".join(_TEX.get(c) or (c if " " <= c <= "~" else _letter(c)) for c in re.sub(r"\s+", " ", said).strip())
+
+
+def _letter(c: str) -> str:
+    if c in _LETTERS:
+        return _LETTERS[c] + "{}" if _LETTERS[c].startswith("\\") else _LETTERS[c]
+    base, *accents = unicodedata.normalize("NFD", c)
+    if not (base.isascii() and base.isalpha()):
+        return "?"
+    accent = _ACCENTS.get(accents[0]) if len(accents) == 1 else None
+    return f"\\{accent}{{{base}}}" if accent else base
