@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .affine import Grid
-from .config import QuantConfig
-from .model import Quantizer, calibrate, insert_quantizers, quantize_weights, save_passes, weight_grid
-from .placement import evaluation_copy, read
+from .config import MAX_BITS, QuantConfig
+from .model import Quantizer, insert_quantizers, save_passes, weight_grid, with_quantizers
+from .placement import evaluation_copy, place, read
 
 EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
 OPSET, OPSET_OF_4_BITS = 17, 21
@@ -87,18 +87,14 @@ def export_onnx(model: nn.Module, config: QuantConfig, calibration: Iterable | T
     for field, value in refused.items():
         if getattr(config, field) == value:
             raise ValueError(f"{field}={value!r} cannot be written as pairs of QuantizeLinear and DequantizeLinear")
-    network = read(model)
-    placement, quantizers = insert_quantizers(network, config)
-    for name, bits in [*placement.weight_bits.items(), *((q.name, q.bits) for q in quantizers.values())]:
-        if bits not in EXPORTED_BITS and not (isinstance(bits, int) and bits > 16):
+    floats = read(model)
+    placement = place(floats, config)
+    for name, bits in [*placement.weight_bits.items(), *placement.quantizers.values()]:
+        if bits not in EXPORTED_BITS and not (isinstance(bits, int) and bits > MAX_BITS):
             raise ValueError(f"{name!r} has {bits} bits; ONNX can say {' or '.join(map(str, EXPORTED_BITS))}")
-    grids = {name: weight_grid(name, network.module.get_submodule(name).weight.data, config, bits)
+    grids = {name: weight_grid(name, floats.module.get_submodule(name).weight.data, config, bits)
              for name, bits in placement.weight_bits.items() if bits in EXPORTED_BITS}  # fmt: skip
-    if config.calibration_upstream == "quantized":
-        quantize_weights(network, config, placement.weight_bits)
-    calibrate(network, quantizers, calibration, ranges)
-    if config.calibration_upstream == "float":
-        quantize_weights(network, config, placement.weight_bits)
+    network, _ = with_quantizers(model, config, calibration, ranges)
     for name, grid in grids.items():
         parametrize.register_parametrization(network.module.get_submodule(name), "weight", _Written(
             grid, placement.weight_bits[name], config.weight_symmetric), unsafe=True)  # fmt: skip

@@ -35,6 +35,15 @@ def quantize(model: nn.Module, config: QuantConfig, calibration: Iterable | Tens
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}")
     if config.weight_bits is None and config.activation_bits is None:
         return evaluation_copy(model)
+    network, quantizers = with_quantizers(model, config, calibration, ranges)
+    save_passes(network, quantizers)
+    return network.module
+
+
+def with_quantizers(
+    model: nn.Module, config: QuantConfig, calibration: Iterable | Tensor | None, ranges: Mapping[str, tuple[float, float]] | None
+) -> tuple[Network, dict[fx.Node, Quantizer]]:
+    """A folded copy of ``model`` with quantized weights and calibrated quantizers, by node that they follow."""
     network = read(model)
     placement, quantizers = insert_quantizers(network, config)
     if config.calibration_upstream == "quantized":
@@ -42,8 +51,7 @@ def quantize(model: nn.Module, config: QuantConfig, calibration: Iterable | Tens
     calibrate(network, quantizers, calibration, ranges)
     if config.calibration_upstream == "float":
         quantize_weights(network, config, placement.weight_bits)
-    save_passes(network, quantizers)
-    return network.module
+    return network, quantizers
 
 
 def insert_quantizers(network: Network, config: QuantConfig) -> tuple[Placement, dict[fx.Node, Quantizer]]:
