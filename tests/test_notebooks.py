@@ -42,7 +42,20 @@ for a, b in (("BRECQ", "QDrop"), ("skip quantized", "skip in float")):
     report = compare.report(everything[a], everything[b], everything[a].differences(everything[b]))
     assert seen.stdout.startswith(report) and all(str(finding) in seen.stdout for finding in everything[a].fits("litert-int8"))
 """
-SLIDERS = {"00-uniform-quantization": PICTURE, "10-quantization-cards": PICKER}
+STEPS = PANEL + """
+from IPython.utils.capture import capture_output
+
+bars = []
+plots.plt.show = lambda: bars.append([bar.get_height() for bar in plots.plt.gca().patches])
+for step in (0, learned.step):
+    steps.value = step
+    with capture_output() as seen:
+        draw(step)
+    row = learned.history.iloc[step]
+    assert bars[-1] == [round(row[f"weight:{name}"]) for name in layers]
+    assert f"step {step}: loss {row.loss:.3f}, average {row.average_weight_bits:.3f}" in seen.stdout
+"""
+SLIDERS = {"00-uniform-quantization": PICTURE, "09-learning-bitwidths": STEPS, "10-quantization-cards": PICKER}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
