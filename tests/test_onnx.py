@@ -120,6 +120,18 @@ def test_files_that_are_no_models(tmp_path, capsys):
     assert main(["card", "from-onnx", str(tmp_path / "none.onnx")]) == 2
 
 
+@pytest.mark.parametrize("nodes", [
+    [("Identity", ["b"], ["a"]), ("Identity", ["a"], ["b"]), ("Conv", ["x", "a"], ["y"])],
+    [("Relu", ["r"], ["r"]), ("Conv", ["r", "w"], ["y"])], [("Conv", ["x"], ["y"])], [("QuantizeLinear", [], ["y"])],
+], ids=["circle", "itself", "no weight", "no input"])  # fmt: skip
+def test_graphs_that_cannot_be_are_refused(tmp_path, capsys, nodes):
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 4, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node(*node) for node in nodes], "bad", values[:1], values[1:])
+    (tmp_path / "x.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    assert main(["card", "from-onnx", str(tmp_path / "x.onnx")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_the_command_writes_a_card(float_model, tmp_path, capsys):
     assert main(["card", "from-onnx", str(float_model), "--out", str(tmp_path / "card.yaml")]) == 0
     assert QuantizationCard.load(tmp_path / "card.yaml")["weight_bits"] == "float"

@@ -58,6 +58,7 @@ class Graph:
             raise ValueError('reading ONNX needs the package onnx: pip install "quantization-tradeoffs[onnx]"') from None
         try:
             model = onnx.load(str(path), load_external_data=False)  # never follow a path that the file names
+            onnx.checker.check_model(model)  # so that nodes have their inputs and there is no circle among them
             nodes = list(model.graph.node)
         except OSError:
             raise
