@@ -87,6 +87,13 @@ def test_nothing_is_fetched_from_another_host(page):
 
 
 @built
+@every_page
+def test_tables_are_tables(page):
+    """Markdown that no parser made a table of stays a line of bars."""
+    assert [p.get_text()[:60] for p in read(page).select("article p") if p.get_text().lstrip().startswith("|")] == []
+
+
+@built
 def test_formulas_are_drawn():
     page = SITE / "book" / "notation.html"
     assert read(page).select(".math") and [s for s in read(page).select("script[src]") if "mathjax" in s["src"]]
