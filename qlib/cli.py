@@ -1,5 +1,5 @@
-"""The `qlib` command. Exit codes: 0 done, 1 a comparison or check found something, 2 bad input, 130 interrupted (what is
-recorded stays)."""
+"""The `qlib` command. Exit codes: 0 done, 1 a comparison or check found something or a run failed, 2 bad input, 130 interrupted
+(what is recorded stays)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,15 @@ def main(argv: list[str] | None = None) -> int:
     record.add_argument("names", nargs="*", metavar="NAME", help="an experiment in book/experiments, such as skip-residual")
     record.add_argument("--device", default="cpu", help="where networks run, as torch names it: cuda, cuda:1 (default: cpu)")
     record.add_argument("--precision", default="float32", choices=results.PRECISIONS, help="of products and their sums")
+    record.add_argument("--jobs", type=int, default=0, metavar="N", help="processes of one thread each (default: this one)")
+    record.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster's, to compute the rows there")
+    record.add_argument("--shard", type=_part, default=(1, 1), metavar="I/N", help="the I-th of N parts, in a table of its own")
+    record.add_argument("--retry", action="store_true", help="try runs again that failed before")
     record.add_argument("--list", action="store_true", help="list the experiments and how much of each is recorded")
     record.set_defaults(run=lambda a: _list() if a.list or not a.names else _record(a))
+    merge = commands.add_parser("merge", help="put the tables of shards together")
+    merge.add_argument("names", nargs="+", metavar="NAME")
+    merge.set_defaults(run=_merge)
     _add_card_commands(commands)
     export = commands.add_parser("export", help="write a bench's network, quantized, as ONNX",
                                  description="Write a bench's network, quantized, as ONNX with 8- and 4-bit integers.")
@@ -52,24 +59,47 @@ def _list() -> int:
         experiment = results.Experiment.load(path)
         table = results.table_path(experiment.bench, experiment.name)
         recorded = len(results.load_table(table)) if table.exists() else 0
-        print(f"{name:40} {recorded:4} of {len(experiment.runs()):4} rows")
+        failed = f", {n} failed" if (n := len(results.failures(table))) else ""
+        print(f"{name:40} {recorded:4} of {len(experiment.runs()):4} rows{failed}")
     return 0
 
 
 def _record(arguments: argparse.Namespace) -> int:
-    names = arguments.names
-    known = results.experiments()
-    short = {name.split("/")[1]: name for name in known}
-    for name in names:
-        if name not in known and name not in short:
-            raise ValueError(f"there is no experiment {name!r}{suggestion(name, known)}")
-    for name in names:
-        experiment = results.Experiment.load(known[short.get(name, name)])
+    status = 0
+    for experiment in _experiments(arguments.names):
         path = results.table_path(experiment.bench, experiment.name)
-        table = results.record(experiment, path, command=f"qlib record {name}", device=arguments.device,
-                               precision=arguments.precision)  # fmt: skip
+        command = f"qlib record {experiment.bench}/{experiment.name}"
+        options = {name: getattr(arguments, name) for name in ("device", "precision", "jobs", "scheduler", "shard", "retry")}
+        table = results.record(experiment, path, command=command, **options)
+        path = path if arguments.shard == (1, 1) else results.shard_path(path, *arguments.shard)
         print(f"{path}: {len(table)} rows")
+        for error in results.failures(path).values():
+            print(f"qlib: failed, the rest is recorded: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    for experiment in _experiments(arguments.names):
+        path = results.table_path(experiment.bench, experiment.name)
+        print(f"{path}: {len(results.merge(experiment, path))} of {len(experiment.runs())} rows")
     return 0
+
+
+def _experiments(names: Sequence[str]) -> list[results.Experiment]:
+    """Those of these names; without a bench, a name is one of ``digits``."""
+    known, full = results.experiments(), [name if "/" in name else f"digits/{name}" for name in names]
+    for name in full:
+        if name not in known:
+            raise ValueError(f"there is no experiment {name!r}{suggestion(name, known)}")
+    return [results.Experiment.load(known[name]) for name in full]
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 2/4")
+    return int(part), int(parts)
 
 
 def _export(arguments: argparse.Namespace) -> int:
