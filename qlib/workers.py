@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
@@ -27,20 +28,22 @@ def spread(call: Callable[[Any], Any], items: Iterable[Any], jobs: int = 0, sche
         return
     waiting, deaths = dict.fromkeys(items), 0
     while waiting:
-        workers = _cluster(scheduler) if scheduler is not None else _processes(jobs)
         try:
-            futures = {workers.submit(_alone, call, item): item for item in waiting}
-            for future in as_completed(futures):
-                result = future.result()  # before the item counts as done
-                waiting.pop(futures[future])
-                deaths = 0
-                yield futures[future], result
+            with _cluster(scheduler) if scheduler is not None else _processes(jobs) as workers:
+                futures = {workers.submit(_alone, call, item): item for item in waiting}
+                try:
+                    for future in as_completed(futures):
+                        result = future.result()  # before the item counts as done
+                        waiting.pop(futures[future])
+                        deaths = 0
+                        yield futures[future], result
+                finally:
+                    for future in futures:
+                        future.cancel()
         except BrokenProcessPool as error:
             deaths += 1
             if deaths >= PATIENCE:
                 raise OSError(f"workers were killed {deaths} times and finished nothing in between: is memory short?") from error
-        finally:
-            workers.shutdown(wait=False, cancel_futures=True)
 
 
 def _alone(call: Callable[[Any], Any], item: Any) -> Any:
@@ -65,12 +68,15 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _cluster(address: str) -> Executor:
+@contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ValueError("a cluster needs Dask: pip install distributed") from error
+        raise ValueError("a cluster needs Dask: pip install "quantization-tradeoffs[cluster]"") from error
     try:
-        return Client(address).get_executor(pure=False)
+        client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:
         raise OSError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    with client:
+        yield client.get_executor(pure=False)

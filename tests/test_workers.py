@@ -78,7 +78,7 @@ def test_processes_end_when_their_parent_is_killed(table):
             results.record(dataclasses.replace(TINY, seeds=tuple(range(40)), images=500), Path({str(table)!r}), jobs=2)
     """)
     path = table.with_name("script.py")
-    path.write_text(script)
+    path.write_text(script, encoding="utf8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
     parent = subprocess.Popen([sys.executable, str(path)], env=environment, stderr=subprocess.DEVNULL)
     wait_until(lambda: table.exists() and len(table.read_text().splitlines()) > 3)
