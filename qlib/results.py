@@ -445,6 +445,12 @@ def float_accuracy(bench: str, network: str, table: pd.DataFrame | None = None) 
     return None
 
 
+def with_allocation(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` with the fields of `Allocation` as columns of their own, ``None`` where a run has none."""
+    given = {name: [(a or {}).get(name) for a in table.allocation] for name in ALLOCATION_FIELDS}
+    return table.assign(**{name: pd.Series(values, index=table.index, dtype=object) for name, values in given.items()})
+
+
 def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     """The rows for which all ``conditions``, each ``FIELD=VALUE`` with the value as in YAML, hold; fields are columns, or what
     an allocation has. ``ValueError`` names the condition that is malformed or leaves no row."""
@@ -453,8 +459,7 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         if not equals or field not in (*COLUMNS, *ALLOCATION_FIELDS):
             raise ValueError(f"{condition!r} is not FIELD=VALUE{suggestion(field, (*COLUMNS, *ALLOCATION_FIELDS))}")
         value = yaml.safe_load(text)
-        rows = table.to_dict("records")
-        has = [(row["allocation"] or {}).get(field) if field in ALLOCATION_FIELDS else row[field] for row in rows]
+        has = list(with_allocation(table)[field])
         known = sorted({json.dumps(v) for v in has})
         table = table[[v == value and isinstance(v, bool) == isinstance(value, bool) for v in has]]
         if table.empty:

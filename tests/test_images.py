@@ -157,7 +157,7 @@ def test_a_missing_class_a_missing_part_and_an_empty_class_are_refused(data):
 def test_labels_that_the_network_has_no_class_for_are_refused():
     with pytest.raises(ValueError, match="labels run from 1 to 3, but the network tells 3 classes apart"):
         evaluate(tiny_network(), [(images(2, 3, 16), torch.tensor([1, 3]))])
-    with pytest.raises(ValueError, match="label -1"):
+    with pytest.raises(ValueError, match="labels run from -1"):
         evaluate(tiny_network(), [(images(2, 3, 16), torch.tensor([-1, 2]))])
 
 

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from qlib import QuantConfig
+from qlib.book import evidence
 
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -54,3 +55,15 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
     for block in blocks:
         exec(block, names)
     assert len(blocks) == 3 and Path("card.yaml").is_file() and names["learned"].average_weight_bits <= 3
+
+
+def test_the_evidence_page_covers_every_observation_and_says_what_is_missing():
+    found = {claim["observation"] for claim in evidence.claims()}
+    assert found == set(range(1, 9))
+    assert all(evidence.measured(claim, "digits") for claim in evidence.claims())
+    text = evidence.as_markdown()
+    assert "not recorded" in text and text.count("| digits |") == len(evidence.claims())
+    (skip,) = [c for c in evidence.claims() if c["claim"].startswith("quantizing only inputs")]
+    difference, draws = evidence.measured(skip, "digits")
+    assert len(draws) == 5 and min(draws) > 0 and difference.n == 10_000 and difference.points > 0
+    assert evidence.verdict(skip, difference) == "holds"

@@ -6,9 +6,8 @@ from pathlib import Path
 import yaml
 from docutils import nodes
 
-from qlib.book import WIDGET_NOTE, WIDGET_VIEW
+from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, evidence
 from qlib.book.address import is_placeholder
-from qlib.book.cards import MARKS
 from qlib.book.status import as_markdown
 
 STATUS_MARK = "<!-- status table -->"
@@ -54,9 +53,9 @@ def fill_trials(app, docname, source):
     source[0] = source[0].replace(TRIALS_MARK, "\n".join(lines))
 
 
-def fill_cards(app, docname, source):
-    """Put the catalogue, the schema and the form into the pages about cards."""
-    for mark, make in MARKS.items():
+def fill_from_data(app, docname, source):
+    """Put the catalogue, the schema and the form into the pages about cards, and the verdicts into the evidence page."""
+    for mark, make in {**cards.MARKS, "<!-- evidence -->": evidence.as_markdown}.items():
         if mark in source[0]:
             source[0] = source[0].replace(mark, make())
 
@@ -72,6 +71,6 @@ def setup(app):
     app.connect("config-inited", hide_dead_links, priority=100)  # before the theme reads its options
     app.connect("source-read", fill_status)
     app.connect("source-read", fill_trials)
-    app.connect("source-read", fill_cards)
+    app.connect("source-read", fill_from_data)
     app.connect("doctree-read", replace_widgets)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

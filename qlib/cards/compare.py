@@ -8,7 +8,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from ..evaluate import Difference, compare
@@ -112,15 +111,8 @@ def worths() -> tuple[Worth, ...]:
         bench, name = entry["table"].split("/")
         path = results.table_path(bench, name)
         if path.exists():
-            table = _with_allocation(results.load_table(path))
+            table = results.with_allocation(results.load_table(path))
             sides = [results.accuracies(table, **entry.get("where", {}), **entry[side]) for side in ("better", "worse")]
             found.append(Worth(entry["field"], entry["table"], entry["names"][0], entry["names"][1], entry["condition"],
                                compare(*sides)))  # fmt: skip
     return tuple(found)
-
-
-def _with_allocation(table: pd.DataFrame) -> pd.DataFrame:
-    from ..results import ALLOCATION_FIELDS
-
-    given = {name: [(a or {}).get(name) for a in table.allocation] for name in ALLOCATION_FIELDS}
-    return table.assign(**{name: pd.Series(values, index=table.index, dtype=object) for name, values in given.items()})
