@@ -73,7 +73,7 @@ def _cluster(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ValueError("a cluster needs Dask: pip install "quantization-tradeoffs[cluster]"") from error
+        raise ValueError("a cluster needs Dask: pip install quantization-tradeoffs[cluster]") from error
     try:
         client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:
