@@ -108,7 +108,7 @@ class Experiment:
     with every number of ``calibration_images`` and every one of the ``seeds`` that draw these.
 
     ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` or of `Allocation` to
-    value. If ``float_baseline`` is set, every network is also recorded unquantized.
+    value. If ``float_baseline`` is set, every network is also recorded unquantized. ``own``: as for `qlib.load_bench`.
     """
 
     name: str
@@ -120,6 +120,10 @@ class Experiment:
     calibration_images: tuple[int, ...] = (320,)
     seeds: tuple[int, ...] = (0,)
     float_baseline: bool = True
+    own: Mapping[str, Any] | None = None
+
+    def load_bench(self) -> Bench:
+        return load_bench(self.bench, self.own) if self.own else load_bench(self.bench)
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
@@ -287,7 +291,7 @@ def _within_largest_map(network: torch.nn.Module, example: torch.Tensor, config:
 
 def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True, device: str = "cpu",
            precision: str = "float32", jobs: int = 0, scheduler: str | None = None, shard: tuple[int, int] = (1, 1),
-           retry: bool = False) -> pd.DataFrame:  # fmt: skip
+           retry: bool = False, keep: bool = False) -> pd.DataFrame:  # fmt: skip
     """Compute the rows of ``experiment`` that the table at ``path`` (CSV) lacks, and return the table.
 
     ``device`` and ``precision`` as for `Laboratory`; ``jobs`` and ``scheduler`` as for `qlib.workers.spread`, where every row is
@@ -295,12 +299,12 @@ def record(experiment: Experiment, path: Path, command: str = "", progress: bool
     in a table of its own beside ``path``, for machines that share no disk; `merge` puts such tables together. A run that fails
     is noted with its error beside the table and does not stop the rest; it is tried again with ``retry``.
 
-    Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no longer asks for.
-    Several recordings of one table at once keep each other's rows.
+    Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no longer asks for,
+    unless ``keep``. Several recordings of one table at once keep each other's rows.
     """
     from tqdm import tqdm
 
-    laboratory, apart = Laboratory(load_bench(experiment.bench), device, precision), bool(jobs) or scheduler is not None
+    laboratory, apart = Laboratory(experiment.load_bench(), device, precision), bool(jobs) or scheduler is not None
     wanted = {laboratory.identity(run)["key"]: run for run in experiment.runs()}
     part, parts = shard
     if parts > 1:
@@ -315,13 +319,13 @@ def record(experiment: Experiment, path: Path, command: str = "", progress: bool
         if not path.exists():
             _write_rows(path, [])
     session, title = len(notes["sessions"]) - 1, f"{experiment.bench}/{path.stem}"
-    place = (experiment.bench, device, precision)
+    place = (experiment.bench, json.dumps(experiment.own), device, precision)
     attempt = functools.partial(_attempt_elsewhere, place) if apart else functools.partial(_attempt, laboratory)
     finished = spread(attempt, missing, jobs, scheduler)
     for (key, run), cells in tqdm(finished, desc=title, total=len(missing), unit="row", disable=None if progress else True):
         with _locked(path):
-            rows, notes = {row["key"]: row for row in _read_rows(path) if row["key"] in wanted}, _notes(path)
-            failed = {k: error for k, error in notes["failed"].items() if k in wanted and k != key}
+            rows, notes = {row["key"]: row for row in _read_rows(path) if keep or row["key"] in wanted}, _notes(path)
+            failed = {k: error for k, error in notes["failed"].items() if (keep or k in wanted) and k != key}
             if "error" in cells:
                 failed[key] = cells["error"]
             else:
@@ -329,7 +333,7 @@ def record(experiment: Experiment, path: Path, command: str = "", progress: bool
                 rows[key] = {name: _cell(value) for name, value in cells.items()}
             if failed != notes["failed"]:
                 _write_notes(path, {**notes, "failed": failed})
-            _write_rows(path, [rows[k] for k in wanted if k in rows])
+            _write_rows(path, [rows[k] for k in (*(k for k in rows if k not in wanted), *wanted) if k in rows])
     return load_table(path)
 
 
@@ -342,10 +346,13 @@ def _attempt(laboratory: Laboratory, item: tuple[str, Run]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-_laboratory = functools.lru_cache(1)(lambda bench, *options: Laboratory(load_bench(bench), *options))  # a worker's
+@functools.lru_cache(1)
+def _laboratory(bench: str, own: str, *options: str) -> Laboratory:
+    """A worker's."""
+    return Laboratory(load_bench(bench, json.loads(own)), *options)
 
 
-def _attempt_elsewhere(place: tuple[str, str, str], item: tuple[str, Run]) -> dict[str, Any]:
+def _attempt_elsewhere(place: tuple[str, ...], item: tuple[str, Run]) -> dict[str, Any]:
     laboratory = _laboratory(*place)
     if laboratory.identity(item[1])["key"] != item[0]:
         raise OSError(f"a worker ({platform.node()}) has other code, weights or data than the process that records")
