@@ -1,13 +1,17 @@
-"""The `qlib` command. Exit codes: 0 done, 1 a comparison or check found something, 2 bad input, 130 interrupted (what is
-recorded stays)."""
+"""The `qlib` command. Exit codes: 0 done, 1 a comparison or check found something or a run failed, 2 bad input, 130 interrupted
+(what is recorded stays)."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from . import __version__, results
 from .benches import load_bench
@@ -22,10 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     record = commands.add_parser("record", help="compute the rows that a recorded table lacks",
                                  description="Compute the rows that a table in book/results lacks. May be stopped and run again.")
     record.add_argument("names", nargs="*", metavar="NAME", help="an experiment in book/experiments, such as skip-residual")
-    record.add_argument("--device", default="cpu", help="where networks run, as torch names it: cuda, cuda:1 (default: cpu)")
-    record.add_argument("--precision", default="float32", choices=results.PRECISIONS, help="of products and their sums")
+    _add_machine(record)
     record.add_argument("--list", action="store_true", help="list the experiments and how much of each is recorded")
     record.set_defaults(run=lambda a: _list() if a.list or not a.names else _record(a))
+    merge = commands.add_parser("merge", help="put the tables of shards together")
+    merge.add_argument("names", nargs="+", metavar="NAME")
+    merge.set_defaults(run=_merge)
+    _add_own_commands(commands)
     _add_card_commands(commands)
     export = commands.add_parser("export", help="write a bench's network, quantized, as ONNX",
                                  description="Write a bench's network, quantized, as ONNX with 8- and 4-bit integers.")
@@ -52,24 +59,144 @@ def _list() -> int:
         experiment = results.Experiment.load(path)
         table = results.table_path(experiment.bench, experiment.name)
         recorded = len(results.load_table(table)) if table.exists() else 0
-        print(f"{name:40} {recorded:4} of {len(experiment.runs()):4} rows")
+        failed = f", {n} failed" if (n := len(results.failures(table))) else ""
+        print(f"{name:40} {recorded:4} of {len(experiment.runs()):4} rows{failed}")
     return 0
 
 
 def _record(arguments: argparse.Namespace) -> int:
-    names = arguments.names
-    known = results.experiments()
-    short = {name.split("/")[1]: name for name in known}
-    for name in names:
-        if name not in known and name not in short:
-            raise ValueError(f"there is no experiment {name!r}{suggestion(name, known)}")
-    for name in names:
-        experiment = results.Experiment.load(known[short.get(name, name)])
+    status = 0
+    for experiment in _experiments(arguments.names):
         path = results.table_path(experiment.bench, experiment.name)
-        table = results.record(experiment, path, command=f"qlib record {name}", device=arguments.device,
-                               precision=arguments.precision)  # fmt: skip
-        print(f"{path}: {len(table)} rows")
+        status |= _record_one(experiment, path, f"qlib record {experiment.bench}/{experiment.name}", arguments)
+    return status
+
+
+def _record_one(experiment: results.Experiment, path: Path, command: str, arguments: argparse.Namespace) -> int:
+    options = {name: getattr(arguments, name) for name in ("device", "precision", "jobs", "scheduler", "shard", "retry")}
+    table = results.record(experiment, path, command=command, **options)
+    path = path if arguments.shard == (1, 1) else results.shard_path(path, *arguments.shard)
+    print(f"{path}: {len(table)} rows")
+    for error in results.failures(path).values():
+        print(f"qlib: failed, the rest is recorded: {error}", file=sys.stderr)
+    return int(bool(results.failures(path)))
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="where networks run, as torch names it: cuda, cuda:1 (default: cpu)")
+    parser.add_argument("--precision", default="float32", choices=results.PRECISIONS, help="of products and their sums")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="processes of one thread each (default: this one)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster's, to compute the rows there")
+    parser.add_argument("--shard", type=_part, default=(1, 1), metavar="I/N", help="the I-th of N parts, in a table of its own")
+    parser.add_argument("--retry", action="store_true", help="try runs again that failed before")
+
+
+def _add_own_commands(commands: argparse._SubParsersAction) -> None:
+    run = commands.add_parser("run", help="measure one configuration, and the network in float")
+    run.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="of QuantConfig or an allocation, such as weight_bits=4")
+    run.add_argument("--network", default="base")
+    run.add_argument("--images", type=int, default=2000, help="to evaluate on (default: 2000)")
+    run.add_argument("--calibration-images", type=int, default=320, metavar="N")
+    run.add_argument("--seed", type=int, default=0, help="of the draw of calibration images")
+    run.add_argument("--out", type=Path, metavar="TABLE.csv", help="a table to keep the rows in, beside those that are there")
+    run.add_argument("--device", default="cpu", help="as torch names it")
+    run.add_argument("--precision", default="float32", choices=results.PRECISIONS)
+    run.set_defaults(run=_run)
+    sweep = commands.add_parser("sweep", help="compute the rows of a grid in a file of your own")
+    sweep.add_argument("file", type=Path, metavar="GRID.yaml", help="with the fields of those in book/experiments")
+    sweep.add_argument("--out", type=Path, metavar="TABLE.csv", help="default: GRID.rows.csv")
+    _add_machine(sweep)
+    sweep.set_defaults(run=_sweep)
+    for parser in (run, sweep):
+        parser.add_argument("--bench", help="instead of the file's" if parser is sweep else "default: digits")
+        parser.add_argument("--model", metavar="MODULE:FUNCTION", help="makes your network; also FILE.py:FUNCTION (is run)")
+        parser.add_argument("--weights", metavar="FILE", help="its weights: .safetensors, or a .pth that holds no code")
+        parser.add_argument("--data", metavar="FOLDER", help="your images: train/ and val/, a subfolder for every class")
+        parser.add_argument("--preprocess", default="imagenet", metavar="YAML", help="{resize: 256, crop: 224, mean: [...]}")
+    show = commands.add_parser("results", help="list recorded rows, or write them as CSV or JSON")
+    show.add_argument("table", nargs="?", metavar="NAME", help="an experiment, or a table's file; default: list the experiments")
+    show.add_argument("--where", nargs="*", default=[], metavar="FIELD=VALUE", help="which rows; values as in YAML")
+    show.add_argument("--out", type=Path, metavar="FILE", help="ending in .csv or .json")
+    show.set_defaults(run=_results)
+
+
+def _given_bench(arguments: argparse.Namespace, default: str, own: dict | None = None) -> dict:
+    """The fields ``bench`` and ``own`` of an experiment, as the arguments say."""
+    given = {name: getattr(arguments, name) for name in ("model", "weights", "data") if getattr(arguments, name)}
+    if not given:
+        return {"bench": arguments.bench or default, "own": None if arguments.bench else own}
+    if len(given) < 3:
+        raise ValueError("a network of your own needs all of --model, --weights and --data")
+    name = arguments.bench or Path(given["data"]).name
+    return {"bench": name, "own": {**given, "preprocess": yaml.safe_load(arguments.preprocess)}}
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    fields = dict(field.partition("=")[::2] for field in arguments.fields)
+    experiment = results.Experiment(
+        "run", **_given_bench(arguments, "digits"), fixed={k: yaml.safe_load(v) for k, v in fields.items()}, vary=(),
+        networks=(arguments.network,), images=arguments.images, calibration_images=(arguments.calibration_images,),
+        seeds=(arguments.seed,))  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.out or Path(folder) / "run.csv"
+        results.record(experiment, path, command=" ".join(["qlib run", *arguments.fields]), device=arguments.device,
+                       precision=arguments.precision, retry=True, keep=True)  # fmt: skip
+        table, asked = results.load_table(path), experiment.runs()
+        rows = {results.run_of(row): row for row in table.to_dict("records")}
+        for run, what in zip(asked, ("float", " ".join(arguments.fields) or "quantized, 8 bits"), strict=True):
+            print(f"{what}: {results.accuracy_of(rows[run]) if run in rows else ', '.join(results.failures(path).values())}")
+        return int(not all(run in rows for run in asked))
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    experiment = results.Experiment.load(arguments.file)
+    experiment = dataclasses.replace(experiment, **_given_bench(arguments, experiment.bench, experiment.own))
+    path = arguments.out or arguments.file.with_suffix(".rows.csv")
+    return _record_one(experiment, path, f"qlib sweep {arguments.file.name}", arguments)
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    if not arguments.table:
+        return _list()
+    name = arguments.table if "/" in arguments.table else f"digits/{arguments.table}"
+    path = Path(arguments.table) if arguments.table.endswith(".csv") else results.table_path(*name.split("/", 1))
+    table = results.select(results.load_table(path), arguments.where)
+    if arguments.out and arguments.out.suffix not in (".csv", ".json"):
+        raise ValueError(f"{arguments.out}: write to a .csv or .json file")
+    if arguments.out:
+        text = table.to_csv(index=False) if arguments.out.suffix == ".csv" else table.to_json(orient="records", indent=1)
+        results.write_whole(arguments.out, text)
+        print(f"{arguments.out}: {len(table)} rows")
+        return 0
+    default = QuantConfig().to_dict()
+    for row in table.to_dict("records"):
+        choices = [f"{k}={json.dumps(row[k])}" for k in results.FIELDS if row[k] != default[k]]
+        choices += [f"{k}={v}" for k, v in (row["allocation"] or {}).items() if v is not None]
+        print(f"{row['network']} seed {row['calibration_seed']} {' '.join(choices) or 'defaults'}: {results.accuracy_of(row)}")
     return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    for experiment in _experiments(arguments.names):
+        path = results.table_path(experiment.bench, experiment.name)
+        print(f"{path}: {len(results.merge(experiment, path))} of {len(experiment.runs())} rows")
+    return 0
+
+
+def _experiments(names: Sequence[str]) -> list[results.Experiment]:
+    """Those of these names; without a bench, a name is one of ``digits``."""
+    known, full = results.experiments(), [name if "/" in name else f"digits/{name}" for name in names]
+    for name in full:
+        if name not in known:
+            raise ValueError(f"there is no experiment {name!r}{suggestion(name, known)}")
+    return [results.Experiment.load(known[name]) for name in full]
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 2/4")
+    return int(part), int(parts)
 
 
 def _export(arguments: argparse.Namespace) -> int:

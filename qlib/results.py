@@ -1,8 +1,9 @@
 """Recorded results: experiments (named grids of configurations), rows keyed by what they depend on, and provenance.
 
 A table is a CSV file, one row a configuration, network and calibration draw; beside it a YAML file says for every recording
-session which command, commit, versions and hardware made the rows. Every finished row rewrites the table whole, so a killed
-recording loses at most the row in hand, and running it again continues.
+session which command, commit, versions and hardware made the rows, and which runs failed. Every finished row rewrites the table
+whole, so a killed recording loses at most the rows in hand, and running it again continues. One process writes, any number
+compute (`qlib.workers`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,6 +41,7 @@ from .config import QuantConfig, suggestion
 from .evaluate import Accuracy, evaluate, wilson
 from .footprint import footprint
 from .model import quantize
+from .workers import spread
 
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 FIELDS = tuple(f.name for f in dataclasses.fields(QuantConfig))
@@ -106,7 +108,7 @@ class Experiment:
     with every number of ``calibration_images`` and every one of the ``seeds`` that draw these.
 
     ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` or of `Allocation` to
-    value. If ``float_baseline`` is set, every network is also recorded unquantized.
+    value. If ``float_baseline`` is set, every network is also recorded unquantized. ``own``: as for `qlib.load_bench`.
     """
 
     name: str
@@ -118,6 +120,10 @@ class Experiment:
     calibration_images: tuple[int, ...] = (320,)
     seeds: tuple[int, ...] = (0,)
     float_baseline: bool = True
+    own: Mapping[str, Any] | None = None
+
+    def load_bench(self) -> Bench:
+        return load_bench(self.bench, self.own) if self.own else load_bench(self.bench)
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
@@ -284,34 +290,105 @@ def _within_largest_map(network: torch.nn.Module, example: torch.Tensor, config:
 
 
 def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True, device: str = "cpu",
-           precision: str = "float32") -> pd.DataFrame:  # fmt: skip
+           precision: str = "float32", jobs: int = 0, scheduler: str | None = None, shard: tuple[int, int] = (1, 1),
+           retry: bool = False, keep: bool = False) -> pd.DataFrame:  # fmt: skip
     """Compute the rows of ``experiment`` that the table at ``path`` (CSV) lacks, and return the table.
 
-    ``device`` and ``precision`` as for `Laboratory`.
-    Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no longer asks for.
+    ``device`` and ``precision`` as for `Laboratory`; ``jobs`` and ``scheduler`` as for `qlib.workers.spread`, where every row is
+    computed by one thread, so that the table does not depend on how many work on it. ``shard``: the i-th of n parts of the rows,
+    in a table of its own beside ``path``, for machines that share no disk; `merge` puts such tables together. A run that fails
+    is noted with its error beside the table and does not stop the rest; it is tried again with ``retry``.
+
+    Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no longer asks for,
+    unless ``keep``. Several recordings of one table at once keep each other's rows.
     """
     from tqdm import tqdm
 
-    laboratory = Laboratory(load_bench(experiment.bench), device, precision)
+    laboratory, apart = Laboratory(experiment.load_bench(), device, precision), bool(jobs) or scheduler is not None
     wanted = {laboratory.identity(run)["key"]: run for run in experiment.runs()}
-    rows = [row for row in _read_rows(path) if row["key"] in wanted]
-    done = {row["key"] for row in rows}
-    missing = {key: run for key, run in wanted.items() if key not in done}
-    if not missing:
-        return load_table(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sessions = _sessions(path)
-    sessions.append(_provenance(command, experiment, laboratory))
-    write_whole(_sidecar(path), yaml.safe_dump({"sessions": sessions}, sort_keys=False))
-    bar = tqdm(missing.items(), desc=f"{experiment.bench}/{experiment.name}", unit="row", disable=None if progress else True)
-    for _, run in bar:
-        start = time.perf_counter()
-        cells = {**laboratory.measure(run), "seconds": round(time.perf_counter() - start, 2)}
-        cells = {**dict.fromkeys(COLUMNS), **LATER, **laboratory.identity(run), **cells, "session": len(sessions) - 1}
-        rows.append({name: _cell(value) for name, value in cells.items()})
-        order = {key: i for i, key in enumerate(wanted)}
-        _write_rows(path, sorted(rows, key=lambda row: order[row["key"]]))
+    part, parts = shard
+    if parts > 1:
+        path = shard_path(path, part, parts)
+        wanted = dict(list(wanted.items())[part - 1 :: parts])
+    with _locked(path):
+        rows, notes = {row["key"] for row in _read_rows(path)}, _notes(path)
+        missing = [(key, run) for key, run in wanted.items() if key not in rows and (retry or key not in notes["failed"])]
+        if missing:
+            notes["sessions"].append(_provenance(command, experiment, laboratory, apart))
+            _write_notes(path, notes)
+        if not path.exists():
+            _write_rows(path, [])
+    session, title = len(notes["sessions"]) - 1, f"{experiment.bench}/{path.stem}"
+    place = (experiment.bench, json.dumps(experiment.own), device, precision)
+    attempt = functools.partial(_attempt_elsewhere, place) if apart else functools.partial(_attempt, laboratory)
+    finished = spread(attempt, missing, jobs, scheduler)
+    for (key, run), cells in tqdm(finished, desc=title, total=len(missing), unit="row", disable=None if progress else True):
+        with _locked(path):
+            rows, notes = {row["key"]: row for row in _read_rows(path) if keep or row["key"] in wanted}, _notes(path)
+            failed = {k: error for k, error in notes["failed"].items() if (keep or k in wanted) and k != key}
+            if "error" in cells:
+                failed[key] = cells["error"]
+            else:
+                cells = {**dict.fromkeys(COLUMNS), **LATER, **laboratory.identity(run), **cells, "session": session}
+                rows[key] = {name: _cell(value) for name, value in cells.items()}
+            if failed != notes["failed"]:
+                _write_notes(path, {**notes, "failed": failed})
+            _write_rows(path, [rows[k] for k in (*(k for k in rows if k not in wanted), *wanted) if k in rows])
     return load_table(path)
+
+
+def _attempt(laboratory: Laboratory, item: tuple[str, Run]) -> dict[str, Any]:
+    """The cells of a row that are results, or the error of a run that cannot be carried out. Other errors are the machine's."""
+    start = time.perf_counter()
+    try:
+        return {**laboratory.measure(item[1]), "seconds": round(time.perf_counter() - start, 2)}
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+@functools.lru_cache(1)
+def _laboratory(bench: str, own: str, *options: str) -> Laboratory:
+    """A worker's."""
+    return Laboratory(load_bench(bench, json.loads(own)), *options)
+
+
+def _attempt_elsewhere(place: tuple[str, ...], item: tuple[str, Run]) -> dict[str, Any]:
+    laboratory = _laboratory(*place)
+    if laboratory.identity(item[1])["key"] != item[0]:
+        raise OSError(f"a worker ({platform.node()}) has other code, weights or data than the process that records")
+    return _attempt(laboratory, item)
+
+
+def merge(experiment: Experiment, path: Path) -> pd.DataFrame:
+    """Put the shards' tables beside ``path`` into the table there, delete them, and return it.
+
+    Raises ``FileNotFoundError`` if there are none.
+    """
+    shards = sorted(path.parent.glob(f"{path.stem}.*-of-*.csv"))
+    if not shards:
+        raise FileNotFoundError(f"{path.parent} holds no shard of {path.stem} (such as {shard_path(path, 1, 2).name})")
+    order = {run: i for i, run in enumerate(experiment.runs())}
+    with _locked(path):
+        rows, notes = {row["key"]: row for row in _read_rows(path)}, _notes(path)
+        for shard in shards:
+            more, earlier = _notes(shard), len(notes["sessions"])
+            for row in _read_rows(shard):
+                rows.setdefault(row["key"], {**row, "session": str(int(row["session"]) + earlier)})
+            notes = {"sessions": notes["sessions"] + more["sessions"], "failed": {**notes["failed"], **more["failed"]}}
+        _write_notes(path, {**notes, "failed": {key: error for key, error in notes["failed"].items() if key not in rows}})
+        place = {key: order.get(run_of(_values(row)), len(order)) for key, row in rows.items()}
+        _write_rows(path, sorted(rows.values(), key=lambda row: place[row["key"]]))
+    for shard in shards:
+        shard.unlink()
+        _sidecar(shard).unlink(missing_ok=True)
+    return load_table(path)
+
+
+def shard_path(path: Path, part: int, parts: int) -> Path:
+    """Where the ``part``-th of ``parts`` shards of the table at ``path`` lies."""
+    if not 1 <= part <= parts:
+        raise ValueError(f"there is no shard {part} of {parts}: they count from 1")
+    return path.with_name(f"{path.stem}.{part}-of-{parts}.csv")
 
 
 def load_table(path: Path) -> pd.DataFrame:
@@ -323,9 +400,7 @@ def load_table(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise FileNotFoundError(f"{path} is not recorded yet: run `qlib record {path.stem}`")
     rows = _read_rows(path)
-    for row in rows:
-        row.update({name: _value(row[name]) for name in COLUMNS if name not in ("key", "weights", "data", "correct")})
-    table = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)  # object: bits may be None
+    table = pd.DataFrame(map(_values, rows), columns=list(COLUMNS), dtype=object)  # object: bits may be None
     return table.astype(dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
                         | dict.fromkeys(("top1", "low", "high", "seconds"), float))
 
@@ -449,6 +524,10 @@ def _value(cell: str) -> Any:
         return cell
 
 
+def _values(row: Mapping[str, str]) -> dict[str, Any]:
+    return {name: cell if name in ("key", "weights", "data", "correct") else _value(cell) for name, cell in row.items()}
+
+
 def _read_rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
@@ -471,17 +550,47 @@ def _sidecar(path: Path) -> Path:
     return path.with_suffix(".yaml")
 
 
-def _sessions(path: Path) -> list[dict[str, Any]]:
+def _notes(path: Path) -> dict[str, Any]:
+    """What stands beside a table: its recording sessions, and the error of every run that failed, by key."""
     sidecar = _sidecar(path)
-    return yaml.safe_load(sidecar.read_text("utf8"))["sessions"] if sidecar.exists() else []
+    return {"sessions": [], "failed": {}, **(yaml.safe_load(sidecar.read_text("utf8")) if sidecar.exists() else {})}
+
+
+def _write_notes(path: Path, notes: dict[str, Any]) -> None:
+    notes = {name: value for name, value in notes.items() if value}
+    write_whole(_sidecar(path), yaml.safe_dump(notes, sort_keys=False))
 
 
 def provenance(path: Path) -> list[dict[str, Any]]:
     """The recording sessions of a table, oldest first."""
-    return _sessions(Path(path))
+    return _notes(Path(path))["sessions"]
 
 
-def _provenance(command: str, experiment: Experiment, laboratory: Laboratory) -> dict[str, Any]:
+def failures(path: Path) -> dict[str, str]:
+    """The errors of a table's runs that failed, by the key that their row would have."""
+    return _notes(Path(path))["failed"]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among processes that write tables into this folder, where its file system can lock; else on trust."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+
+        folder = os.open(path.parent, os.O_RDONLY)
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        with suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _provenance(command: str, experiment: Experiment, laboratory: Laboratory, spread_out: bool) -> dict[str, Any]:
     gpu = laboratory.device.type == "cuda"
     return {
         "command": command or " ".join(sys.argv),
@@ -490,7 +599,7 @@ def _provenance(command: str, experiment: Experiment, laboratory: Laboratory) ->
         "seeds": list(experiment.seeds),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "hardware": f"{_processor()}, {torch.get_num_threads()} threads",
+        "hardware": f"{_processor()}, {1 if spread_out else torch.get_num_threads()} threads",
         **({"device": torch.cuda.get_device_name(laboratory.device)} if gpu else {}),
         "precision": laboratory.precision,
     }

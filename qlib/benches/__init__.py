@@ -38,11 +38,16 @@ BENCHES = {  # by name: module and what makes it
 }
 
 
-def load_bench(name: str) -> Bench:
-    """The bench of that name: ``"digits"`` is built in, the modules of the others say what they need.
+def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
+    """The bench of that name: ``"digits"`` is built in, the modules of the others say what they need. With ``own``, the arguments
+    of `qlib.benches.images.own`, a bench of your own network and images, called ``name``.
 
     Raises ``ValueError`` for a name that is not known or a folder that is not named, ``OSError`` for data that is not there.
     """
+    if own:
+        from . import images
+
+        return images.own(name, **own)
     if name not in BENCHES:
         raise ValueError(f"there is no bench {name!r}; benches: {', '.join(map(repr, BENCHES))}")
     module, maker = BENCHES[name]

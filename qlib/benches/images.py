@@ -202,8 +202,18 @@ def folders(name: str, data: Path, preprocess: Preprocess, models: Mapping[str, 
     return ImageBench(name, *(Folder(part, preprocess) for part in parts), models, batch)
 
 
-def own(name: str, model: str, weights: Path, data: Path, preprocess: Preprocess, batch: int = 100) -> ImageBench:
-    """A bench of your own network and images: ``model`` as for `factory`, a file for `load_weights`, a folder for `folders`."""
+def own(name: str, model: str, weights: str | Path, data: str | Path, preprocess: Preprocess | Mapping | str = "imagenet",
+        batch: int = 100) -> ImageBench:  # fmt: skip
+    """A bench of your own network and images: ``model`` as for `factory`, a file for `load_weights`, a folder for `folders`.
+    ``preprocess``: a `Preprocess`, a mapping of its fields, or ``"imagenet"``."""
+    if isinstance(preprocess, Mapping):
+        try:
+            preprocess = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.items()})
+        except TypeError as error:
+            raise ValueError(f"preprocess: {error}; it may have mean, std, resize, crop") from error
+    preprocess = IMAGENET if preprocess == "imagenet" else preprocess
+    if not isinstance(preprocess, Preprocess):
+        raise ValueError(f"preprocess must be 'imagenet' or a mapping of mean, std, resize, crop; got {preprocess!r}")
     return folders(name, Path(data), preprocess, Networks({"base": lambda: load_weights(factory(model)(), Path(weights))}), batch)
 
 

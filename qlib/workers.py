@@ -1,0 +1,82 @@
+"""Calls spread over processes: of this machine, each with one thread, or of a Dask cluster. Results come back as they finish."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+PATIENCE = 3  # times that workers may die with nothing finished in between
+
+
+def spread(call: Callable[[Any], Any], items: Iterable[Any], jobs: int = 0, scheduler: str | None = None,
+           ) -> Iterator[tuple[Any, Any]]:  # fmt: skip
+    """``(item, call(item))`` for every one of the hashable ``items``: in order and in this process, or, as they finish, in
+    ``jobs`` processes of this machine, or on the Dask cluster whose scheduler is at the address ``scheduler``.
+
+    A call whose worker is killed is made again by another. ``call`` and items must be picklable, and a cluster's workers must
+    have this package, the same files and environment variables. What a call raises is raised here, and ends all of them.
+    """
+    if not jobs and scheduler is None:
+        yield from ((item, call(item)) for item in items)
+        return
+    waiting, deaths = dict.fromkeys(items), 0
+    while waiting:
+        try:
+            with _cluster(scheduler) if scheduler is not None else _processes(jobs) as workers:
+                futures = {workers.submit(_alone, call, item): item for item in waiting}
+                try:
+                    for future in as_completed(futures):
+                        result = future.result()  # before the item counts as done
+                        waiting.pop(futures[future])
+                        deaths = 0
+                        yield futures[future], result
+                finally:
+                    for future in futures:
+                        future.cancel()
+        except BrokenProcessPool as error:
+            deaths += 1
+            if deaths >= PATIENCE:
+                raise OSError(f"workers were killed {deaths} times and finished nothing in between: is memory short?") from error
+
+
+def _alone(call: Callable[[Any], Any], item: Any) -> Any:
+    import torch
+
+    torch.set_num_threads(1)  # sums depend on how many threads share them: a row must not depend on how many workers there are
+    return call(item)
+
+
+def _processes(jobs: int) -> Executor:
+    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end when its parent is killed, instead of waiting for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ValueError("a cluster needs Dask: pip install quantization-tradeoffs[cluster]") from error
+    try:
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OSError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    with client:
+        yield client.get_executor(pure=False)

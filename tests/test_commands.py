@@ -1,0 +1,94 @@
+"""`qlib run`, `sweep` and `results`: one configuration or a grid, on a bench or on a network and images of the reader's own."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import Block
+from PIL import Image
+from safetensors.torch import save_file
+
+from qlib import results
+from qlib.cli import main
+
+FEW = ["--images", "40", "--calibration-images", "20"]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The arguments for a network and images of one's own."""
+    monkeypatch.setenv("QLIB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine.py").write_text("from helpers import Block\n\n\ndef network():\n    return Block()\n")
+    save_file(Block().state_dict(), tmp_path / "mine.safetensors")
+    random = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for label in "abc":
+            (tmp_path / "pictures" / part / label).mkdir(parents=True)
+            for i in range(4):
+                picture = Image.fromarray(random.integers(0, 256, (12, 14, 3), dtype=np.uint8))
+                picture.save(tmp_path / "pictures" / part / label / f"{i}.jpg")
+    return ["--model", f"{tmp_path / 'mine.py'}:network", "--weights", str(tmp_path / "mine.safetensors"),
+            "--data", str(tmp_path / "pictures"), "--preprocess", "{resize: 10, crop: 8, mean: [0.5, 0.5, 0.5]}"]  # fmt: skip
+
+
+def test_run_measures_one_configuration_and_the_network_in_float(capsys):
+    assert main(["run", "weight_bits=4", "activation_bits=5", *FEW]) == 0
+    quantized, floats = sorted(capsys.readouterr().out.splitlines(), reverse=True)
+    assert quantized.startswith("weight_bits=4 activation_bits=5: ") and floats.startswith("float: ") and "n = 40" in floats
+
+
+def test_runs_gather_in_one_table(tmp_path):
+    table = tmp_path / "mine.csv"
+    for bits in (3, 4, 3):
+        assert main(["run", f"activation_bits={bits}", *FEW, "--out", str(table)]) == 0
+    rows = results.load_table(table)
+    assert sorted(map(str, rows.activation_bits)) == ["3", "4", "None"]
+    assert len(results.provenance(table)) == 2  # the third run found its row
+
+
+def test_run_takes_a_network_and_images_of_ones_own(own, capsys):
+    assert main(["run", "weight_bits=4", "--images", "12", "--calibration-images", "6", *own]) == 0
+    assert "n = 12" in capsys.readouterr().out
+    assert main(["run", "weight_bits=4", *own[:4]]) == 2
+    assert "all of --model, --weights and --data" in capsys.readouterr().err
+    assert main(["run", "--images", "12", "--calibration-images", "6", *own[:-1], "{resise: 3}"]) == 2
+    assert "resise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("jobs", ["0", "2"])
+def test_sweep_takes_a_grid_and_any_number_of_processes(own, tmp_path, jobs, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "grid.yaml").write_text("bench: mine\nimages: 12\ncalibration_images: [6]\nvary: [{activation_bits: [3, 5]}]\n")
+    assert main(["sweep", str(tmp_path / "grid.yaml"), *own, "--jobs", jobs]) == 0
+    table = results.load_table(tmp_path / "grid.rows.csv")
+    assert len(table) == 3 and set(table.bench) == {"pictures"}
+    assert (tmp_path / "grid.yaml").read_text().startswith("bench: mine")  # not overwritten by what stands beside the rows
+
+
+def test_a_grid_may_name_the_network_itself(own, tmp_path):
+    given = dict(zip((o.removeprefix("--") for o in own[::2]), own[1::2], strict=True))
+    (tmp_path / "grid.yaml").write_text(json.dumps({
+        "bench": "mine", "images": 12, "calibration_images": [6], "vary": [{"weight_bits": [4]}],
+        "own": {**given, "preprocess": {"resize": 10, "crop": 8}}}))  # fmt: skip
+    assert main(["sweep", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "rows.csv")]) == 0
+    assert set(results.load_table(tmp_path / "rows.csv").bench) == {"mine"}
+
+
+def test_a_run_that_fails_says_why(capsys):
+    assert main(["run", "target_weight_bits=3", "steps=1", *FEW]) == 1
+    assert "the targets were never met" in capsys.readouterr().out
+
+
+def test_results_lists_selects_and_exports(tmp_path, capsys):
+    table = tmp_path / "mine.csv"
+    main(["run", "activation_bits=3", *FEW, "--out", str(table)])
+    capsys.readouterr()
+    assert main(["results", str(table)]) == 0
+    out = capsys.readouterr().out
+    assert "activation_bits=3:" in out and "weight_bits=null activation_bits=null:" in out and len(out.splitlines()) == 2
+    for suffix in ("csv", "json"):
+        assert main(["results", str(table), "--where", "activation_bits=3", "--out", str(tmp_path / f"some.{suffix}")]) == 0
+    (row,) = json.loads((tmp_path / "some.json").read_text())
+    assert row["activation_bits"] == 3 and len((tmp_path / "some.csv").read_text().splitlines()) == 2
+    assert main(["results"]) == 0 and "digits/skip-residual" in capsys.readouterr().out
+    assert main(["results", str(table), "--out", str(tmp_path / "some.xls")]) == 2
