@@ -9,6 +9,13 @@ from hypothesis import settings
 
 import qlib
 
+ARGUMENTS = [
+    "--no-sandbox",  # containers run as root
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",  # no other host is there
+]
+
 settings.register_profile("stable", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("stable")
 
@@ -41,6 +48,6 @@ def browser():
     if not found:
         pytest.skip("no Chromium and no Chrome on the path")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found[0], args=["--no-sandbox"])  # containers run as root
+        browser = driver.chromium.launch(executable_path=found[0], args=ARGUMENTS)
         yield browser
         browser.close()

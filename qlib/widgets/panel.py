@@ -9,11 +9,11 @@ from typing import Any
 import ipywidgets as W
 from torch import nn
 
-from .benches import Batches
-from .config import QuantConfig
-from .evaluate import Accuracy, evaluate
-from .footprint import footprint
-from .model import quantize
+from ..benches import Batches
+from ..config import QuantConfig
+from ..evaluate import Accuracy, evaluate
+from ..footprint import footprint
+from ..model import quantize
 
 
 class LivePanel:

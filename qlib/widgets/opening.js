@@ -1,0 +1,76 @@
+// The front page's figure: two papers with the same bits that differ in one choice.
+import { COLOURS, announcer, choice, element, frame, fromAddress, responsive, scale, shape, slider } from "./kit.js";
+
+const HEIGHT = 190,
+  LEFT = 4,
+  RIGHT = 60,
+  NAMES = ["Paper A", "Paper B"];
+
+function render({ model, el }) {
+  const choices = model.get("choices"),
+    root = frame(el, "Two papers, one choice apart"),
+    spoken = announcer();
+  const at = fromAddress("opening", { choice: 0, bits: 4 });
+  const picture = element("div"),
+    sentence = element("p", { style: "font-size: 1.05rem" });
+  const bits = slider("Bits", { min: 2, max: 8 }, at.bits, () => show());
+  const which = choice(
+    "What neither abstract says",
+    choices.map((c, i) => [i, c.title]),
+    at.choice,
+    () => show(),
+  );
+  const now = () => {
+    const { points, ...rest } = choices[which.value];
+    Object.assign(bits.input, { min: points[0].bits, max: points.at(-1).bits });
+    bits.set(bits.value);
+    return { ...rest, point: points.find((p) => p.bits === bits.value) };
+  };
+
+  function show() {
+    const { of, same, point, papers } = now(),
+      [points, low, high] = point.difference,
+      clear = low > 0 || high < 0;
+    const better = points >= 0 ? 0 : 1;
+    sentence.replaceChildren(
+      `Same ${same}, same images, `,
+      element("b", {}, `${point.bits}-bit ${of}`),
+      clear ? ". One choice that neither reports puts " : ". Here the choice between the two hardly matters: ",
+      clear ? element("b", {}, `${Math.abs(points).toFixed(1)} points`) : `${points.toFixed(2)} points`,
+      clear ? ` between them: ${NAMES[better]} ${papers[better].says}.` : " lie between them.",
+      ` (Paired on ${point.n.toLocaleString("en")} images, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}.)`,
+    );
+    spoken.say(sentence.textContent);
+    redraw();
+  }
+
+  const redraw = responsive(picture, (width) => {
+    const { point, papers } = now(),
+      x = scale(0, 100, LEFT, width - RIGHT);
+    const svg = shape("svg", {
+      height: HEIGHT,
+      role: "img",
+      "aria-label": papers.map((p, i) => `${NAMES[i]} ${p.says}: ${point.papers[i][0].toFixed(1)} %`).join(". "),
+    });
+    papers.forEach(({ says }, i) => {
+      const [top1, low, high] = point.papers[i],
+        y = 30 + i * 82,
+        words = `${NAMES[i]} ${says}`;
+      svg.append(
+        shape("text", { x: LEFT, y: y - 6, style: `font-size: ${width < 420 ? 12 : 14}px` }, words),
+        shape("rect", { x: LEFT, y, width: x(100) - LEFT, height: 34, fill: "currentColor", "fill-opacity": 0.07 }),
+        shape("rect", { x: LEFT, y, width: Math.max(1, x(top1) - LEFT), height: 34, fill: COLOURS[i], class: "bar" }),
+        shape("line", { x1: x(low), x2: x(high), y1: y + 17, y2: y + 17, stroke: "currentColor", "stroke-width": 3 }),
+        shape("text", { x: x(100) + 6, y: y + 22, style: "font-size: 15px; font-weight: 600" }, `${top1.toFixed(1)} %`),
+      );
+    });
+    svg.append(shape("text", { x: LEFT, y: HEIGHT - 8 }, "top-1 accuracy, 0 to 100 %"));
+    picture.replaceChildren(svg);
+  });
+
+  which.label.style.gridColumn = "1 / -1";
+  root.append(element("div", { class: "controls" }, which.label, bits.label), picture, sentence, spoken.line);
+  show();
+}
+
+export default { render };

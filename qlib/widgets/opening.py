@@ -1,0 +1,39 @@
+"""The front page's figure: two papers, the same bits, and one choice that neither reports."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import yaml
+
+from .. import results
+from ..evaluate import compare, wilson
+from .figure import Figure
+
+
+def opening_figure() -> Figure:
+    """From the recorded rows that ``opening`` in ``book/explorer.yaml`` names. It acts without a kernel."""
+    plan = yaml.safe_load((results.clone() / "book" / "explorer.yaml").read_text("utf8"))["opening"]
+    choices = [_choice(entry) for entry in plan]
+    first = choices[0]["points"][0]
+    fallback = "".join(f"<p>One paper {escape(paper['says'])}: {top1:.1f} %.</p>"
+                       for paper, (top1, *_) in zip(choices[0]["papers"], first["papers"], strict=True))  # fmt: skip
+    return Figure("opening", {"choices": choices}, fallback)
+
+
+def _choice(entry: dict[str, Any]) -> dict[str, Any]:
+    table = results.load_table(results.table_path("digits", entry["table"]))
+    both = [{**entry.get("where", {}), **entry[paper]["where"]} for paper in "ab"]
+    points = []
+    for bits in sorted({bits for bits in table[entry["x"]] if bits is not None}):
+        sides = [results.accuracies(table, **{entry["x"]: bits}, **where) for where in both]
+        difference, papers = compare(*sides), []
+        for side in sides:
+            mean = sum(accuracy.top1 for accuracy in side) / len(side)
+            papers.append([round(mean, 3), *(round(end, 3) for end in wilson(mean / 100, side[0].n))])
+        points.append({"bits": bits, "papers": papers, "draws": [len(side) for side in sides], "n": difference.n,
+                       "difference": [round(v, 3) for v in (difference.points, *difference.interval)]})  # fmt: skip
+    kind = "activations" if entry["x"] == "activation_bits" else "weights"
+    papers = [{"says": entry[paper]["says"]} for paper in "ab"]
+    return {"title": entry["title"], "of": kind, "same": entry.get("same", "network"), "papers": papers, "points": points}

@@ -1,0 +1,237 @@
+// The bits painter: bars of bits, layer by layer, that the reader drags; sizes follow at once, and accuracy where there is a kernel.
+import { COLOURS, announcer, axes, choice, element, frame, fromAddress, permanentLink, responsive, scale, shape } from "./kit.js";
+
+const HEIGHT = 260,
+  MARGIN = { left: 34, right: 6, top: 26, bottom: 26 },
+  BITS = [...Array.from({ length: 16 }, (_, i) => i + 1), 32];
+const SIDES = { weights: "weight", maps: "activation" };
+const y = scale(-0.5, 5, HEIGHT - MARGIN.bottom, MARGIN.top),
+  height = (bits) => y(Math.log2(bits));
+const nearest = (at) => BITS.reduce((best, bits) => (Math.abs(height(bits) - at) < Math.abs(height(best) - at) ? bits : best));
+const size = (bytes) => (bytes >= 1e6 ? `${(bytes / 1e6).toFixed(3)} MB` : `${(bytes / 1e3).toFixed(3)} kB`);
+
+/** The sizes that qlib.footprint gives. `bits`: {weights: [...], maps: [...]}, in the order of `layers`. */
+export function sizes(layers, bits) {
+  const total = (side) => layers[side].reduce((sum, layer, i) => sum + layer.elements * bits[side][i], 0) / 8;
+  const elements = (side) => layers[side].reduce((sum, layer) => sum + layer.elements, 0);
+  return {
+    weight_bytes: total("weights"),
+    average_weight_bits: (8 * total("weights")) / elements("weights"),
+    activation_bytes: total("maps"),
+    average_activation_bits: (8 * total("maps")) / elements("maps"),
+    max_activation_bytes: Math.max(...layers.maps.map((layer, i) => (layer.elements * bits.maps[i]) / 8)),
+  };
+}
+
+const ROWS = [
+  ["weight_bytes", "Weights, total", size],
+  ["average_weight_bits", "Weights, average bits", (v) => v.toFixed(4)],
+  ["activation_bytes", "Feature maps, total", size],
+  ["average_activation_bits", "Feature maps, average bits", (v) => v.toFixed(4)],
+  ["max_activation_bytes", "Largest feature map", size],
+];
+
+function render({ model, el }) {
+  const layers = model.get("layers"),
+    presets = model.get("presets"),
+    live = model.get("live");
+  const root = frame(el, "Bits painter"),
+    spoken = announcer(),
+    { link, update } = permanentLink("painter");
+  const usual = { weights: encode(presets[0].weights), maps: encode(presets[0].maps), side: "weights" },
+    at = fromAddress("painter", usual);
+  const bits = { weights: decode(at.weights, presets[0].weights), maps: decode(at.maps, presets[0].maps) };
+  let side = Object.hasOwn(SIDES, at.side) ? at.side : "weights",
+    chosen = 0;
+  const picture = element("div"),
+    readout = element("p", { style: "min-height: 2.9em" }),
+    body = element("tbody"),
+    answer = element("p", { role: "status" });
+  const names = { weights: "Weights", maps: "Feature maps" };
+  const tabs = Object.keys(SIDES).map((name) =>
+    element(
+      "button",
+      {
+        type: "button",
+        click: () => {
+          side = name;
+          chosen = 0;
+          show(true);
+        },
+      },
+      names[name],
+    ),
+  );
+  const preset = choice("Start from", [["own", "my own bits", true], ...presets.map((p, i) => [i, p.name])], 0, (i) => {
+    Object.assign(bits, { weights: [...presets[i].weights], maps: [...presets[i].maps] });
+    show(true);
+  });
+
+  function show(changed) {
+    const which = presets.findIndex((p) => ["weights", "maps"].every((s) => encode(p[s]) === encode(bits[s])));
+    preset.set(which < 0 ? "own" : which);
+    tabs.forEach((tab, i) => tab.setAttribute("aria-pressed", Object.keys(SIDES)[i] === side));
+    const found = sizes(layers, bits);
+    body.replaceChildren(
+      ...ROWS.map(([name, title, text]) =>
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, title),
+          element("td", { "data-name": name, "data-value": found[name] }, text(found[name])),
+        ),
+      ),
+    );
+    update({ weights: encode(bits.weights), maps: encode(bits.maps), side }, usual);
+    redraw();
+    tell();
+    if (live && changed) {
+      model.set("bits", { weights: [...bits.weights], maps: [...bits.maps] });
+      model.save_changes();
+    }
+    if (!live)
+      answer.textContent =
+        which < 0
+          ? "How accurate the network is with bits of your own, a kernel can tell: open this lesson in JupyterLab or Colab."
+          : presets[which].recorded || "Not recorded: a kernel measures it.";
+  }
+
+  function tell() {
+    const layer = layers[side][chosen],
+      b = bits[side][chosen];
+    readout.textContent = `${layer.name}: ${b} bits for ${layer.elements.toLocaleString("en")} ${side === "weights" ? "weights" : "activations"}, ${size((layer.elements * b) / 8)}`;
+  }
+
+  function set(i, b) {
+    chosen = i;
+    if (bits[side][i] === b) return (redraw(), tell());
+    bits[side][i] = b;
+    show(true);
+  }
+
+  const svg = shape("svg", {
+    height: HEIGHT,
+    tabindex: 0,
+    role: "slider",
+    "aria-orientation": "vertical",
+    "aria-valuemin": 1,
+    "aria-valuemax": 32,
+    style: "touch-action: none; cursor: ns-resize",
+    keydown: keys,
+    pointermove: (event) => event.buttons && paint(event),
+    pointerdown: (event) => {
+      svg.setPointerCapture(event.pointerId);
+      paint(event);
+    },
+  });
+  picture.append(svg);
+  let x = null;
+
+  function paint(event) {
+    const box = svg.getBoundingClientRect(),
+      at = (event.clientX - box.left - MARGIN.left) / (x(1) - x(0));
+    set(Math.min(layers[side].length - 1, Math.max(0, Math.floor(at))), nearest(event.clientY - box.top));
+  }
+
+  const redraw = responsive(picture, (width) => {
+    x = scale(0, layers[side].length, MARGIN.left, width - MARGIN.right);
+    const bar = x(1) - x(0),
+      values = bits[side],
+      costs = layers.maps.map((layer, i) => layer.elements * bits.maps[i]),
+      largest = Math.max(...costs);
+    for (const [name, value] of [
+      ["valuenow", values[chosen]],
+      ["valuetext", `${values[chosen]} bits`],
+      ["label", `Bits of ${layers[side][chosen].name}`],
+    ])
+      svg.setAttribute(`aria-${name}`, value);
+    svg.replaceChildren(
+      axes({
+        width,
+        height: HEIGHT,
+        margin: MARGIN,
+        x,
+        y: height,
+        xTicks: [],
+        yTicks: [1, 2, 4, 8, 16, 32],
+        xName: "layers, in the order in which they run",
+        yName: "bits",
+      }),
+      ...values.map((b, i) =>
+        shape(
+          "rect",
+          {
+            x: x(i),
+            y: height(b),
+            width: Math.max(1, bar - 1),
+            height: HEIGHT - MARGIN.bottom - height(b),
+            fill: COLOURS[side === "maps" && costs[i] === largest ? 1 : 0],
+            "fill-opacity": i === chosen ? 1 : 0.7,
+          },
+          shape("title", {}, `${layers[side][i].name}: ${b} bits`),
+        ),
+      ),
+      shape("rect", {
+        x: x(chosen) - 1,
+        y: MARGIN.top,
+        width: bar + 1,
+        height: HEIGHT - MARGIN.top - MARGIN.bottom,
+        fill: "none",
+        stroke: "currentColor",
+        "stroke-opacity": 0.8,
+      }),
+    );
+  });
+
+  function keys(event) {
+    const last = layers[side].length - 1,
+      place = BITS.indexOf(bits[side][chosen]);
+    const move = { ArrowLeft: -1, ArrowRight: 1, Home: -last, End: last }[event.key],
+      step = { ArrowUp: 1, ArrowDown: -1, PageUp: 4, PageDown: -4 }[event.key];
+    if (move !== undefined) chosen = Math.min(last, Math.max(0, chosen + move));
+    else if (step !== undefined)
+      return (event.preventDefault(), set(chosen, BITS[Math.min(BITS.length - 1, Math.max(0, place + step))]));
+    else if (/^[1-8]$/.test(event.key)) return set(chosen, Number(event.key));
+    else return;
+    event.preventDefault();
+    redraw();
+    tell();
+    spoken.say(readout.textContent);
+  }
+
+  if (live) {
+    const told = () => {
+      answer.textContent = model.get("answer");
+    };
+    model.on("change:answer", told);
+    told();
+  }
+  root.append(
+    element("div", { class: "controls" }, preset.label),
+    element("div", { class: "row" }, ...tabs),
+    picture,
+    readout,
+    element("table", {}, element("caption", {}, "What this costs, per image, without scales and biases"), body),
+    answer,
+    element(
+      "p",
+      {},
+      "Drag over the bars. With keys: left and right choose a layer, up and down or 1 to 8 set its bits. 32 bits mean float. ",
+      "In orange: the largest feature map.",
+    ),
+    element("p", {}, link),
+    spoken.line,
+  );
+  preset.label.style.gridColumn = "1 / -1";
+  show(false);
+}
+
+// Bits as one character each: 1 to 9, then letters; 32 is z.
+const SIGNS = "0123456789abcdefg";
+const encode = (values) => values.map((b) => (b === 32 ? "z" : SIGNS[b])).join("");
+function decode(text, usual) {
+  const values = [...String(text)].map((c) => (c === "z" ? 32 : SIGNS.indexOf(c)));
+  return values.length === usual.length && values.every((b) => b > 0) ? values : [...usual];
+}
+
+export default { render };

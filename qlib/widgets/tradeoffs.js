@@ -1,0 +1,316 @@
+// The tradeoff explorer: accuracy against bits from recorded rows, a line for each set of choices.
+import {
+  COLOURS,
+  announcer,
+  axes,
+  choice,
+  element,
+  frame,
+  fromAddress,
+  permanentLink,
+  published,
+  responsive,
+  scale,
+  shape,
+  ticks,
+} from "./kit.js";
+
+const HEIGHT = 340,
+  MARGIN = { left: 40, right: 12, top: 28, bottom: 44 },
+  ALL = "compare all",
+  MOST = COLOURS.length;
+const MARKS = [
+  // one a line, so that colour is not the only difference
+  (x, y) => shape("circle", { cx: x, cy: y, r: 4.5 }),
+  (x, y) => shape("rect", { x: x - 4, y: y - 4, width: 8, height: 8 }),
+  (x, y) => shape("path", { d: `M${x} ${y - 5}l5 9h-10z` }),
+  (x, y) => shape("path", { d: `M${x} ${y - 6}l6 6-6 6-6-6z` }),
+  (x, y) => shape("path", { d: `M${x} ${y + 5}l5-9h-10z` }),
+  (x, y) => shape("path", { d: `M${x - 5} ${y - 2}h3v-3h4v3h3v4h-3v3h-4v-3h-3z` }),
+  (x, y) => shape("rect", { x: x - 5, y: y - 3, width: 10, height: 6 }),
+  (x, y) => shape("rect", { x: x - 3, y: y - 5, width: 6, height: 10 }),
+];
+const points = (value) => value.toFixed(2);
+
+function render({ model, el }) {
+  const tables = model.get("tables"),
+    root = frame(el, "Tradeoff explorer"),
+    spoken = announcer(),
+    { link, update } = permanentLink("tradeoffs");
+  const first = fromAddress("tradeoffs", { table: tables[0].table, bench: "" });
+  const number = (t) => (t.observation ? `${t.observation}: ` : "beside: ");
+  const byTable = choice(
+    "Observation",
+    tables.map((t) => [t.table, number(t) + t.title]),
+    first.table,
+    () => begin(),
+  );
+  const byBench = choice("Bench", benchesOf(tables.find((t) => t.table === byTable.value)), first.bench, () =>
+    begin(byBench.value, chosen()),
+  );
+  const fields = element("div", { class: "controls" }),
+    picture = element("div"),
+    legend = element("div", { class: "row" });
+  const said = element("blockquote", { style: "margin: 0.4rem 0; padding-left: 0.8rem; border-left: 3px solid #8888" });
+  const about = element("p"),
+    held = element("p"),
+    head = element("tr"),
+    body = element("tbody");
+  const save = element("button", { type: "button", click: download }, "Download these rows");
+  let controls = {};
+
+  const table = () => tables.find((t) => t.table === byTable.value);
+  const data = () => table().benches[byBench.value];
+  const chosen = () => Object.fromEntries(Object.entries(controls).map(([name, c]) => [name, c.value]));
+  const visible = (given = chosen()) =>
+    data().lines.filter((line) => Object.entries(given).every(([name, v]) => v === ALL || (line.fields[name] ?? "") === v));
+  function benchesOf(t) {
+    return tables
+      .flatMap((other) => Object.keys(other.benches))
+      .filter((b, i, every) => every.indexOf(b) === i)
+      .map((b) => [b, Object.hasOwn(t.benches, b) ? b : `${b} (not recorded)`, !Object.hasOwn(t.benches, b)]);
+  }
+  const usual = () => ({
+    table: tables[0].table,
+    bench: Object.keys(table().benches)[0],
+    ...Object.fromEntries(Object.keys(controls).map((n) => [n, table().start[n] ?? ALL])),
+  });
+
+  function begin(bench = byBench.value, given = {}) {
+    byBench.set(Object.hasOwn(table().benches, bench) ? bench : Object.keys(table().benches)[0], benchesOf(table()));
+    const names = [...new Set(data().lines.flatMap((line) => Object.keys(line.fields)))];
+    controls = {};
+    for (const name of names) {
+      const start = fromAddress("tradeoffs", { [name]: given[name] ?? table().start[name] ?? ALL })[name];
+      controls[name] = choice(name, [[ALL, ALL], ...valuesOf(name).map((v) => [v, v])], start, show);
+    }
+    fields.replaceChildren(byBench.label, ...Object.values(controls).map((c) => c.label));
+    show();
+  }
+  const valuesOf = (name) => [...new Set(data().lines.map((line) => line.fields[name] ?? ""))].sort();
+
+  function show() {
+    for (const [name, control] of Object.entries(controls)) {
+      // what would leave no line, beside the other choices, cannot be chosen
+      control.set(control.value, [
+        [ALL, ALL],
+        ...valuesOf(name).map((v) => {
+          const none = !visible({ ...chosen(), [name]: v }).length;
+          return [v, none ? `${v} (not recorded with the rest)` : v, none];
+        }),
+      ]);
+    }
+    const lines = visible(),
+      t = table();
+    said.hidden = !t.statement;
+    said.replaceChildren(`Observation ${t.observation}: ${t.statement}`);
+    const page = `${document.documentElement.dataset.content_root}notebooks/${t.lesson}.html`;
+    about.replaceChildren(
+      ...(published()
+        ? [
+            element("a", { href: page }, "The lesson"),
+            " says what the paper measured, and compares image by image, which gives narrower intervals.",
+          ]
+        : []),
+    );
+    held.replaceChildren(
+      element("b", {}, "The same in every line: "),
+      Object.entries(data().same)
+        .map(([k, v]) => `${k.toLowerCase()} ${v}`)
+        .join("; ") + ".",
+    );
+    head.replaceChildren(
+      ...["Line", t.x, "Top-1 (%)", "95 % interval", "Seeds", "Images"].map((h) => element("th", { scope: "col" }, h)),
+    );
+    body.replaceChildren(
+      ...lines.flatMap((line) =>
+        line.points.map((p) =>
+          element(
+            "tr",
+            {},
+            element("th", { scope: "row" }, nameOf(line)),
+            ...[p.x, points(p.top1), `${points(p.low)} to ${points(p.high)}`, spread(p), p.n.toLocaleString("en")].map((v) =>
+              element("td", {}, String(v)),
+            ),
+          ),
+        ),
+      ),
+    );
+    legend.replaceChildren(
+      ...lines
+        .slice(0, MOST)
+        .map((line, i) =>
+          element(
+            "span",
+            { class: "row", style: "gap: 0.35rem" },
+            shape(
+              "svg",
+              {
+                width: 22,
+                height: 14,
+                style: "width: 22px; flex: none",
+                "aria-hidden": "true",
+                fill: COLOURS[i],
+                stroke: COLOURS[i],
+              },
+              shape("line", { x1: 0, x2: 22, y1: 7, y2: 7, "stroke-width": 2 }),
+              MARKS[i](11, 7),
+            ),
+            nameOf(line),
+          ),
+        ),
+      ...(lines.length > MOST
+        ? [element("span", {}, `and ${lines.length - MOST} more in the table below; choose above to see fewer`)]
+        : []),
+    );
+    update({ table: byTable.value, bench: byBench.value, ...chosen() }, usual());
+    redraw();
+    const best = lines.flatMap((line) => line.points.map((p) => [p.top1, nameOf(line), p.x])).sort((a, b) => b[0] - a[0])[0];
+    spoken.say(`${lines.length} lines on ${byBench.value}. Best: ${best[1]}, ${points(best[0])} percent at ${best[2]} ${t.x}.`);
+  }
+
+  const nameOf = (line) =>
+    Object.entries(line.fields)
+      .filter(([name, v]) => visible().some((other) => other.fields[name] !== v))
+      .map(([, v]) => v)
+      .join(", ") ||
+    Object.values(line.fields).join(", ") ||
+    "all rows";
+  const spread = (p) =>
+    p.seeds.length < 2
+      ? "1"
+      : `${p.seeds.length}, ${Math.min(...p.seeds.map(([, t]) => t)).toFixed(1)} to ${Math.max(...p.seeds.map(([, t]) => t)).toFixed(1)}`;
+
+  const redraw = responsive(picture, (width) => {
+    const lines = visible().slice(0, MOST),
+      every = lines.flatMap((line) => line.points),
+      floats = Object.entries(data().float);
+    const place = table().log ? Math.log2 : (v) => v,
+      xs = [...new Set(every.map((p) => p.x))].sort((a, b) => a - b);
+    const [left, right] = [place(xs[0]), place(xs.at(-1))],
+      room = Math.max(0.25, (right - left) / 20);
+    const top = Math.min(100, Math.max(...every.map((p) => p.high), ...floats.map(([, v]) => v)) + 1),
+      low = Math.max(0, Math.min(...every.map((p) => p.low)) - 2);
+    const sx = scale(left - room, right + room, MARGIN.left, width - MARGIN.right),
+      x = (v) => sx(place(v)),
+      y = scale(low, top, HEIGHT - MARGIN.bottom, MARGIN.top);
+    const svg = shape("svg", {
+      height: HEIGHT,
+      role: "img",
+      "aria-label": `Top-1 accuracy against ${table().x} on ${byBench.value}, ${lines.length} lines: ${lines.map(nameOf).join("; ")}. The table below has the numbers.`,
+    });
+    svg.append(
+      axes({
+        width,
+        height: HEIGHT,
+        margin: MARGIN,
+        x,
+        y,
+        xTicks: table().log ? xs : ticks(xs[0], xs.at(-1), 6).filter((v) => xs.at(-1) - xs[0] < 2 || Number.isInteger(v)),
+        yTicks: ticks(low, top),
+        xName: table().x,
+        yName: "top-1 accuracy (%), bars: 95 % interval",
+      }),
+    );
+    for (const [name, value] of floats)
+      svg.append(
+        shape("line", {
+          x1: MARGIN.left,
+          x2: width - MARGIN.right,
+          y1: y(value),
+          y2: y(value),
+          stroke: "currentColor",
+          "stroke-dasharray": "5 4",
+          "stroke-opacity": 0.7,
+        }),
+        shape(
+          "text",
+          { x: width - MARGIN.right, y: y(value) - 4, "text-anchor": "end" },
+          floats.length > 1 ? `float, ${name}` : "float",
+        ),
+      );
+    lines.forEach((line, i) => {
+      const group = shape("g", { fill: COLOURS[i], stroke: COLOURS[i] });
+      group.append(
+        shape("polyline", {
+          points: line.points.map((p) => `${x(p.x)},${y(p.top1)}`).join(" "),
+          fill: "none",
+          "stroke-width": 2,
+        }),
+      );
+      for (const p of line.points)
+        group.append(
+          shape("line", { x1: x(p.x), x2: x(p.x), y1: y(p.low), y2: y(p.high), "stroke-width": 2 }),
+          shape(
+            "g",
+            {},
+            MARKS[i](x(p.x), y(p.top1)),
+            shape(
+              "title",
+              {},
+              `${nameOf(line)}: ${points(p.top1)} % (${points(p.low)} to ${points(p.high)}) at ${p.x} ${table().x}`,
+            ),
+          ),
+        );
+      svg.append(group);
+    });
+    picture.replaceChildren(svg);
+  });
+
+  function download() {
+    const names = Object.keys({ ...data().same, ...chosen() }),
+      quote = (v) => (/[",\n]/.test(v) ? `"${String(v).replaceAll('"', '""')}"` : v);
+    const rows = visible().flatMap((line) =>
+      line.points.flatMap((p) =>
+        p.seeds.map(([seed, top1]) => [
+          byBench.value,
+          table().table,
+          ...names.map((name) => line.fields[name] ?? data().same[name] ?? ""),
+          p.x,
+          seed,
+          p.n,
+          top1,
+        ]),
+      ),
+    );
+    const text =
+      [["bench", "table", ...names, table().x, "seed", "images", "top1"], ...rows]
+        .map((row) => row.map(quote).join(","))
+        .join("\n") + "\n";
+    const address = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    element("a", { href: address, download: `${byBench.value}-${table().table}.csv` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
+  }
+
+  byTable.label.style.gridColumn = "1 / -1";
+  root.append(
+    element("div", { class: "controls" }, byTable.label),
+    fields,
+    said,
+    picture,
+    legend,
+    about,
+    held,
+    element("div", { class: "row" }, save, link),
+    element(
+      "details",
+      {},
+      element("summary", {}, "The numbers"),
+      element(
+        "div",
+        { class: "scroll", tabindex: "0", role: "region", "aria-label": "The numbers" },
+        element(
+          "table",
+          {},
+          element("caption", {}, "Mean over seeds; the interval is for the sampling of images"),
+          element("thead", {}, head),
+          body,
+        ),
+      ),
+    ),
+    spoken.line,
+  );
+  begin(first.bench);
+}
+
+export default { render };

@@ -1,0 +1,158 @@
+"""The tradeoff explorer: accuracy against bits from every recorded table, with the tradeoffs as controls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from .. import results
+from ..cards.render import shown
+from ..evaluate import wilson
+from .figure import Figure
+
+X = {  # by name in book/explorer.yaml: what stands below the chart
+    "activation_bits": "activation bits",
+    "weight_bits": "weight bits",
+    "lowered_bits": "bits of all other layers",
+    "average_weight_bits": "average weight bits used",
+    "map_bits": "bits of the largest feature map",
+    "calibration_images": "calibration images",
+}
+PLACEMENTS = {(True, True): "everything quantized", (True, False): "skip quantized", (False, False): "inputs only",
+              (False, True): "residual quantized"}  # fmt: skip
+RULES = {"minmax": "min/max", "mse": "squared error"}
+
+
+def tradeoff_explorer(benches: Iterable[str] = ("digits", "cifar10-jpeg", "imagenet")) -> Figure:
+    """The figure, from the tables of ``book/explorer.yaml`` that are recorded on ``benches``. It acts without a kernel."""
+    plan = yaml.safe_load((results.clone() / "book" / "explorer.yaml").read_text("utf8"))
+    wanted = [(entry["table"], bench) for entry in plan["tables"] for bench in benches]
+    paths = {key: path for key in wanted if (path := results.table_path(key[1], key[0])).exists()}
+    recorded = {key: results.load_table(path) for key, path in paths.items()}
+    ends = {bench: _ends(table for (_, of), table in recorded.items() if of == bench) for bench in benches}
+    tables = []
+    for entry in plan["tables"]:
+        found = {bench: lines(recorded[entry["table"], bench], entry["x"], ends[bench])
+                 for bench in benches if (entry["table"], bench) in recorded}  # fmt: skip
+        statement = plan["statements"].get(entry.get("observation"), "")
+        tables.append({**entry, "x": X[entry["x"]], "log": entry["x"] == "calibration_images", "statement": statement,
+                       "start": entry.get("start", {}), "benches": found})  # fmt: skip
+    return Figure("tradeoffs", {"tables": tables})
+
+
+def lines(table: pd.DataFrame, x: str, ends: tuple[str, ...]) -> dict[str, Any]:
+    """A table as lines of points: ``{"float": {network: accuracy}, "same": {field: value}, "lines": [{"fields", "points"}]}``.
+
+    Rows that differ in nothing but the seed are one point; points that differ in nothing but ``x`` and the limit on learned bits
+    are a line. ``same``: the choices that all lines share, in words. ``ends``: the bench's first and last layer.
+    """
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in table.to_dict("records"):
+        if row["weight_bits"] is None and row["activation_bits"] is None:
+            continue
+        choices, allocation = json.dumps(_choices(row, x, ends)), row["allocation"] or {}
+        limits = [allocation.get(name) for name in ("target_weight_bits", "target_activation_bits", "largest_map_bits")]
+        setting = json.dumps([row["weight_bits"], row["activation_bits"], row["calibration_images"], limits])
+        groups.setdefault(choices, {}).setdefault(setting, []).append(row)
+    fields = [json.loads(choices) for choices in groups]
+    same = {name: value for name, value in fields[0].items() if all(other.get(name) == value for other in fields)}
+    found = []
+    for choices, settings in groups.items():
+        points = [{"x": round(sum(_x(row, x) for row in rows) / len(rows), 4), **_accuracy(rows)} for rows in settings.values()]
+        own = {name: value for name, value in json.loads(choices).items() if name not in same}
+        found.append({"fields": own, "points": sorted(points, key=lambda point: point["x"])})
+    floats = {name: results.float_accuracy(table.bench.iloc[0], name, table) for name in sorted(set(table.network))}
+    known = {name: round(accuracy.top1, 3) for name, accuracy in floats.items() if accuracy}
+    return {"float": known, "same": same, "lines": found}
+
+
+def _accuracy(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean over seeds, its 95 % interval for the sampling of images, and every seed's."""
+    each, n = [row["top1"] for row in rows], int(rows[0]["n"])
+    mean = sum(each) / len(each)
+    low, high = wilson(mean / 100, n)
+    return {"top1": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": n,
+            "seeds": [[int(row["calibration_seed"]), round(row["top1"], 3)] for row in rows]}  # fmt: skip
+
+
+def _x(row: Mapping[str, Any], x: str) -> float:
+    allocation = row["allocation"] or {}
+    sides = [bits["default"] if isinstance(bits, Mapping) else bits for bits in (row["weight_bits"], row["activation_bits"])]
+    return {
+        "activation_bits": sides[1],
+        "weight_bits": sides[0],
+        "lowered_bits": min(bits for bits in sides if bits is not None),
+        "average_weight_bits": sides[0] if row["average_weight_bits"] is None else row["average_weight_bits"],
+        "map_bits": allocation.get("largest_map_bits") or sides[1],
+        "calibration_images": row["calibration_images"],
+    }[x]
+
+
+def _ends(tables: Iterable[pd.DataFrame]) -> tuple[str, ...]:
+    """The first and the last layer with weights of a bench's networks, from a row that says its bits by layer."""
+    bits = next((bits for table in tables for bits in table.bits if bits), {})
+    layers = [name for name, (weight, _) in bits.items() if weight]
+    return tuple(layers[:1] + layers[-1:])
+
+
+def _choices(row: Mapping[str, Any], x: str, ends: tuple[str, ...]) -> dict[str, str]:
+    """Every choice of a row but ``x``, in words."""
+    allocation = row["allocation"] or {}
+    learned = bool(allocation) and not allocation.get("largest_map_bits")
+    found = {
+        "Additions": PLACEMENTS[row["quantize_skip"], row["quantize_residual"]],
+        "Codes of activations": f"symmetric, {row['symmetric_grid']}" if row["activation_symmetric"] else "asymmetric",
+        "Codes of weights": f"symmetric, {row['symmetric_grid']}" if row["weight_symmetric"] else "asymmetric",
+        "A range of weights for": _unit(row["weight_granularity"]),
+        "A range of activations for": _unit(row["activation_granularity"]),
+        "Clipping of weights": _rule(row, "weight_range"),
+        "Clipping of activations": "learned" if allocation.get("learn_ranges") else _rule(row, "activation_range"),
+        "Ranges of activations": "found while it runs" if row["activation_dynamic"] else "fixed by calibration",
+        "Calibrated with layers upstream": "in float" if row["calibration_upstream"] == "float" else "quantized",
+        "Average pooling": shown("pooling", row["pooling"]).replace("_", " "),
+        "First and last layer": _first_last(row, ends),
+        "Bits by layer": "uniform",
+        "Allowed bits": shown("bit_choices", row["bit_choices"]) if learned else "one",
+        "Labels": {"true": "true", "hard": "hard, by the float network", "soft": "soft, by the float network"}.get(
+            allocation.get("labels") if learned else None, "none"),
+        "Float network": row["network"],
+    }  # fmt: skip
+    if learned:
+        found["Bits by layer"] = "learned by channel" if allocation["per_channel"] else "learned"
+    elif allocation:
+        found["Bits by layer"] = "as many as fit the limit"
+    if x in ("weight_bits", "average_weight_bits"):
+        learned_too = allocation.get("target_activation_bits") is not None
+        found["Activation bits"] = "learned" if learned_too else shown("activation_bits", row["activation_bits"])
+    elif x != "lowered_bits":
+        found["Weight bits"] = shown("weight_bits", row["weight_bits"])
+    else:
+        found["Lowered"] = "weights" if _x(row, "weight_bits") == _x(row, x) else "activations"
+    if x == "calibration_images":
+        found["Activation bits"] = shown("activation_bits", row["activation_bits"])
+    else:
+        found["Images to calibrate or learn on"] = f"{row['calibration_images']:,}"
+    return found
+
+
+def _unit(granularity: str) -> str:
+    return "each channel" if granularity == "per_channel" else "the whole tensor"
+
+
+def _rule(row: Mapping[str, Any], side: str) -> str:
+    return RULES.get(row[side], f"percentile {row['percentile']:g}")
+
+
+def _first_last(row: Mapping[str, Any], ends: tuple[str, ...]) -> str:
+    if row["first_last_bits"] is not None:
+        return f"{row['first_last_bits']} bits"
+    sides = [side for side in (row["weight_bits"], row["activation_bits"]) if isinstance(side, Mapping)]
+    named = {name for side in sides for name in side} - {"default"}
+    if not named:
+        return "like the rest"
+    words = [word for word, name in zip(("first", "last"), ends, strict=False) if name in named]
+    return f"{' and '.join(words) or ', '.join(sorted(named))} 8 bits"

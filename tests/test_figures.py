@@ -1,0 +1,288 @@
+"""The figures that need no kernel, in a browser that reaches no other host: qlib's numbers, keys, touch, themes, links."""
+
+import json
+import math
+from functools import cache
+
+import pytest
+import torch
+
+import qlib
+from qlib import results
+from qlib.widgets import opening, painter, quantizer, tradeoffs
+from qlib.widgets.figure import Figure
+
+PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8"><title>A figure</title>
+<meta name="viewport" content="width=device-width"></head><body style="margin: 8px">{html}</body></html>"""
+LAYERS = ("features.init_block.conv.conv", "features.stage2.unit2.body.conv2.conv")
+OWN_CHARACTERS = 110_000  # of a figure's code, before compression: what a page may bear
+
+
+@cache
+def tensors():
+    bench = qlib.load_bench("digits")
+    return quantizer.tensors_of(bench.models["base"], bench.calibration(16), LAYERS)
+
+
+@cache
+def example():
+    bench = qlib.load_bench("digits")
+    return bench.models["base"], bench.validation(1)[0][0]
+
+
+def uniform(bits):
+    return qlib.QuantConfig(weight_bits=bits, activation_bits=bits, first_last_bits=None)
+
+
+@cache
+def figure(name):
+    if name == "quantizer":
+        return quantizer.quantizer_explorer(tensors())
+    if name == "painter":
+        return painter.bits_painter(*example(), {"four": (uniform(4), "recorded"), "two": (uniform(2), "")})
+    return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
+
+
+NAMES = ("quantizer", "tradeoffs", "opening", "painter")
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Opens a figure on a page of its own; the page may ask for nothing, and must not complain."""
+    contexts, complaints = [], []
+
+    def opened(name, query="", **options):
+        path = tmp_path / f"{name}.html"
+        path.write_text(PAGE.format(html=figure(name).to_html()), "utf8")
+        context = browser.new_context(**{"viewport": {"width": 900, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if request.url[:4] not in ("file", "data") else None)
+        page.goto(path.as_uri() + query)
+        page.locator("svg").first.wait_for()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def shown(page):
+    """The numbers in a figure's table, by name."""
+    cells = page.locator("td[data-name]").all()
+    return {cell.get_attribute("data-name"): json.loads(cell.get_attribute("data-value")) for cell in cells}
+
+
+def agree(found, expected):
+    for name, value in expected.items():
+        pairs = zip(found[name], value, strict=True) if isinstance(value, list) else [(found[name], value)]
+        for a, b in pairs:
+            assert (a is None and not math.isfinite(b)) or a == pytest.approx(b, rel=5e-7, abs=1e-12), (name, found[name], value)
+
+
+SETTINGS = [
+    {},
+    {"bits": 1},
+    {"bits": 8, "percentile": 99.5},
+    {"bits": 3, "percentile": 97.31, "granularity": "per_channel"},
+    {"bits": 2, "symmetric": True},
+    {"bits": 5, "symmetric": True, "grid": "restricted", "percentile": 99.99},
+    {"bits": 4, "symmetric": True, "grid": "authors", "percentile": 98},
+    {"bits": 6, "symmetric": True, "grid": "authors", "granularity": "per_channel"},
+    {"bits": 3, "channel": 2},
+    {"bits": 4, "channel": 5, "granularity": "per_channel", "percentile": 95.5, "symmetric": True},
+]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_the_quantizer_explorer_shows_the_numbers_of_qlib(show, which):
+    name, rows = list(tensors().items())[which]
+    for setting in SETTINGS:
+        query = "&".join(f"quantizer.{key}={json.dumps(value).strip(chr(34))}" for key, value in setting.items())
+        page = show("quantizer", f"?quantizer.tensor={which}&{query}")
+        expected = quantizer.measure(rows, **{"bits": 4, **setting})
+        agree(shown(page), expected)
+        text = page.locator("td[data-name=error]").inner_text()
+        assert float(text) == pytest.approx(expected["error"], rel=5e-6)  # six digits stand on the page
+        page.context.close()
+
+
+def test_rounding_is_half_to_even_and_a_tensor_of_zeros_has_no_error(show, monkeypatch):
+    halves = torch.tensor([[0.0, 0.5, 1.5, 2.5, 3.5, 15.0], [0.0] * 6])
+    explorer = quantizer.quantizer_explorer({"halves": halves}, granularity="per_channel")
+    monkeypatch.setitem(globals(), "figure", lambda name: explorer)
+    page = show("quantizer")
+    agree(shown(page), quantizer.measure(halves, 4, granularity="per_channel"))
+    assert shown(page)["error"] == pytest.approx(4 * 0.25 / 12)
+
+
+def test_keys_move_the_explorer_and_the_address_keeps_the_setting(show):
+    page = show("quantizer")
+    bits = page.get_by_role("slider", name="Bits")
+    bits.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+    page.get_by_label("Symmetric", exact=True).press(" ")
+    page.get_by_role("combobox", name="A range for").select_option("per_channel")
+    before = shown(page)
+    agree(before, quantizer.measure(next(iter(tensors().values())), 2, symmetric=True, granularity="per_channel"))
+    page.get_by_role("link", name="Link to this setting").click()
+    page.reload()
+    page.locator("svg").first.wait_for()
+    assert shown(page) == before
+    assert page.get_by_role("slider", name="Bits").get_attribute("aria-valuetext") == "2"
+    page.get_by_role("slider", name="Bits").press("ArrowLeft")
+    assert shown(page)["levels"] == before["levels"]  # a symmetric grid has no fewer than two bits
+
+
+NONSENSE = (
+    "?quantizer.tensor=99&quantizer.channel=77&quantizer.bits=x",
+    "?quantizer.bits=-3&quantizer.grid=%3Cb%3E",
+    "?tradeoffs.table=none&tradeoffs.bench=%3Cimg%20src=x%20onerror=alert(1)%3E",
+    "?tradeoffs.bench=toString",
+    "?opening.choice=9&opening.bits=1e9",
+    "?painter.weights=zz&painter.side=toString",
+)
+
+
+@pytest.mark.parametrize("query", NONSENSE)
+def test_an_address_that_makes_no_sense_gives_what_is_usual(show, query):  # or, of bits, the nearest that there are
+    name = query[1:].split(".")[0]
+    page = show(name, query)
+    usual = show(name)
+    assert page.locator("img").count() == 0
+    if ".bits=1e9" not in query and ".bits=-3" not in query:
+        assert page.locator("section").inner_text().split("Link")[0] == usual.locator("section").inner_text().split("Link")[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_figure_fits_a_phone_and_both_themes(show, name, theme):
+    page = show(name, viewport={"width": 375, "height": 800}, has_touch=True, is_mobile=True)
+    colours = {"light": ["#111", "#fff"], "dark": ["#eee", "#111"]}[theme]
+    page.evaluate("([ink, paper]) => Object.assign(document.body.style, { color: ink, background: paper })", colours)
+    page.wait_for_function("dark => document.querySelector('.qlib-figure > div').shadowRoot.querySelector('section')"
+                           ".classList.contains('dark') === dark", arg=theme == "dark")  # fmt: skip
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    ink = page.locator("svg text").first.evaluate("e => getComputedStyle(e).fill")
+    assert ink == page.evaluate("getComputedStyle(document.body).color")
+
+
+def test_touch_and_mouse_move_sliders_and_bars(show):
+    page = show("painter", viewport={"width": 375, "height": 800}, has_touch=True)
+    box, before = page.locator("svg").bounding_box(), shown(page)
+    page.touchscreen.tap(box["x"] + 40, box["y"] + 60)
+    assert shown(page)["weight_bytes"] > before["weight_bytes"]
+    quantizer_page = show("quantizer", has_touch=True)
+    slider = quantizer_page.get_by_role("slider", name="Bits")
+    at = slider.bounding_box()
+    quantizer_page.touchscreen.tap(at["x"] + at["width"] - 3, at["y"] + at["height"] / 2)
+    assert slider.input_value() == "8"
+
+
+def test_the_painter_shows_the_sizes_of_footprint(show):
+    page = show("painter")
+    model, image = example()
+    box = page.locator("svg").bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 120)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 600, box["y"] + 60, steps=30)
+    page.mouse.up()
+    page.get_by_role("button", name="Feature maps").click()
+    slider = page.get_by_role("slider")
+    slider.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp", "ArrowUp", "ArrowRight", "2", "End", "PageDown"):
+        page.keyboard.press(key)
+    page.get_by_role("link", name="Link to this setting").click()
+    state = dict(part.split("=") for part in page.url.split("?")[1].split("&"))
+    bits = {side: [int(c, 36) if c != "z" else 32 for c in state[f"painter.{side}"]] for side in ("weights", "maps")}
+    assert len(set(bits["weights"])) > 3 and bits["maps"][2:4] == [6, 2]
+    layers = figure("painter").state["layers"]
+    size = qlib.footprint(model, image, painter.painted_config(uniform(4), layers, bits))
+    agree(shown(page), {name: getattr(size, name) for name in shown(page)})
+    before = shown(page)
+    page.reload()
+    page.locator("svg").first.wait_for()
+    assert shown(page) == before
+    page.get_by_role("combobox", name="Start from").select_option("two")
+    agree(shown(page), {"average_weight_bits": 2.0, "average_activation_bits": 2.0})
+
+
+def test_the_tradeoff_explorer_shows_recorded_rows(show):
+    page = show("tradeoffs")
+    page.get_by_text("The numbers", exact=True).click()
+    table = results.load_table(results.table_path("digits", "skip-residual"))
+    rows = results.accuracies(table, activation_bits=3, quantize_skip=False, quantize_residual=False)
+    mean = sum(a.top1 for a in rows) / len(rows)
+    line = page.locator("tbody tr", has_text="inputs only").first
+    assert line.locator("td").all_inner_texts()[:2] == ["3", f"{mean:.2f}"]
+    assert page.locator("svg polyline").count() == 4
+
+
+def test_every_table_of_the_explorer_draws_on_every_bench_and_a_link_comes_back_to_it(show):
+    page = show("tradeoffs")
+    observation = page.get_by_role("combobox", name="Observation")
+    for table in [option.get_attribute("value") for option in observation.locator("option").all()]:
+        observation.select_option(table)
+        benches = page.get_by_role("combobox", name="Bench")
+        for option in benches.locator("option:not([disabled])").all():
+            benches.select_option(option.get_attribute("value"))
+            assert page.locator("svg polyline").count() >= 1 and "undefined" not in page.locator("section").inner_text()
+    observation.select_option("weight-granularity")
+    page.get_by_role("combobox", name="Bench").select_option("cifar10-jpeg")
+    page.get_by_role("combobox", name="A range of weights for").select_option("each channel")
+    page.get_by_role("combobox", name="Codes of weights").select_option("compare all")
+    before = page.locator("section").inner_text()
+    page.get_by_role("link", name="Link to this setting").click()
+    page.reload()
+    page.locator("svg").first.wait_for()
+    assert page.locator("section").inner_text().replace("Link copied, and in the address bar", "Link to this setting") == before
+
+
+def test_downloaded_rows_are_the_recorded_ones(show):
+    page = show("tradeoffs", "?tradeoffs.table=float-baseline")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download these rows").click()
+    found = results.pd.read_csv(download.value.path())
+    table = results.load_table(results.table_path("digits", "float-baseline"))
+    table = table[table.weight_bits.notna()]
+    assert len(found) == len(table)
+    key = ["Float network", "weight bits", "seed"]
+    recorded = {(r.network, r.weight_bits, r.calibration_seed): r.top1 for r in table.itertuples()}
+    assert {tuple(row[key]): row.top1 for _, row in found.iterrows()} == pytest.approx(recorded, abs=1e-3)
+
+
+def test_the_opening_figure_shows_a_paired_difference(show):
+    page = show("opening")
+    table = results.load_table(results.table_path("digits", "skip-residual"))
+    for bits in (4, 3):
+        sides = [results.accuracies(table, activation_bits=bits, quantize_skip=s, quantize_residual=s) for s in (False, True)]
+        assert f"{qlib.compare(*sides).points:.1f} points" in page.locator("section").inner_text()
+        page.get_by_role("slider", name="Bits").press("ArrowLeft")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_stays_light_and_what_strangers_wrote_is_data(name):
+    assert len(figure(name).to_html()) - len(json.dumps(figure(name).state)) < OWN_CHARACTERS
+    html = Figure("painter", {"name": "</script><img src=x onerror=alert(1)>"}, "").to_html()
+    assert "<img" not in html and html.count("</script>") == 2
+
+
+def test_bad_tensors_and_settings_are_refused():
+    with pytest.raises(ValueError, match="there is no tensor"):
+        quantizer.quantizer_explorer({})
+    for rows in (torch.zeros(3), torch.tensor([[1.0, math.nan]])):
+        with pytest.raises(ValueError, match="'mine' must be a matrix"):
+            quantizer.quantizer_explorer({"mine": rows})
+    with pytest.raises(ValueError, match="start knows .*; got depth"):
+        quantizer.quantizer_explorer(tensors(), depth=3)
+    with pytest.raises(ValueError, match="no layer 'nowhere' with weights"):
+        quantizer.tensors_of(*example(), ["nowhere"])
+    with pytest.raises(ValueError, match="at least one preset"):
+        painter.bits_painter(*example(), {})
+    channels = uniform(4).replace(weight_bits={LAYERS[0]: (1, 2, 3, 4, 5, 6, 7, 7)})
+    with pytest.raises(ValueError, match="'odd' gives channels of 'features.init_block.conv.conv'"):
+        painter.bits_painter(*example(), {"odd": (channels, "")})
