@@ -22,16 +22,17 @@ for name, control in panel.controls.items():
     expected = qlib.evaluate(qlib.quantize(panel.model, config, panel.calibration), panel.validation)
     assert (panel.accuracy.correct == expected.correct).all() and f"{expected.top1:.2f}" in panel.answer.value
 """
-PICTURE = """
+EXPLORER = """
 import numpy
-from IPython.utils.capture import capture_output
 
+from qlib.widgets.quantizer import measure
+
+rows = list(explored.values())[-1]
 for bits, percentile, symmetric in ((4, 99.99, True), (3, 99.99, True), (3, 99.0, True), (3, 99.0, False)):
-    with capture_output() as seen:
-        draw(bits, percentile, symmetric)
-    ends = [torch.tensor(float(numpy.percentile(x.double().numpy(), p))) for p in (100 - percentile, percentile)]
-    error = (affine.fake_quantize(x, affine.make_grid(*ends, bits, symmetric)) - x).square().mean()
-    assert f"error {error:.5f}" in seen.stdout, (seen.stdout, error)
+    ends = [torch.tensor(float(numpy.percentile(rows.double().numpy(), p))) for p in (100 - percentile, percentile)]
+    parts = split_error(rows, affine.make_grid(*ends, bits, symmetric))
+    found = measure(rows, bits, percentile, symmetric)
+    assert numpy.allclose(parts, (found["rounding"], found["clipping"]), rtol=1e-4, atol=1e-9), (parts, found)
 """
 PICKER = """
 from IPython.utils.capture import capture_output
@@ -55,7 +56,7 @@ for step in (0, learned.step):
     assert bars[-1] == [round(row[f"weight:{name}"]) for name in layers]
     assert f"step {step}: loss {row.loss:.3f}, average {row.average_weight_bits:.3f}" in seen.stdout
 """
-SLIDERS = {"00-uniform-quantization": PICTURE, "09-learning-bitwidths": STEPS, "10-quantization-cards": PICKER}
+SLIDERS = {"00-uniform-quantization": EXPLORER, "09-learning-bitwidths": STEPS, "10-quantization-cards": PICKER}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

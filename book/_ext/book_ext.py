@@ -9,6 +9,8 @@ from docutils import nodes
 from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, costs, evidence
 from qlib.book.address import is_placeholder
 from qlib.book.status import as_markdown
+from qlib.widgets.opening import opening_figure
+from qlib.widgets.tradeoffs import tradeoff_explorer
 
 STATUS_MARK = "<!-- status table -->"
 TRIALS_MARK = "<!-- trials table -->"
@@ -59,6 +61,9 @@ def fill_from_data(app, docname, source):
     for mark, make in {**cards.MARKS, "<!-- evidence -->": evidence.as_markdown, "<!-- costs -->": costs.as_markdown}.items():
         if mark in source[0]:
             source[0] = source[0].replace(mark, make())
+    for mark, figure in {"<!-- opening figure -->": opening_figure, "<!-- tradeoff explorer -->": tradeoff_explorer}.items():
+        if mark in source[0]:
+            source[0] = source[0].replace(mark, f"```{{raw}} html\n{figure().to_html()}\n```")
 
 
 def replace_widgets(app, doctree):

@@ -68,7 +68,7 @@ function render({ model, el }) {
     picture.replaceChildren(svg);
   });
 
-  which.label.style.gridColumn = "1 / -1";
+  for (const control of [which, bits]) control.label.style.gridColumn = "1 / -1";
   root.append(element("div", { class: "controls" }, which.label, bits.label), picture, sentence, spoken.line);
   show();
 }

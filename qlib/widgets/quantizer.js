@@ -297,6 +297,7 @@ function render({ model, el }) {
     return `Histogram of ${tensor().name}, ${whole}, and the values of the codes: ${grid}. ${six(found.numbers.levels)} levels used.`;
   }
 
+  controls.tensor.label.style.gridColumn = "1 / -1";
   root.append(
     element("div", { class: "controls" }, ...Object.values(controls).map((c) => c.label)),
     picture,
