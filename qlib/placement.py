@@ -25,6 +25,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -71,6 +72,7 @@ _NAMES: dict[str, Kind] = {
 }
 _WITH_WEIGHTS = ("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear embedding "
                  "multi_head_attention_forward").split()
+_TRACING = threading.Lock()  # while it traces, torch.fx swaps methods of nn.Module itself
 _IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul}
 _MODULES: tuple[tuple[tuple[type, ...], Kind], ...] = (
     (WEIGHT_LAYERS, Kind.WEIGHT),
@@ -113,13 +115,17 @@ class Network:
 
 
 class _Tracer(fx.Tracer):
-    """Symbolic tracing that remembers which module it is in, to name it when tracing fails."""
+    """Symbolic tracing that remembers which module it is in, to name it when tracing fails, and lets networks that run in
+    other threads run."""
 
     def __init__(self):
         super().__init__()
         self.path: list[str] = []
+        self.thread = threading.get_ident()
 
     def call_module(self, m, forward, args, kwargs):
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
         self.path.append(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
         self.path.pop()
@@ -135,7 +141,8 @@ def read(model: nn.Module) -> Network:
     model = evaluation_copy(model)
     tracer = _Tracer()
     try:
-        graph = tracer.trace(model)
+        with _TRACING:
+            graph = tracer.trace(model)
     except Exception as error:
         where = tracer.path[-1] if tracer.path else "the top level"
         reason = str(error).splitlines()[0] if str(error) else repr(error)

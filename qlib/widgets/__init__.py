@@ -1,5 +1,5 @@
-"""Interactive figures: panels that need a kernel, and figures that act on the published page as well."""
+"""Interactive figures: a panel that needs a kernel, and figures that act on the published page as well."""
 
-from .panel import LivePanel, slider, switch
+from .panel import Panel, explore
 
-__all__ = ["LivePanel", "slider", "switch"]
+__all__ = ["Panel", "explore"]

@@ -1,65 +1,381 @@
-"""Sliders that quantize a network again whenever they move. They need a kernel: JupyterLab or Colab."""
+"""`explore`: every field of `QuantConfig` as a control, and the accuracy it gives. It needs a kernel: JupyterLab or Colab.
+
+Measuring runs in a thread of its own, so that the kernel stays free to hear of the next move, which ends it at its next torch
+operation. The first answer stands on few images, the last one on all: it is what `qlib.quantize` and `qlib.evaluate` give.
+"""
 
 from __future__ import annotations
 
+import contextvars
+import dataclasses
 import html
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as W
-from torch import nn
+import numpy as np
+from IPython.display import display
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from ..benches import Batches
-from ..config import QuantConfig
-from ..evaluate import Accuracy, evaluate
-from ..footprint import footprint
-from ..model import quantize
+from ..benches import Batches, Bench, weights_hash
+from ..cards.card import CATEGORIES, FIELDS, OF_ACTIVATIONS, SCHEMA, WORDS, QuantizationCard
+from ..config import CHOICES, MAX_BITS, QuantConfig, suggestion
+from ..evaluate import Accuracy, compare, evaluate
+from ..footprint import Footprint, footprint
+from ..model import inputs_of, quantize
+from ..placement import evaluation_copy
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(QuantConfig)}
+OF_WEIGHTS = ("weight_symmetric", "weight_granularity", "weight_range")
+PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
+FEW = 64  # calibration images of the first answer
+FIRST, PART, SOON = 256, 64, 0.2  # its validation images: parts are added until so many are seen, or so many seconds are spent
+EVERY = 0.1  # seconds between two answers on the way
+PATIENCE = 10  # seconds that the cell which shows a panel waits for its first whole answer, so that a saved notebook holds it
+TOOLTIP = "tooltip" if hasattr(W.IntSlider, "tooltip") else "description_tooltip"  # ipywidgets 8, 7
+STYLE = """<style>
+.qpanel { font-size: 14px; line-height: 1.5; max-width: 40rem; font-variant-numeric: tabular-nums; }
+.qpanel[aria-busy=true] .qold { animation: qpanel-old 0s 0.3s forwards; }
+@keyframes qpanel-old { to { opacity: 0.4; } }
+.qpanel table { border-collapse: collapse; margin: 0.4em 0; border: 0; }
+.qpanel tr, .qpanel th, .qpanel td { background: none !important; border: 0 !important; color: inherit; font-size: inherit;
+  font-weight: 400; text-align: left; vertical-align: baseline; padding: 0 1.2em 0 0; }
+.qpanel td b { font-size: 1.4em; font-weight: 650; }
+.qpanel p { margin: 0.3em 0; }
+.qpanel .qerror { border-left: 4px solid #D55E00; padding-left: 0.8em; }
+.qpanel .qstrip { position: relative; height: 2.6em; margin: 0.6em 0.5em 0; }
+.qpanel .qstrip * { position: absolute; }
+.qpanel .qaxis { left: 0; right: 0; top: 0.7em; border-top: 1px solid currentColor; opacity: 0.5; }
+.qpanel .qrange { top: 0.5em; height: calc(0.4em + 1px); background: #0072B2; opacity: 0.55; }
+.qpanel .qdot { top: 0.2em; width: 1em; height: 1em; margin-left: -0.5em; border-radius: 50%; background: #0072B2; }
+.qpanel .qfloat { top: 0; height: 1.4em; border-left: 2px solid currentColor; }
+.qpanel .qstrip small { top: 1.5em; transform: translateX(-50%); white-space: nowrap; }
+.qpanel pre { white-space: pre-wrap; overflow-wrap: anywhere; background: none; color: inherit; padding: 0; margin: 0.5em 0; }
+</style>"""
 
 
-class LivePanel:
-    """A panel of controls for fields of `QuantConfig`; a moved one quantizes and evaluates ``model`` again.
+def explore(subject: Bench | nn.Module, calibration: Iterable | Tensor | None = None, validation: Batches | None = None, *,
+            front: Sequence[str] = ("weight_bits", "activation_bits"),
+            choices: Mapping[str, Mapping[str, Any]] | None = None, network: str = "base", calibration_images: int = 320,
+            images: int = 2000, **start: Any) -> Panel:  # fmt: skip
+    """A panel that quantizes and evaluates a network again whenever a reader moves one of its controls.
 
-    ``controls``: widget by field name. ``fixed``: the other fields. ``calibration``, ``validation``: batches as a bench gives.
-    The footprint stands below. ``accuracy`` holds the result for the controls' present values. Show it with
-    ``display(panel.widget)``. An error appears in the panel.
+    ``subject``: a bench, whose ``network`` is measured on its first ``images`` validation images, with ``calibration_images`` of
+    its calibration images; or a network of your own, with ``calibration`` and ``validation`` as `quantize` and `evaluate` take
+    them. The panel keeps a copy of the network as it is now.
+
+    ``front``: the fields of `QuantConfig` whose controls stand in front; all others are folded away. ``start``: fields that do
+    not start at their default. ``choices``: by field, values to choose from by names of yours, in the place of the usual control
+    (bits by layer, for one); it starts with the first.
+
+    The last line of a cell shows the panel. ``panel.config``, ``panel.accuracy`` and ``panel.card`` say what it stands at,
+    ``panel.wait()`` returns when that is measured. Raises ``ValueError`` naming a field or value that cannot be.
     """
+    if isinstance(subject, nn.Module):
+        if validation is None:
+            raise ValueError("a network of your own needs validation images: explore(model, calibration, validation)")
+        known = {"network": type(subject).__name__[:100]}
+        return Panel(subject, calibration, validation, front, choices or {}, start, known)
+    if calibration is not None or validation is not None or not hasattr(subject, "models"):
+        raise ValueError("explore takes a bench, or a torch.nn.Module with its calibration and validation batches; got a "
+                         f"{type(subject).__name__}")
+    if network not in subject.models:
+        raise ValueError(f"bench {subject.name!r} has no network {network!r}{suggestion(network, subject.models)}")
+    known = {"network": f"{network} of the bench {subject.name}", "dataset": f"{subject.name}, validation images",
+             "data": "training images"}  # fmt: skip
+    return Panel(subject.models[network], subject.calibration(calibration_images), subject.validation(images), front,
+                 choices or {}, start, known)  # fmt: skip
 
-    def __init__(self, model: nn.Module, calibration: Batches, validation: Batches, controls: Mapping[str, W.Widget],
-                 **fixed: Any):  # fmt: skip
-        self.model, self.calibration, self.validation = model, calibration, validation
-        self.controls, self.fixed = dict(controls), fixed
-        self.baseline = evaluate(model, validation)
-        self.accuracy: Accuracy | None = None
-        self.answer = W.HTML()
+
+class Panel:
+    """What `explore` makes. ``controls``: a widget by field of `QuantConfig`; ``widget``: these and the answer. ``model``,
+    ``calibration``, ``validation``: what it measures, and ``baseline``: in float, ``None`` while that is not measured yet."""
+
+    def __init__(self, model: nn.Module, calibration: Iterable | Tensor | None, validation: Batches, front: Sequence[str],
+                 choices: Mapping[str, Mapping[str, Any]], start: Mapping[str, Any], known: Mapping[str, Any]):  # fmt: skip
+        for name in (*front, *choices, *start):
+            if name not in DEFAULTS:
+                raise ValueError(f"QuantConfig has no field {name!r}{suggestion(name, DEFAULTS)}")
+        start = QuantConfig(**{**{name: next(iter(values.values())) for name, values in choices.items()}, **start})
+        self.model = evaluation_copy(model)
+        one_pass = calibration is not None and not isinstance(calibration, (Tensor, Sequence))
+        self.calibration = list(calibration) if one_pass else calibration
+        self.validation = validation if isinstance(validation, Sequence) else list(validation)
+        if not self.validation or not isinstance(self.validation[0], (tuple, list)) or len(self.validation[0]) != 2:
+            raise ValueError("validation must hold at least one batch, a pair of inputs and labels")
+        inputs = inputs_of(self.calibration)
+        self._few, self._calibration_images = _first(inputs, FEW), sum(map(len, inputs))
+        self._images = sum(len(y) for _, y in self.validation) if isinstance(self.validation, (list, tuple)) else None
+        self._known = {"weights_hash": weights_hash(self.model), "images": self._calibration_images, "labels": "none", "steps": 0,
+                       **known}  # fmt: skip
+        self._in_float: dict[Any, np.ndarray] = {}  # which images the float network gets right, by part of the validation images
+        self.baseline: Accuracy | None = None
+        self.controls = {name: _control(name, getattr(start, name), choices.get(name)) for name in DEFAULTS}
+        self._answer, self._card, self._body = W.HTML(), W.HTML(), ""
+        self.widget = W.VBox([W.HTML(STYLE), *(self.controls[name] for name in dict.fromkeys(front)), self._answer,
+                              *_folded("all other choices", self._others(front)),
+                              *_folded("the card of this setting", [self._card])])  # fmt: skip
+        self._move, self._measured = 0, 0  # the number of the last move, and of the last one that is answered
+        self._values: dict[str, Any] = {}
+        self._accuracy: Accuracy | None = None
+        self._size: Footprint | None = None
+        self._changed = threading.Condition(threading.RLock())  # guards these five, and what is shown
+        self._thread: threading.Thread | None = None
         for control in self.controls.values():
-            control.observe(self.update, "value")
-        self.widget = W.VBox([*self.controls.values(), self.answer])
-        self.update()
+            control.observe(self._moved, "value")
+        self._moved()
+
+    def _others(self, front: Sequence[str]) -> list[W.Widget]:
+        rows: list[W.Widget] = []
+        for category, fields in CATEGORIES.items():
+            own = [self.controls[name] for name in fields if name in DEFAULTS and name not in front]
+            title = html.escape(SCHEMA["properties"][category]["title"])
+            rows += [W.HTML(f'<div class="qpanel"><b>{title}</b></div>'), *own] if own else []
+        return rows
+
+    def _ipython_display_(self) -> None:
+        display(self.widget)
+        with self._changed:
+            self._changed.wait_for(self._settled, PATIENCE)
 
     @property
     def config(self) -> QuantConfig:
-        """What the controls say now."""
-        return QuantConfig(**{**self.fixed, **{name: control.value for name, control in self.controls.items()}})
+        """What the controls say. Raises ``ValueError`` where they contradict one another."""
+        return QuantConfig(**self._said())
 
-    def update(self, change: object = None) -> None:
-        """Quantize, calibrate and evaluate for the present values, and show the answer."""
-        self.answer.value = "measuring ..."
+    def _said(self) -> dict[str, Any]:
+        """What the controls say, by field."""
+        return {name: None if control.value == WORDS.get(name, "") else control.value for name, control in self.controls.items()}
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """Of the present setting on all images; ``None`` while it is not measured yet, or if it cannot be."""
+        with self._changed:
+            return self._accuracy if self._settled() else None
+
+    @property
+    def card(self) -> QuantizationCard:
+        """The card of the present setting, with what is measured of it."""
+        with self._changed:
+            measured = {"accuracy": self.accuracy, "size": self._size if self._settled() else None}
+            return QuantizationCard.from_run(self.config, baseline=self.baseline, **measured, **self._known)
+
+    def wait(self, timeout: float | None = None) -> Panel:
+        """Return when the present setting is measured, or found to be impossible; ``TimeoutError`` after ``timeout`` seconds."""
+        with self._changed:
+            if not self._changed.wait_for(self._settled, timeout):
+                raise TimeoutError(f"the panel has not finished within {timeout:g} seconds")
+        return self
+
+    def _settled(self) -> bool:
+        return self._thread is None
+
+    def _moved(self, change: object = None) -> None:
+        """In the kernel's main thread: have the new setting measured, and let go of the old one."""
+        values = self._said()
         try:
-            self.accuracy = evaluate(quantize(self.model, self.config, self.calibration), self.validation)
-            size = footprint(self.model, self.validation[0][0][:1], self.config)
-            self.answer.value = f"<b>{self.accuracy}</b><br>float: {self.baseline}<br>{size}"
-        except ValueError as error:
-            self.accuracy = None
-            self.answer.value = f"<b>cannot be done:</b> {html.escape(str(error))}"
+            acting = _acting(QuantConfig(**values))
+        except ValueError:
+            acting = set(DEFAULTS)  # the answer says why
+        for name, control in self.controls.items():
+            control.disabled = name not in acting
+        with self._changed:
+            self._move, self._values, self._accuracy, self._size = self._move + 1, values, None, None
+            self._show("Measuring ...", busy=True, old=True)
+            if self._thread is None:
+                context = contextvars.copy_context()  # there the kernel keeps which message a widget's messages answer
+                self._thread = threading.Thread(target=context.run, args=(self._work,), daemon=True, name="qlib.explore")
+                self._thread.start()
+
+    def _work(self) -> None:
+        """In a thread of its own: measure the last setting, until there is none after it."""
+        while True:
+            with self._changed:
+                if self._measured == self._move:
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                move, values = self._move, self._values
+            try:
+                with _Until(lambda move=move: self._move != move):
+                    self._measure(move, values)
+            except _Moved:
+                continue
+            except Exception as error:
+                self._say(move, f'<p class="qerror"><b>This cannot be done:</b> {html.escape(_reason(error))}</p>')
+            self._measured = move
+
+    def _measure(self, move: int, values: Mapping[str, Any]) -> None:
+        config, began, seen, in_float = QuantConfig(**values), time.monotonic(), [], []
+        network = quantize(self.model, config, self._few)
+        images, labels = self.validation[0]
+        for i in range(0, min(FIRST, len(images)), PART):
+            part = [(images[i : i + PART], labels[i : i + PART])]
+            seen.append(evaluate(network, part).correct)
+            in_float.append(self._float(("first", i), part))
+            if time.monotonic() - began > SOON:
+                break
+        calibrated = sum(map(len, self._few))
+        self._say(move, _numbers(seen, in_float), self._stands_on(seen, calibrated), busy=True)
+        size = footprint(self.model, images[:1], config)
+        network, calibrated = quantize(self.model, config, self.calibration), self._calibration_images
+        said, seen, in_float = time.monotonic(), [], []
+        for i, batch in enumerate(self.validation):
+            seen.append(evaluate(network, [batch]).correct)
+            in_float.append(self._float(i, [batch]))
+            if time.monotonic() - said > EVERY and i + 1 < len(self.validation):
+                said = time.monotonic()
+                self._say(move, _numbers(seen, in_float, size), self._stands_on(seen, calibrated), busy=True)
+        accuracy, self.baseline = Accuracy(np.concatenate(seen)), Accuracy(np.concatenate(in_float))
+        self._images = accuracy.n
+        card = QuantizationCard.from_run(config, accuracy, baseline=self.baseline, size=size, **self._known)
+        with self._changed:
+            self._say(move, _numbers(seen, in_float, size), self._stands_on(seen, calibrated, whole=True))
+            self._accuracy, self._size, self._card.value = accuracy, size, _code(config) + card.to_html()
+
+    def _float(self, part: Any, batches: Batches) -> np.ndarray:
+        if part not in self._in_float:
+            self._in_float[part] = evaluate(self.model, batches).correct
+        return self._in_float[part]
+
+    def _say(self, move: int, body: str, note: str = "", busy: bool = False) -> None:
+        """Show the answer to a move, if it still is the last one."""
+        with self._changed:
+            if self._move != move:
+                raise _Moved
+            self._body = body
+            self._show(note, busy)
+
+    def _show(self, note: str, busy: bool, old: bool = False) -> None:
+        body = f"<div class=qold>{self._body}</div>" if old else self._body
+        self._answer.value = (f'<div class="qpanel" role="status" aria-live="polite" aria-busy="{str(busy).lower()}">{body}'
+                              f"<p>{note}</p></div>")
+
+    def _stands_on(self, seen: Sequence[np.ndarray], calibrated: int, whole: bool = False) -> str:
+        """What the numbers shown stand on."""
+        n, total, ranges = sum(map(len, seen)), self._images, self._calibration_images
+        images = f"all {n:,}" if whole else f"the first {n:,} of {total:,}" if total else f"the first {n:,}"
+        calibration = f"; ranges from {f'all {ranges:,}' if calibrated == ranges else f'{calibrated:,} of {ranges:,}'} " \
+                      "calibration images" if ranges else ""
+        return f"On {images} validation images{calibration}. {'Intervals: 95 %.' if whole else 'Measuring on ...'}"
 
 
-def slider(value: float, low: float, high: float, step: float, label: str) -> W.Widget:
-    """A slider that acts when it is let go."""
-    kind = W.IntSlider if all(isinstance(v, int) for v in (value, low, high, step)) else W.FloatSlider
-    return kind(value=value, min=low, max=high, step=step, description=label, continuous_update=False,
-                readout_format="d" if kind is W.IntSlider else ".2f", style={"description_width": "initial"})  # fmt: skip
+def _numbers(seen: Sequence[np.ndarray], in_float: Sequence[np.ndarray], size: Footprint | None = None) -> str:
+    """The answer as HTML: accuracy and its interval as a picture, and all figures as a table."""
+    now, base = Accuracy(np.concatenate(seen)), Accuracy(np.concatenate(in_float))
+    low, high = now.interval
+    rows = {"Accuracy": f"<b>{now.top1:.2f} %</b> &nbsp;{low:.2f} to {high:.2f}",
+            "In float": f"{base.top1:.2f} % &nbsp;{base.interval[0]:.2f} to {base.interval[1]:.2f}",
+            "Difference": str(compare(now, base)).split(", n =")[0] + ")", "Weights": "...", "Feature maps": "..."}  # fmt: skip
+    if size is not None:
+        rows["Weights"] = f"{size.weight_bytes / 1e6:.3f} MB, {size.average_weight_bits:.2f} bits on average"
+        rows["Feature maps"] = (f"{size.activation_bytes / 1e6:.3f} MB an image, {size.average_activation_bits:.2f} bits on "
+                                f"average, largest {size.max_activation_bytes / 1e3:.1f} kB")
+    strip = (f'<span class="qaxis"></span><span class="qrange" style="left:{low:.2f}%;width:{high - low:.2f}%"></span>'
+             f'<span class="qfloat" style="left:{base.top1:.2f}%"></span>'
+             f'<span class="qdot" style="left:{now.top1:.2f}%"></span><small style="left:{base.top1:.2f}%">float</small>'
+             f'<small style="left:0">0 %</small>')
+    table = "".join(f'<tr><th scope="row">{name}</th><td>{said}</td></tr>' for name, said in rows.items())
+    return f'<div class="qstrip" aria-hidden="true">{strip}</div><table>{table}</table>'
 
 
-def switch(value: bool, label: str) -> W.Widget:
-    """A tick box."""
-    return W.Checkbox(value=value, description=label, indent=False)
+def _code(config: QuantConfig) -> str:
+    """The configuration as Python that makes it, as HTML."""
+    changed = (f"{name}={getattr(config, name)!r}" for name, default in DEFAULTS.items() if getattr(config, name) != default)
+    return f'<div class="qpanel"><pre>qlib.QuantConfig({html.escape(", ".join(changed))})</pre></div>'
+
+
+def _reason(error: Exception) -> str:
+    said = (str(error).splitlines() or [""])[0]
+    return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
+
+
+def _first(inputs: Sequence[Tensor], n: int) -> list[Tensor]:
+    """The first ``n`` images of batches."""
+    taken: list[Tensor] = []
+    for batch in inputs:
+        taken += [batch[: n - sum(map(len, taken))]]
+    return [batch for batch in taken if len(batch)]
+
+
+class _Moved(BaseException):
+    """A setting was moved, so the computation for the old one ends. Not an `Exception`: nothing that it passes may catch it."""
+
+
+class _Until(TorchFunctionMode):
+    """Within it, whatever this thread computes ends at the next torch function once ``over()`` is true."""
+
+    def __init__(self, over: Callable[[], bool]):
+        super().__init__()
+        self.over = over
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if self.over():
+            raise _Moved
+        return func(*args, **(kwargs or {}))
+
+
+def _acting(config: QuantConfig) -> set[str]:
+    """The fields that mean something beside the others."""
+    idle: set[str] = set()
+    if config.weight_bits is None:
+        idle.update(OF_WEIGHTS)
+    if config.activation_bits is None:
+        idle.update(OF_ACTIVATIONS)
+    if config.weight_bits is None and config.activation_bits is None:
+        idle.add("first_last_bits")
+    if config.activation_dynamic:
+        idle.add("calibration_upstream")
+    if not config.quantize_skip:
+        idle.update({"pooling"} if config.quantize_residual else {"pooling", "quantize_output"})
+    card = QuantizationCard.from_run(config.replace(**{name: DEFAULTS[name] for name in idle}))
+    return {name for name in DEFAULTS if name not in idle and card.acts(name)}
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# Controls, of what ipywidgets 7.7 and 8 both have
+
+
+def _control(name: str, value: Any, choices: Mapping[str, Any] | None) -> W.Widget:
+    """The control of a field of `QuantConfig`, by the kind of its default; or of ``choices``, values by name.
+
+    ``None`` is a word in its list, for to ipywidgets a value of ``None`` means that nothing is selected."""
+    label = {"description": FIELDS[name]["title"], TOOLTIP: FIELDS[name]["description"],
+             "style": {"description_width": "170px"}, "layout": {"width": "min(34rem, 98%)"}}  # fmt: skip
+    default, word = DEFAULTS[name], WORDS.get(name)
+    value = word if value is None else value
+    if choices is not None:
+        given = [(text, word if choice is None else choice) for text, choice in choices.items()]
+        if value not in [choice for _, choice in given]:
+            raise ValueError(f"{name} starts at {value!r}, which is not one of its choices: {', '.join(choices)}")
+        return W.Dropdown(options=given, value=value, **label)
+    if isinstance(default, bool):
+        return W.Checkbox(value=value, **label)
+    if name in CHOICES:
+        return W.Dropdown(options=[(choice.replace("_", " "), choice) for choice in CHOICES[name]], value=value, **label)
+    if isinstance(default, float):
+        return W.SelectionSlider(options=[(f"{p:g}", p) for p in sorted({*PERCENTILES, value})], value=value, **label)
+    every = range(1, MAX_BITS + 1)
+    if isinstance(default, tuple):
+        return W.SelectMultiple(options=every, value=value, rows=4, **label)
+    if isinstance(default, int):
+        options = [*((str(bits), bits) for bits in every), (word, word)]
+        options += [("by layer", value)] if isinstance(value, Mapping) else []
+        return W.SelectionSlider(options=options, value=value, **label)
+    raise TypeError(f"there is no control for QuantConfig.{name}")
+
+
+def _folded(what: str, children: Sequence[W.Widget]) -> list[W.Widget]:
+    """A button that shows and hides widgets. (The header of ipywidgets' own `Accordion` cannot be reached by keyboard.)"""
+    button = W.ToggleButton(description=f"Show {what}", layout={"width": "auto", "align_self": "flex-start"})
+    box = W.VBox(children, layout={"display": "none"})
+
+    def turn(change: Mapping[str, Any]) -> None:
+        box.layout.display = "" if change["new"] else "none"
+        button.description = f"{'Hide' if change['new'] else 'Show'} {what}"
+
+    button.observe(turn, "value")
+    return [button, box]
