@@ -54,12 +54,12 @@ def test_a_failing_cell_fails_the_build_and_is_named(book, capsys):
 
 def test_execution_key_covers_package_and_results(book, tmp_path):
     keys = [build.execution_key(notebook("1"))]
-    for name in ("qlib/affine.py", "qlib/benches/weights/base.safetensors", "book/results/digits/03.csv"):
+    for name in ("qlib/affine.py", "qlib/widgets/kit.js", "qlib/benches/weights/base.safetensors", "book/results/digits/03.csv"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("changed")
         keys.append(build.execution_key(notebook("1")))
-    assert len(set(keys)) == 4
+    assert len(set(keys)) == 5
 
 
 def test_widgets_become_one_note_and_what_they_drew():
@@ -74,3 +74,9 @@ def test_widgets_become_one_note_and_what_they_drew():
 
     shown = build.page_outputs([text, *views], widgets)
     assert shown == [text, new_output("display_data", {"text/markdown": f"*{WIDGET_NOTE}*"}), figure]
+
+
+def test_a_widget_that_brings_a_picture_of_its_own_for_pages_is_shown_by_that():
+    both = new_output("display_data", {WIDGET_VIEW: {"model_id": "painter"}, "text/html": "<div></div>", "text/plain": "Painter"})
+    (shown,) = build.page_outputs([both], {"painter": {"state": {}}})
+    assert shown == new_output("display_data", {"text/html": "<div></div>", "text/plain": "Painter"})

@@ -286,3 +286,16 @@ def test_bad_tensors_and_settings_are_refused():
     channels = uniform(4).replace(weight_bits={LAYERS[0]: (1, 2, 3, 4, 5, 6, 7, 7)})
     with pytest.raises(ValueError, match="'odd' gives channels of 'features.init_block.conv.conv'"):
         painter.bits_painter(*example(), {"odd": (channels, "")})
+
+
+def test_painted_bits_are_measured_where_there_is_a_kernel(bench):
+    painted = painter.paint_bits(bench)
+    learned = painted.figure.state["presets"][1]
+    painted._widget.bits = {"weights": learned["weights"], "maps": learned["maps"]}
+    painted.panel.wait(120)
+    config = painter.recorded_presets("digits")[learned["name"]][0]
+    bits = {layer["name"]: b for layer, b in zip(painted.figure.state["layers"]["weights"], learned["weights"], strict=True)}
+    assert painted.config.weight_bits == bits == config.weight_bits
+    expected = qlib.evaluate(qlib.quantize(bench.models["base"], config, bench.calibration(320)), bench.validation(2000))
+    assert (painted.panel.accuracy.correct == expected.correct).all()
+    assert {"text/html", "application/vnd.jupyter.widget-view+json"} <= set(painted._repr_mimebundle_())

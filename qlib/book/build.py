@@ -27,7 +27,7 @@ NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "_build" / "executed"
 STATUS = EXECUTED / "status.json"
 CACHE = ROOT / "_build" / ".jupyter_cache"
-DEPENDENCIES = ("qlib/**/*.py", "qlib/benches/weights/*", "book/results/**/*")
+DEPENDENCIES = ("qlib/**/*.py", "qlib/**/*.js", "qlib/benches/weights/*", "book/results/**/*")
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
@@ -55,13 +55,15 @@ def drawn(widgets: dict, model_id: str) -> list[NotebookNode]:
 
 
 def page_outputs(outputs: list[NotebookNode], widgets: dict) -> list[NotebookNode]:
-    """`outputs` as a page without a kernel can show them: for sliders, a note and what they drew."""
+    """`outputs` as a page without a kernel can show them: for sliders, their own HTML if they have any, else a note and what they
+    drew."""
     note = new_output("display_data", {"text/markdown": f"*{WIDGET_NOTE}*"})
     shown = []
     for output in outputs:
         view = output.get("data", {}).get(WIDGET_VIEW)
-        if view is None:
-            shown.append(output)
+        if view is None or "text/html" in output["data"]:
+            data = {kind: value for kind, value in output.get("data", {}).items() if kind != WIDGET_VIEW}
+            shown.append(NotebookNode(output, data=NotebookNode(data)) if view else output)
         else:
             shown += ([] if note in shown else [note]) + drawn(widgets, view["model_id"])
     return shown

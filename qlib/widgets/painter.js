@@ -34,7 +34,7 @@ const ROWS = [
 function render({ model, el }) {
   const layers = model.get("layers"),
     presets = model.get("presets"),
-    live = model.get("live");
+    live = model.get("live"); // a kernel listens, and says below how accurate the network is
   const root = frame(el, "Bits painter"),
     spoken = announcer(),
     { link, update } = permanentLink("painter");
@@ -199,13 +199,6 @@ function render({ model, el }) {
     spoken.say(readout.textContent);
   }
 
-  if (live) {
-    const told = () => {
-      answer.textContent = model.get("answer");
-    };
-    model.on("change:answer", told);
-    told();
-  }
   root.append(
     element("div", { class: "controls" }, preset.label),
     element("div", { class: "row" }, ...tabs),

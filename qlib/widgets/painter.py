@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import anywidget
+import ipywidgets as W
+import traitlets
 from torch import Tensor, nn
 
+from .. import results
+from ..benches import Bench
 from ..config import MAX_BITS, QuantConfig
 from ..footprint import footprint
-from .figure import Figure, table
+from .figure import Figure, module, table
+from .panel import explore
 
 Presets = Mapping[str, tuple[QuantConfig, str]]
+_ALIKE = QuantConfig(first_last_bits=None)
 
 
 def bits_painter(model: nn.Module, example_input: Tensor, presets: Presets) -> Figure:
@@ -52,3 +60,68 @@ def painted_config(base: QuantConfig, layers: Mapping[str, Sequence[Mapping[str,
     """``base`` with the painter's bits, layer by layer; ``layers`` as in `painter_state`."""
     weights, maps = (dict(zip((e["name"] for e in layers[side]), bits[side], strict=True)) for side in ("weights", "maps"))
     return base.replace(weight_bits=weights, activation_bits=maps, first_last_bits=None)
+
+
+def recorded_presets(bench: str) -> Presets:
+    """Presets of a bench's network ``base``: uniform bits, and the recorded rows of seed 0 in which weights were learned under 3
+    bits and feature maps got as many bits as fit under a largest map of 4."""
+    presets = {"uniform: 4 bits everywhere": (_ALIKE.replace(weight_bits=4, activation_bits=4), "")}
+    every = f"bit_choices={list(_ALIKE.bit_choices)}"
+    for name, experiment, side, where in (
+        ("learned: weights under 3 bits on average", "allowed-bitwidths", 0, ["target_weight_bits=3", every]),
+        ("analytic: the largest feature map has 4 bits, all others what fits", "largest-map", 1, ["largest_map_bits=4"]),
+    ):
+        row = results.select(results.load_table(results.table_path(bench, experiment)), [*where, "calibration_seed=0"]).iloc[0]
+        bits = {layer: int(pair[side]) for layer, pair in row["bits"].items() if pair[side]}
+        config = _ALIKE.replace(**{("weight_bits", "activation_bits")[side]: bits, "activation_range": row["activation_range"]})
+        presets[name] = (config, f"Recorded with these bits: {results.accuracy_of(row)}.")
+    return presets
+
+
+class _Widget(anywidget.AnyWidget):
+    """The painter where there is a kernel: ``bits`` follow the reader's hand."""
+
+    _esm = module("painter")
+    layers, presets, bits = (traitlets.Dict().tag(sync=True), traitlets.List().tag(sync=True), traitlets.Dict().tag(sync=True))
+    live = traitlets.Bool(True).tag(sync=True)
+
+
+class Painter:
+    """What `paint_bits` makes: ``config`` is what is painted, ``panel`` measures it (`qlib.explore`), ``figure`` is for pages
+    without a kernel."""
+
+    def __init__(self, bench: Bench, network: str, presets: Presets, **start: Any):
+        example = bench.validation(1)[0][0]
+        self.figure = bits_painter(bench.models[network], example, presets)
+        self._base = next(iter(presets.values()))[0].replace(**start)
+        self._widget = _Widget(**painter_state(bench.models[network], example, presets))
+        painted = self._painted(self._widget.presets[0])
+        choices = {name: {"painted": getattr(painted, name)} for name in ("weight_bits", "activation_bits")}
+        self.panel = explore(bench, network=network, front=(), choices=choices, **{**start, "first_last_bits": None})
+        self._widget.observe(self._moved, "bits")
+        self.widget = W.VBox([self._widget, self.panel.widget])
+
+    @property
+    def config(self) -> QuantConfig:
+        return self.panel.config
+
+    def _painted(self, bits: Mapping[str, Sequence[int]]) -> QuantConfig:
+        return painted_config(self._base, self._widget.layers, bits)
+
+    def _moved(self, change: Mapping[str, Any]) -> None:
+        painted = self._painted(change["new"])
+        for name in ("weight_bits", "activation_bits"):
+            self.panel.controls[name].options = [("painted", getattr(painted, name))]
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The widget, and the figure where no kernel will answer; Colab is not given the choice."""
+        html = {} if "google.colab" in sys.modules else {"text/html": self.figure.to_html()}
+        return {**self.widget._repr_mimebundle_(), **html}
+
+
+def paint_bits(bench: Bench, network: str = "base", presets: Presets | None = None, **start: Any) -> Painter:
+    """Bars of bits by layer to drag, with sizes at once and, where there is a kernel, accuracy below.
+
+    ``presets``: as for `bits_painter`; without them, those recorded on the bench. ``start``: other fields of `QuantConfig`.
+    """
+    return Painter(bench, network, presets or recorded_presets(bench.name), **start)

@@ -137,28 +137,26 @@ function render({ model, el }) {
       ),
     );
     legend.replaceChildren(
-      ...lines
-        .slice(0, MOST)
-        .map((line, i) =>
-          element(
-            "span",
-            { class: "row", style: "gap: 0.35rem" },
-            shape(
-              "svg",
-              {
-                width: 22,
-                height: 14,
-                style: "width: 22px; flex: none",
-                "aria-hidden": "true",
-                fill: COLOURS[i],
-                stroke: COLOURS[i],
-              },
-              shape("line", { x1: 0, x2: 22, y1: 7, y2: 7, "stroke-width": 2 }),
-              MARKS[i](11, 7),
-            ),
-            nameOf(line),
+      ...lines.slice(0, MOST).map((line, i) =>
+        element(
+          "span",
+          { class: "row", style: "gap: 0.35rem" },
+          shape(
+            "svg",
+            {
+              width: 22,
+              height: 14,
+              style: "width: 22px; flex: none",
+              "aria-hidden": "true",
+              fill: COLOURS[i],
+              stroke: COLOURS[i],
+            },
+            shape("line", { x1: 0, x2: 22, y1: 7, y2: 7, "stroke-width": 2 }),
+            MARKS[i](11, 7),
           ),
+          nameOf(line),
         ),
+      ),
       ...(lines.length > MOST
         ? [element("span", {}, `and ${lines.length - MOST} more in the table below; choose above to see fewer`)]
         : []),
