@@ -1,0 +1,81 @@
+"""The figures on the pages of the built site, served from this machine with every other host out of reach."""
+
+import json
+
+import pytest
+
+from qlib import footprint, load_bench
+from qlib.widgets import painter, quantizer
+
+THEME = "Identifier 'THEBE_JS_URL' has already been declared"  # sphinx-thebe's script stands on every page twice
+EXPLORER, OPENING, QUANTIZER = "book/explore.html", "book/intro.html", "notebooks/00-uniform-quantization.html"
+PAINTERS = tuple(f"notebooks/{name}.html" for name in ("04-first-and-last-layer", "05-allowed-bitwidths", "06-largest-feature-map",
+                                                       "09-learning-bitwidths"))  # fmt: skip
+
+
+@pytest.fixture
+def see(visit):
+    """Opens a page and hears what its figures complain about."""
+    complaints = []
+
+    def see(name, *options, **more):
+        page = visit(name, *options, **more)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.reload()
+        page.locator(".qlib-figure svg").first.wait_for()
+        return page
+
+    yield see
+    assert [text for text in complaints if text != THEME and "404" not in text] == []
+
+
+def numbers(page):
+    cells = page.locator(".qlib-figure td[data-name]").all()
+    return {cell.get_attribute("data-name"): json.loads(cell.get_attribute("data-value")) for cell in cells}
+
+
+@pytest.mark.parametrize("name", [EXPLORER, OPENING, QUANTIZER, *PAINTERS])
+@pytest.mark.parametrize("theme, width", [("light", 1280), ("dark", 375)])
+def test_a_figure_draws_in_either_theme_at_either_width(see, name, theme, width):
+    page = see(name, theme, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    dark = page.locator(".qlib-figure section").first.evaluate("e => e.classList.contains('dark')")
+    assert dark == (theme == "dark")
+
+
+def test_the_quantizer_on_its_page_shows_the_numbers_of_qlib_and_its_link_holds(see, bench):
+    page = see(QUANTIZER)
+    page.get_by_role("slider", name="Bits").press("ArrowLeft")
+    page.get_by_label("Symmetric", exact=True).uncheck()
+    state = json.loads(page.evaluate("""async () => {
+        const text = await (await fetch(location.href)).text();
+        return new DOMParser().parseFromString(text, "text/html").querySelector(".qlib-figure script").textContent; }"""))
+    which = int(page.get_by_role("combobox", name="Tensor").input_value())
+    assert len(state["tensors"]) == 6 and which == 5
+    layers = [entry["name"].removeprefix("weights of ") for entry in state["tensors"][:3]]
+    tensors = quantizer.tensors_of(bench.models["base"], bench.calibration(320), layers)
+    expected = quantizer.measure(list(tensors.values())[which], 3, 99.99)
+    assert numbers(page) == {name: pytest.approx(value, rel=5e-7) for name, value in expected.items()}
+    page.get_by_role("link", name="Link to this setting").click()
+    before = numbers(page)
+    page.reload()
+    page.locator(".qlib-figure svg").first.wait_for()
+    assert numbers(page) == before and "quantizer.bits=3" in page.url
+
+
+def test_the_painter_on_its_page_shows_the_footprint_of_a_recorded_preset(see):
+    page = see(PAINTERS[-1])
+    bench = load_bench("digits")
+    for name, (config, recorded) in painter.recorded_presets("digits").items():
+        page.get_by_role("combobox", name="Start from").select_option(name)
+        size = footprint(bench.models["base"], bench.validation(1)[0][0], config)
+        assert numbers(page) == {key: pytest.approx(getattr(size, key), rel=5e-7) for key in numbers(page)}
+        assert recorded in page.locator(".qlib-figure section").inner_text()
+
+
+def test_the_explorer_leads_to_the_lesson(see):
+    page = see(EXPLORER)
+    page.get_by_role("combobox", name="Observation").select_option("float-baseline")
+    page.get_by_role("link", name="The lesson").click()
+    assert page.url.endswith("notebooks/08-float-baseline.html") and page.locator("h1").count() == 1
