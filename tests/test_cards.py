@@ -1,6 +1,7 @@
 """Cards hold what was said, come from runs without typing, survive strangers, and compare."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -223,12 +224,29 @@ def test_the_terminal_gets_no_control_characters():
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
 def test_latex_compiles(tmp_path, cards):
     letters = "".join(chr(c) for c in range(0x20, 0x250))
-    for i, name in enumerate((None, HOSTILE, letters)):
-        card = QuantizationCard.of(name, remarks=HOSTILE, technique=name) if name else cards[0]
-        page = "\\documentclass{article}\\begin{document}" + card.to_latex() + "\\end{document}"
-        (tmp_path / f"{i}.tex").write_text(page, "utf8")
-        done = subprocess.run(["pdflatex", "-halt-on-error", f"{i}.tex"], cwd=tmp_path, capture_output=True, timeout=120)
-        assert done.returncode == 0, done.stdout.decode("latin1")[-800:]
+    strangers = [QuantizationCard.of(name, remarks=HOSTILE, technique=name, deviations={"technique": [name]}) for name in
+                 (HOSTILE, letters)]  # fmt: skip
+    for name, part in (("ours", [*cards, *catalogue().values()]), ("strangers", strangers)):
+        page = "\n\n".join(card.to_latex() for card in part)
+        (tmp_path / f"{name}.tex").write_text(f"\\documentclass{{article}}\\begin{{document}}{page}\\end{{document}}", "utf8")
+        done = subprocess.run(["pdflatex", "-halt-on-error", f"{name}.tex"], cwd=tmp_path, capture_output=True, timeout=120)
+        said = done.stdout.decode("latin1")
+        assert done.returncode == 0, said[-800:]
+        assert name == "strangers" or "Overfull" not in said, "wider than the page"
+
+
+ALLOWED = re.compile(r"\\(?:begin|end)\{tabular\}|\\(?:hline|noindent|linewidth)\b|\\multicolumn\{2\}|\\text(?:bf|it)\{"
+                     r"|\\(?:text(?:backslash|asciicircum|asciitilde|less|greater|bar)|ldots)\{\}|\\(?:ss|ae|AE|oe|OE|o|O|l|L|i)\{\}"
+                     r"|\$(?:\||\\times|\\pm|\\ge|\\le)\$|\\[`'^~\"=u.rHvc]\{[A-Za-z]\}|\\[{}$&#_%]|\\\\")  # fmt: skip
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(CARDS)
+def test_latex_holds_nothing_but_these_commands(card):
+    latex = card.to_latex().replace("@{}", "")
+    assert latex.isascii() and latex.count("{") - latex.count("\\{") == latex.count("}") - latex.count("\\}")
+    assert len(re.findall(r"(?<!\\) & ", latex)) >= 1 + len(CATEGORIES)
+    assert not set("\\$#%_^~") & set(ALLOWED.sub("", latex))
 
 
 def test_latex_of_a_stranger_has_no_commands_of_theirs():
@@ -247,8 +265,6 @@ def contrast(a, b):
 
 
 def test_the_htmls_colours_can_be_read():
-    import re
-
     from qlib.cards import render
 
     for style in (render.STYLE, render.DARK):

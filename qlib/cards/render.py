@@ -98,7 +98,7 @@ def latex(card: QuantizationCard) -> str:
     """The paper's table of two columns, a category and its choices in the paper's words where it has some; what is not reported
     is counted, not listed. Needs nothing but LaTeX; accents that plain LaTeX cannot set are left away, characters beyond Latin
     script become question marks."""
-    lines = [r"\begin{tabular}{@{}p{0.22\linewidth}p{0.74\linewidth}@{}}", r"\hline",
+    lines = [r"\noindent\begin{tabular}{@{}p{0.22\linewidth}p{0.74\linewidth}@{}}", r"\hline",
              rf"\multicolumn{{2}}{{@{{}}p{{0.96\linewidth}}@{{}}}}{{\textbf{{{_tex(card.name)}}}}} \\ \hline",
              r" & \textbf{Design tradeoffs} \\ \hline"]  # fmt: skip
     for category, fields in CATEGORIES.items():
