@@ -269,6 +269,8 @@ def _card_new(arguments: argparse.Namespace) -> int:
     if arguments.experiment:
         bench, _, experiment = arguments.experiment.rpartition("/")
         own = Path(arguments.experiment) if experiment.endswith(".csv") else None
+        if own is None:
+            _experiments([arguments.experiment])  # or else an error with the name that was meant
         table = results.load_table(own or results.table_path(bench or "digits", experiment))
         rows = results.select(table, arguments.where)
         card = QuantizationCard.from_rows(rows, table, name=name)

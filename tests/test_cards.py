@@ -537,6 +537,11 @@ def test_a_new_card_of_recorded_rows(tmp_path, capsys):
     assert QuantizationCard.load(path)["activation_bits"] == 4
     assert main(["card", "new", str(path), "--force", "--experiment", "skip-residual", "--where", "activation_bit=4"]) == 2
     assert "did you mean 'activation_bits'" in capsys.readouterr().err
+    assert main(["card", "new", str(path), "--force", "--experiment", "skip-residal"]) == 2
+    assert "did you mean 'digits/skip-residual'" in capsys.readouterr().err
+    own = results.table_path("digits", "skip-residual")
+    assert main(["card", "new", str(path), "--force", "--experiment", str(own), "--where", *where, "--name", "mine"]) == 0
+    assert (QuantizationCard.load(path).name, QuantizationCard.load(path)["activation_bits"]) == ("mine", 4)
 
 
 # ------------------------------------------------------------------------------------------------------------- catalogue

@@ -364,7 +364,8 @@ def _validator() -> Draft202012Validator:
 def _checked(data: Any) -> dict[str, Any]:
     """``data`` with every missing field as ``not reported``, in the schema's order."""
     if not isinstance(data, Mapping):
-        raise ValueError(f"a card is a mapping of categories, not a {type(data).__name__}")
+        what = "nothing" if data is None else f"a {type(data).__name__}"
+        raise ValueError(f"a card is a mapping of categories, not {what}")
     version = data.get("schema_version", NOT_REPORTED)
     if version != 1 or isinstance(version, bool):
         newer = "; a newer one may read it" if isinstance(version, int) and version > 1 else ""

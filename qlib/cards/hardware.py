@@ -70,7 +70,7 @@ def load_profile(target: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     except ValueError as error:
         raise ValueError(f"{target if not isinstance(target, Mapping) else 'profile'}: {error}") from None
     if target not in profiles():
-        raise ValueError(f"there is no target {str(target)!r}{suggestion(target, profiles())}, or give a .yaml file of your own")
+        raise ValueError(f"there is no target {str(target)!r}{suggestion(target, profiles())} (or give a .yaml file)")
     return _checked(read_yaml((PROFILES / f"{target}.yaml").read_text("utf8")))
 
 
