@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -45,13 +46,27 @@ def main(argv: list[str] | None = None) -> int:
     export.set_defaults(run=_export)
     arguments = parser.parse_args(argv)
     try:
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
-        print(f"qlib: {error}", file=sys.stderr)
+        print(f"qlib: {_message(error)}", file=sys.stderr)
+        if getattr(arguments, "json", False):
+            print(json.dumps({"error": _message(error)}))
         return 2
     except KeyboardInterrupt:
         print("qlib: stopped; finished rows are kept, the same command goes on from there", file=sys.stderr)
         return 130
+
+
+def _message(error: ValueError | OSError) -> str:
+    """In one line, with the file that could not be read."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 def _list() -> int:
@@ -214,20 +229,24 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _add_card_commands(commands: argparse._SubParsersAction) -> None:
-    card = commands.add_parser("card", help="quantization cards: make, show, check, compare")
-    verbs = card.add_subparsers(dest="verb", required=True)
+    codes = "Exit codes: 0 fine; 1 differences, or a choice that the target cannot run or runs slower; 2 bad input."
+    card = commands.add_parser("card", help="quantization cards: make, show, check, compare", epilog=codes,
+                               description="State, show, check and compare the choices behind a quantized network's accuracy.")
+    verbs = card.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, run: object, help: str, files: Sequence[str] = ("card",)) -> argparse.ArgumentParser:
-        parser = verbs.add_parser(name, help=help, description=help)
+        parser = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=codes)
         for file in files:
             parser.add_argument(file, type=Path, metavar=f"{file.upper()}.yaml", help="a file, or a name in the catalogue")
-        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.add_argument("--json", action="store_true", help="print JSON; of an error too: {\"error\": ...}")
         parser.set_defaults(run=run)
         return parser
 
-    new = verb("new", _card_new, "write a card with nothing reported yet, or that of recorded rows")
+    new = verb("new", _card_new, "write a card with nothing reported yet, or that of recorded rows", ())
+    new.add_argument("card", type=Path, metavar="CARD.yaml", help="the file to write")
     new.add_argument("--name", help="what the card is about")
-    new.add_argument("--experiment", metavar="NAME", help="an experiment whose rows are recorded, such as skip-residual")
+    new.add_argument("--experiment", metavar="NAME",
+                     help="an experiment whose rows are recorded, such as skip-residual, or a table of yours (.csv)")
     new.add_argument("--where", nargs="*", default=[], metavar="FIELD=VALUE", help="which of its rows; values as in YAML")
     new.add_argument("--force", action="store_true", help="replace the file if there is one")
     show = verb("show", _card_show, "print a card")
@@ -237,7 +256,7 @@ def _add_card_commands(commands: argparse._SubParsersAction) -> None:
     reads.add_argument("--out", type=Path, metavar="CARD.yaml", help="write the card there instead of printing it")
     verb("catalogue", _card_catalogue, "list the cards of published methods", ())
     verb("validate", _card_validate, "say whether a file is a card", ())
-    verbs.choices["validate"].add_argument("cards", type=Path, nargs="+", metavar="CARD.yaml")
+    verbs.choices["validate"].add_argument("cards", type=Path, nargs="+", metavar="CARD.yaml", help="files")
     verb("diff", _card_diff, "in which choices two cards differ, and what each was worth on the recorded bench", ("a", "b"))
     check = verb("check", _card_check, "what a chip or runtime cannot do")
     check.add_argument("--target", required=True, metavar="NAME", help=f"{', '.join(hardware.profiles())}, or a .yaml file")
@@ -246,14 +265,17 @@ def _add_card_commands(commands: argparse._SubParsersAction) -> None:
 def _card_new(arguments: argparse.Namespace) -> int:
     if arguments.card.exists() and not arguments.force:
         raise ValueError(f"{arguments.card} exists: choose another name, or --force to replace it")
-    named = {"name": arguments.name} if arguments.name else {}
+    name = arguments.name or arguments.card.stem
     if arguments.experiment:
-        bench, _, name = arguments.experiment.rpartition("/")
-        table = results.load_table(results.table_path(bench or "digits", name))
+        bench, _, experiment = arguments.experiment.rpartition("/")
+        own = Path(arguments.experiment) if experiment.endswith(".csv") else None
+        if own is None:
+            _experiments([arguments.experiment])  # or else an error with the name that was meant
+        table = results.load_table(own or results.table_path(bench or "digits", experiment))
         rows = results.select(table, arguments.where)
-        card = QuantizationCard.from_rows(rows, table, **named)
+        card = QuantizationCard.from_rows(rows, table, name=name)
     else:
-        card = QuantizationCard.of(**{"name": arguments.card.stem, **named})
+        card = QuantizationCard.of(name)
     card.save(arguments.card)
     print(json.dumps(card.data) if arguments.json else f"wrote {arguments.card}")
     return 0
@@ -280,9 +302,7 @@ def _card_from_onnx(arguments: argparse.Namespace) -> int:
     card = QuantizationCard.from_onnx(arguments.model)
     if arguments.out:
         card.save(arguments.out)
-        print(f"wrote {arguments.out}")
-    else:
-        print(json.dumps(card.data) if arguments.json else card)
+    print(json.dumps(card.data) if arguments.json else f"wrote {arguments.out}" if arguments.out else card)
     return 0
 
 
@@ -295,16 +315,30 @@ def _card_show(arguments: argparse.Namespace) -> int:
 
 
 def _card_validate(arguments: argparse.Namespace) -> int:
-    cards = {str(path): QuantizationCard.load(path) for path in arguments.cards}
-    print(json.dumps(dict.fromkeys(cards, True)) if arguments.json else "\n".join(f"{path}: a valid card" for path in cards))
-    return 0
+    errors = {str(path): _error(path) for path in arguments.cards}
+    for path, error in errors.items():
+        if error:
+            print(f"qlib: {error}", file=sys.stderr)
+        elif not arguments.json:
+            print(f"{path}: a valid card")
+    if arguments.json:
+        print(json.dumps({path: error is None or {"error": error} for path, error in errors.items()}))
+    return 2 if any(errors.values()) else 0
+
+
+def _error(path: Path) -> str | None:
+    """What is wrong with a card; None if nothing is."""
+    try:
+        QuantizationCard.load(path)
+    except (ValueError, OSError) as error:
+        return _message(error)
 
 
 def _card_diff(arguments: argparse.Namespace) -> int:
     a, b = _card(arguments.a), _card(arguments.b)
     found = a.differences(b)
     print(json.dumps([choice.to_dict() for choice in found]) if arguments.json else compare.report(a, b, found))
-    return 1 if found else 0
+    return 1 if any(choice.a != choice.b for choice in found) else 0
 
 
 def _card_check(arguments: argparse.Namespace) -> int:

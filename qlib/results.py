@@ -392,7 +392,8 @@ def shard_path(path: Path, part: int, parts: int) -> Path:
 
 
 def load_table(path: Path) -> pd.DataFrame:
-    """A recorded table, one row a run; columns as in ``COLUMNS``. ``correct`` stays packed: see `accuracy_of`.
+    """A recorded table, one row a run; columns as in ``COLUMNS``. ``correct`` stays packed: see `accuracy_of`. Selections of
+    rows keep its recording sessions (``.attrs["sessions"]``, see `provenance`).
 
     Raises ``FileNotFoundError`` saying how to record it.
     """
@@ -401,8 +402,10 @@ def load_table(path: Path) -> pd.DataFrame:
         raise FileNotFoundError(f"{path} is not recorded yet: run `qlib record {path.stem}`")
     rows = _read_rows(path)
     table = pd.DataFrame(map(_values, rows), columns=list(COLUMNS), dtype=object)  # object: bits may be None
-    return table.astype(dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
-                        | dict.fromkeys(("top1", "low", "high", "seconds"), float))
+    table = table.astype(dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
+                         | dict.fromkeys(("top1", "low", "high", "seconds"), float))
+    table.attrs["sessions"] = provenance(path)
+    return table
 
 
 def table_path(bench: str, name: str) -> Path:

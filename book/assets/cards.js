@@ -51,17 +51,43 @@ function makeCatalogue(box) {
   show();
 }
 
-// What was typed, as YAML: numbers, true, false, lists and mappings as they stand, everything else in quotes.
-function scalar(typed) {
+// What was typed: numbers, true, false, lists and mappings as in JSON, "2, 4" as a list, everything else as text.
+function typedValue(typed, text) {
+  if (text) return typed;
   try {
-    return JSON.stringify(JSON.parse(typed));
+    return JSON.parse(/^\d+(\s*,\s*\d+)+$/.test(typed) ? `[${typed}]` : typed);
   } catch {
-    return JSON.stringify(typed);
+    return typed;
   }
+}
+
+// As JSON, which YAML reads; characters that YAML forbids or takes for the end of a line are escaped.
+function yaml(value) {
+  return JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029\ufeff]/g, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
+}
+
+// Whether a value is what a part of the card's schema asks for.
+function fits(value, part, schema) {
+  if (part.$ref) return fits(value, schema.$defs[part.$ref.split("/").pop()], schema);
+  if (part.anyOf) return part.anyOf.some((kind) => fits(value, kind, schema));
+  if ("const" in part) return value === part.const;
+  if (part.enum) return part.enum.includes(value);
+  if (part.type === "string") return typeof value === "string" && value.length >= (part.minLength || 0)
+    && value.length <= (part.maxLength || Infinity) && (!part.pattern || new RegExp(part.pattern).test(value));
+  if (part.type === "boolean") return typeof value === "boolean";
+  if (part.type === "number" || part.type === "integer") return typeof value === "number"
+    && (part.type === "number" || Number.isInteger(value)) && value >= (part.minimum ?? -Infinity) && value <= (part.maximum ?? Infinity);
+  if (part.type === "array") return Array.isArray(value) && value.length >= (part.minItems || 0) && value.length <= part.maxItems
+    && value.every((item) => fits(item, part.items, schema));
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return false;
+  const known = part.properties || {};
+  return (part.required || []).every((name) => name in value) && Object.keys(value).length >= (part.minProperties || 0)
+    && Object.entries(value).every(([name, item]) => (known[name] || part.additionalProperties) && fits(item, known[name] || part.additionalProperties, schema));
 }
 
 function makeForm(box, schema) {
   const inputs = [];
+  const example = (field) => (field.examples || []).map((e) => (typeof e === "string" ? e : JSON.stringify(e))).join(" or ");
   const resolve = (part) => (part.$ref ? schema.$defs[part.$ref.split("/").pop()] : part);
   const addField = (parent, category, name, field) => {
     const id = `card-${category || "top"}-${name}`;
@@ -69,12 +95,13 @@ function makeForm(box, schema) {
     const choices = kinds.flatMap((kind) => kind.enum || (kind.type === "boolean" ? ["true", "false"] : []));
     const input = choices.length
       ? element("select", { id }, element("option", { value: "" }, "not reported"), ...choices.map((c) => element("option", {}, c)))
-      : element("input", { id, type: "text", placeholder: (field.examples || []).map((e) => JSON.stringify(e)).join(" or ") || "not reported" });
-    input.setAttribute("aria-describedby", `${id}-help`);
+      : element("input", { id, type: "text", placeholder: example(field) });
+    const wrong = element("small", { id: `${id}-wrong`, class: "card-wrong", role: "alert" });
+    input.setAttribute("aria-describedby", `${id}-help ${id}-wrong`);
     parent.append(element("div", { class: "card-field" }, element("label", { for: id }, field.title), input,
-      element("small", { id: `${id}-help` }, field.description || "")));
-    inputs.push({ category, name, input, quoted: kinds.every((kind) => kind.type !== "boolean" && !kind.anyOf && kind.type !== "number"
-      && kind.type !== "integer" && kind.type !== "array") });
+      element("small", { id: `${id}-help` }, field.description || ""), wrong));
+    const text = kinds.every((kind) => kind.enum || "const" in kind || kind.type === "string");
+    inputs.push({ category, name, field, input, wrong, text });
   };
   const top = element("fieldset", {}, element("legend", {}, "About"));
   for (const name of ["name", "authors", "link", "remarks"]) addField(top, "", name, schema.properties[name]);
@@ -85,22 +112,30 @@ function makeForm(box, schema) {
     box.append(set);
   }
   const output = element("pre", { id: "card-yaml", tabindex: "0", "aria-label": "The card as YAML" });
+  const status = element("p", { role: "status" });
   const save = element("a", { download: "card.yaml", class: "card-save" }, "Save card.yaml");
   const write = () => {
     const lines = [`schema_version: ${schema.properties.schema_version.const}`];
     let last = "";
-    for (const { category, name, input, quoted } of inputs) {
-      const typed = input.value.trim();
-      if (!typed && name !== "name") continue;
+    let mistakes = 0;
+    for (const { category, name, field, input, wrong, text } of inputs) {
+      const typed = input.value.trim() || (name === "name" ? "unnamed" : ""), value = typedValue(typed, text);
+      const bad = typed !== "" && !fits(value, field, schema);
+      mistakes += bad;
+      input.setAttribute("aria-invalid", bad);
+      const hint = example(field) || (name === "link" ? "https://…" : "a shorter text");
+      if (bad !== (wrong.textContent !== "")) wrong.textContent = bad ? `Not what belongs here; for example ${hint}` : "";
+      if (!typed) continue;
       if (category && category !== last) lines.push(`${category}:`);
       last = category;
-      lines.push(`${category ? "  " : ""}${name}: ${quoted ? JSON.stringify(typed || "unnamed") : scalar(typed)}`);
+      lines.push(`${category ? "  " : ""}${name}: ${yaml(value)}`);
     }
+    status.textContent = mistakes ? `${mistakes} of the fields cannot be read yet.` : "This is a valid card.";
     output.textContent = lines.join("\n") + "\n";
     save.href = "data:text/yaml;charset=utf-8," + encodeURIComponent(output.textContent);
   };
   box.addEventListener("input", write);
-  box.append(output, element("p", {}, save, " and check it with ", element("code", {}, "qlib card validate card.yaml"), "."));
+  box.append(status, output, element("p", {}, save, " and check it with ", element("code", {}, "qlib card validate card.yaml"), "."));
   write();
 }
 

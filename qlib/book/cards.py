@@ -21,7 +21,8 @@ def catalogue_table() -> str:
         link = f'<a href="{escape(card.data["link"])}">{escape(card.name)}</a>'
         rows.append(f'<tr><th scope="row">{link}</th><td>{missing}</td>{cells}</tr>')
     head = f'<th scope="col">Method</th><th scope="col">Not reported</th>{head}'
-    return ('<div class="catalogue"><table><caption>Published methods and their choices</caption>'
+    return ('<div class="catalogue" role="region" aria-label="Published methods, a wide table" tabindex="0">'
+            '<table><caption>Published methods and their choices</caption>'
             f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
 
 

@@ -19,13 +19,15 @@ import pandas as pd
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
+from torch import nn
 
+from ..benches import Bench, load_bench, weights_hash
 from ..config import QuantConfig, suggestion
 from ..evaluate import Accuracy, wilson
 from ..footprint import Footprint, footprint
 
 NOT_REPORTED = "not reported"
-MAX_BYTES = 1_000_000  # of a card on disk; they come from strangers
+MAX_BYTES, MAX_VALUES, MAX_DEPTH = 1_000_000, 100_000, 20  # of a card on disk; they come from strangers
 SCHEMA: dict[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_text("utf8"))
 CATEGORIES: dict[str, dict[str, Any]] = {
     name: entry["properties"] for name, entry in SCHEMA["properties"].items() if "properties" in entry}  # fmt: skip
@@ -87,12 +89,23 @@ class QuantizationCard:
 
     @classmethod
     def from_run(cls, config: QuantConfig, accuracy: Accuracy | Sequence[Accuracy] | None = None, *,
-                 baseline: Accuracy | None = None, size: Footprint | None = None, name: str = "a run of qlib",
+                 baseline: Accuracy | None = None, size: Footprint | None = None, model: nn.Module | None = None,
+                 bench: Bench | None = None, network: str = NOT_REPORTED, name: str = "a run of qlib",
                  **known: Any) -> QuantizationCard:  # fmt: skip
-        """The card of a run: every field that the configuration, the measured accuracies (several: one for each seed) and the
-        footprint know. ``known``: what only a person can say, any field of the schema or of `of`."""
+        """The card of a run: every field that the configuration, the measured accuracies (several: one for each seed), the
+        footprint, the float ``model`` and the bench know; with a ``bench``, ``network`` is the name of one of its networks.
+        ``known``: what only a person can say, any field of the schema or of `of`."""
         fields: dict[str, Any] = {"quantizer": "uniform", "rounding": "nearest", "technique": "post-training",
-                                  "batch_norm": "folded", "bias": "float"}  # fmt: skip
+                                  "batch_norm": "folded", "bias": "float", "network": network}  # fmt: skip
+        if bench is not None:
+            if network not in bench.models:
+                raise ValueError(f"bench {bench.name!r} has no network {network!r}{suggestion(network, bench.models)}")
+            model = bench.models[network] if model is None else model
+            size = footprint(model, bench.validation(1)[0][0], config) if size is None else size
+            fields |= {"network": f"{network} of the bench {bench.name}", "dataset": f"{bench.name}, validation images",
+                       "data": "training images"}  # fmt: skip
+        if model is not None:
+            fields["weights_hash"] = weights_hash(model)
         for field, value in config.to_dict().items():
             fields[field] = WORDS[field] if value is None else value
         given = (config.weight_bits, config.activation_bits)
@@ -104,6 +117,8 @@ class QuantizationCard:
                 fields["spread"] = round(float(np.std([run.top1 for run in runs], ddof=1)), 2)
         if baseline is not None:
             fields["float_accuracy"] = _measured([baseline])
+        if given == (None, None):
+            fields |= {"quantizer": NOT_REPORTED, "rounding": NOT_REPORTED, "technique": "none: float", "batch_norm": "separate"}
         if size is not None:
             fields |= {key: round(getattr(size, key), 4) for key in
                        ("average_weight_bits", "average_activation_bits", "weight_bytes", "activation_bytes",
@@ -131,13 +146,15 @@ class QuantizationCard:
             "name": f"{row['network']} on {row['bench']}", "network": f"{row['network']} of the bench {row['bench']}",
             "dataset": f"{row['bench']}, validation images", "data": "training images", "weights_hash": row["weights"],
             "images": int(row["calibration_images"]), "labels": "none", "steps": 0,
-            "time": round(float(rows["seconds"].mean()), 1),
+            "time": round(float(rows["seconds"].mean()), 1), "hardware": _hardware(rows),
         }  # fmt: skip
         if allocation.get("largest_map_bits") is not None:
             fields["allocation"] = "analytic, by the largest feature map"
         elif allocation:
             fields |= {"allocation": "learned, by channel" if allocation["per_channel"] else "learned",
                        "labels": allocation["labels"], "steps": allocation["steps"]}  # fmt: skip
+        averages = ("average_weight_bits", "average_activation_bits")
+        fields |= {name: round(row[name], 4) for name in averages if row[name] is not None}
         fields |= _chosen_bits(row)
         sides = zip(table.weight_bits, table.activation_bits, strict=True)
         quantized = table[[weights is not None or activations is not None for weights, activations in sides]]
@@ -232,10 +249,20 @@ def _chosen_bits(row: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"activation_range": "learned"} if allocation.get("learn_ranges") else {})
 
 
-def _size_of(row: Mapping[str, Any], config: QuantConfig) -> Footprint:
-    from ..benches import load_bench
+def _hardware(rows: pd.DataFrame) -> str:
+    """On which these rows were recorded, as the sessions of their table say."""
+    sessions = rows.attrs.get("sessions", [])
+    numbers = [number for number in dict.fromkeys(rows["session"]) if number < len(sessions)]
+    named = [", ".join(sessions[i][key] for key in ("device", "hardware") if key in sessions[i]) for i in numbers]
+    return "; ".join(dict.fromkeys(filter(None, named))) or NOT_REPORTED
 
-    bench = load_bench(row["bench"])
+
+def _size_of(row: Mapping[str, Any], config: QuantConfig) -> Footprint | None:
+    """``None`` where the row's bench is not at hand, such as one of the reader's own."""
+    try:
+        bench = load_bench(row["bench"])
+    except (ValueError, OSError):
+        return None
     layers = footprint(bench.models[row["network"]], bench.validation(1)[0][0], config).layers
     if row["bits"]:  # chosen by the run, by layer
         layers = (dataclasses.replace(layer, weight_bits=row["bits"][layer.name][0], activation_bits=row["bits"][layer.name][1])
@@ -262,13 +289,8 @@ def _deviations(table: pd.DataFrame, row: Mapping[str, Any], names: Sequence[str
 # Reading what strangers wrote
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain YAML: no tags, no anchors (a few lines of them stand for gigabytes), no key twice."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise ValueError(f"line {self.peek_event().start_mark.line + 1}: aliases are not allowed in a card")
-        return super().compose_node(parent, index)
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Plain YAML: no tags, no key twice, no endless number."""
 
     def construct_mapping(self, node, deep=False):
         seen: set[str] = set()
@@ -276,24 +298,45 @@ class _Loader(yaml.SafeLoader):
             if key.tag != "tag:yaml.org,2002:str":
                 raise ValueError(f"line {key.start_mark.line + 1}: names must be text; put what looks like a number in quotes")
             if key.value in seen:
-                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} stands there twice")
+                raise ValueError(f"line {key.start_mark.line + 1}: {_short(key.value)} stands there twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node):
+        if len(node.value) > 30:
+            raise ValueError(f"line {node.start_mark.line + 1}: a number of {len(node.value):,} digits")
+        return super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _bounded(text: str) -> None:
+    """Refuse what a few lines of text can blow up, before anything is built of it: aliases, depth, and too many values."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        where = f"line {event.start_mark.line + 1}: "
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"{where}aliases are not allowed here")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{where}nested too deeply")
+        if count > MAX_VALUES:
+            raise ValueError(f"{where}more than {MAX_VALUES:,} values")
 
 
 def read_yaml(text: str) -> Any:
     """Plain data from YAML text of at most a megabyte. Raises ``ValueError`` in one line."""
     if len(text.encode("utf8", "replace")) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES:,} bytes: that is no card")
+        raise ValueError(f"larger than {MAX_BYTES:,} bytes")
     try:
+        _bounded(text)
         data = yaml.load(text, Loader=_Loader)  # a safe loader
         json.dumps(data, allow_nan=False)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise ValueError(f"{where}not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply for a card") from None
     except TypeError as error:
         raise ValueError(f"holds more than text, numbers, lists and mappings ({error}); put dates in quotes") from None
     except ValueError as error:
@@ -306,7 +349,7 @@ def load_yaml(path: str | Path) -> Any:
     with open(path, "rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES:,} bytes: that is no card")
+        raise ValueError(f"larger than {MAX_BYTES:,} bytes")
     try:
         return read_yaml(content.decode("utf8"))
     except UnicodeDecodeError:
@@ -321,14 +364,16 @@ def _validator() -> Draft202012Validator:
 def _checked(data: Any) -> dict[str, Any]:
     """``data`` with every missing field as ``not reported``, in the schema's order."""
     if not isinstance(data, Mapping):
-        raise ValueError(f"a card is a mapping of categories, not a {type(data).__name__}")
+        what = "nothing" if data is None else f"a {type(data).__name__}"
+        raise ValueError(f"a card is a mapping of categories, not {what}")
     version = data.get("schema_version", NOT_REPORTED)
     if version != 1 or isinstance(version, bool):
-        raise ValueError(f"schema_version is {_short(version)}, but this qlib reads version 1")
+        newer = "; a newer one may read it" if isinstance(version, int) and version > 1 else ""
+        raise ValueError(f"schema_version is {_short(version)}, but this qlib reads version 1{newer}")
     known = list(SCHEMA["properties"])
     for name in data:
         if name not in known:
-            raise ValueError(f"a card has no {_short(name)}{suggestion(name, [*known, *FIELDS])}")
+            raise ValueError(f"a card has no {_short(name)}{_place(name) or suggestion(str(name)[:100], known)}")
     empty = {"deviations": {}, "sources": {}}
     whole = {name: data.get(name, empty.get(name, NOT_REPORTED)) for name in known}
     for category, fields in CATEGORIES.items():
@@ -337,9 +382,14 @@ def _checked(data: Any) -> dict[str, Any]:
             raise ValueError(f"{category} must be a mapping of fields, got {_short(given)}")
         for name in given:
             if name not in fields:
-                raise ValueError(f"{category} has no field {_short(name)}{_place(name) or suggestion(name, fields)}")
+                raise ValueError(f"{category} has no field {_short(name)}{_place(name) or suggestion(str(name)[:100], fields)}")
         whole[category] = {name: given.get(name, NOT_REPORTED) for name in fields}
-    whole = json.loads(json.dumps(whole))  # tuples to lists, and a copy of our own
+    try:
+        text = json.dumps(whole, ensure_ascii=False)
+        text.encode("utf8")
+    except UnicodeEncodeError:
+        raise ValueError("the card holds half of a character (a lone surrogate), which no file can") from None
+    whole = json.loads(text, parse_float=_number)  # tuples to lists, and a copy of our own
     error = best_match(_validator().iter_errors(whole))
     if error is not None:
         path = [str(part) for part in error.absolute_path]
@@ -348,6 +398,12 @@ def _checked(data: Any) -> dict[str, Any]:
         hint = f"; {field['title']}: {field['description']} For example {examples}" if field else ""
         raise ValueError(f"{'.'.join(path) or 'card'}: {_short(error.instance)} is not what belongs there{hint}")
     return whole
+
+
+def _number(text: str) -> int | float:
+    """8.0 and 8 are one value in JSON, and so on a card."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def _place(name: Any) -> str:

@@ -74,7 +74,8 @@ def differences(a: QuantizationCard, b: QuantizationCard, measure: bool = True) 
 
     ``measure``: look up what each was worth in the recorded results, if they are at hand (in a clone)."""
     names = [name for name, field in FIELDS.items() if not field.get("outcome") and (a.acts(name) or b.acts(name))]
-    found = [Choice(name, a[name], b[name], worth(name, a[name], b[name]) if measure else ())
+    bits = {side: a[side] for side in ("weight_bits", "activation_bits") if isinstance(a[side], int) and a[side] == b[side]}
+    found = [Choice(name, a[name], b[name], worth(name, a[name], b[name], bits) if measure else ())
              for name in names if a[name] != b[name] or NOT_REPORTED in (a[name], b[name])]  # fmt: skip
     return sorted(found, key=lambda choice: choice.confound)
 
@@ -88,7 +89,9 @@ def gap(a: QuantizationCard, b: QuantizationCard) -> float | None:
 def report(a: QuantizationCard, b: QuantizationCard, found: Iterable[Choice]) -> str:
     """`differences` for a terminal."""
     found, apart = list(found), gap(a, b)
-    lines = [f"{a.name} | {b.name}" + ("" if apart is None else f": {abs(apart):.1f} points apart")]
+    lines = [f"{a.name} | {b.name}" + ("" if apart is None else f": {_apart(apart, found)}")]
+    if apart is not None:
+        lines.append(f"{FIELDS['accuracy']['title']}: {shown('accuracy', a['accuracy'])} | {shown('accuracy', b['accuracy'])}")
     for title, part in (("They differ in", [c for c in found if not c.confound]),
                         ("Not reported on one side or both, so possible confounds", [c for c in found if c.confound])):
         if part:
@@ -97,22 +100,37 @@ def report(a: QuantizationCard, b: QuantizationCard, found: Iterable[Choice]) ->
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
-def worth(field: str, a: Any, b: Any) -> tuple[Worth, ...]:
-    """What ``a`` was worth over ``b`` in a field, wherever rows of exactly these two values are recorded (``worth.yaml``)."""
+def _apart(points: float, found: Iterable[Choice]) -> str:
+    """How far apart, and the choice that alone was surely worth most."""
+    line, ends = f"{abs(points):.1f} points apart", {}
+    for worth in (w for choice in found for w in choice.worth if w.points.interval[0] * w.points.interval[1] > 0):
+        ends[worth] = sorted(abs(end) for end in worth.points.interval)
+    if not ends:
+        return line
+    most = max(ends, key=lambda w: abs(w.points.points))
+    link, way = ("of which", "") if most.points.points * points > 0 else ("although", " the other way")
+    worth = f"{abs(most.points.points):.1f}{way} on our bench ({ends[most][0]:.1f} to {ends[most][1]:.1f})"
+    return f"{line}, {link} {FIELDS[most.field]['title'].lower()} alone was worth {worth}"
+
+
+def worth(field: str, a: Any, b: Any, bits: Mapping[str, int] | None = None) -> tuple[Worth, ...]:
+    """What ``a`` was worth over ``b`` in a field, wherever rows of exactly these two values are recorded (``worth.yaml``).
+
+    ``bits``: the ``weight_bits`` or ``activation_bits`` at which to look, where rows with them are recorded."""
     if field == "float_accuracy":
         a, b = _order(a, b)
     found = []
-    for entry in _entries():
+    for i, entry in enumerate(_entries()):
         places = [next((i for i, (value, *_) in enumerate(entry["values"]) if _same(value, wanted)), None) for wanted in (a, b)]
-        if entry["field"] == field and None not in places:
-            found.append(_measured(entry["table"], field, *places))
-    return tuple(w for w in found if w is not None)
+        if entry["field"] == field and None not in places and places[0] != places[1]:
+            wanted = tuple((side, n) for side, n in (bits or {}).items() if side in entry.get("where", {}) and side != field)
+            found.append((wanted and _measured(i, *places, wanted)) or _measured(i, *places))
+    return tuple(w for w in found if w)
 
 
 def worths() -> tuple[Worth, ...]:
     """For each field of ``worth.yaml``, its first value over its second; empty where there is no clone with results."""
-    found = (_measured(entry["table"], entry["field"], 0, 1) for entry in _entries())
-    return tuple(w for w in found if w is not None)
+    return tuple(w for w in (_measured(i, 0, 1) for i in range(len(_entries()))) if w)
 
 
 @cache
@@ -121,21 +139,22 @@ def _entries() -> list[dict[str, Any]]:
 
 
 @cache
-def _measured(name: str, field: str, *places: int) -> Worth | None:
+def _measured(i: int, a: int, b: int, bits: tuple[tuple[str, int], ...] = ()) -> Worth | None:
+    """Of the i-th entry, its a-th value over its b-th; ``None`` if such rows are not recorded."""
     from .. import results
 
-    entry = next(e for e in _entries() if (e["table"], e["field"]) == (name, field))
+    entry = _entries()[i]
+    field, name, condition, where = entry["field"], entry["table"], entry["condition"], dict(entry.get("where", {}))
+    for side, n in bits:
+        condition = condition.replace(f"{where[side]}-bit", f"{n}-bit")
+        where[side] = n
     try:
-        path = results.table_path(*name.split("/"))
-    except FileNotFoundError:  # the package alone, without the book
+        table = results.with_allocation(results.load_table(results.table_path(*name.split("/"))))
+        values = [entry["values"][place] for place in (a, b)]
+        sides = [results.accuracies(table, **{**where, **(own[0] if own else {field: value})}) for value, *own in values]
+    except (FileNotFoundError, ValueError):  # the package alone, without the book; or other bits than were tried
         return None
-    if not path.exists() or places[0] == places[1]:
-        return None
-    table = results.with_allocation(results.load_table(path))
-    chosen = [entry["values"][i] for i in places]
-    sides = [results.accuracies(table, **entry.get("where", {}), **(where[0] if where else {field: value}))
-             for value, *where in chosen]  # fmt: skip
-    return Worth(field, name, *(value for value, *_ in chosen), entry["condition"], compare(*sides))
+    return Worth(field, name, *(value for value, *_ in values), condition, compare(*sides))
 
 
 def _same(x: Any, y: Any) -> bool:

@@ -36,16 +36,23 @@ PROFILE_SCHEMA = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A choice that the target ``cannot`` run or runs ``slower``, or that is ``unknown`` because the card does not say."""
+    """A choice that the target ``cannot`` run or runs ``slower``, or that is ``unknown`` because the card does not say.
+
+    ``value``: of a choice that holds several values, those concerned; ``layers``: the layers that have them, if the card says."""
 
     field: str
     value: Any
     verdict: str
     why: str
     link: str
+    layers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.verdict}: {FIELDS[self.field]['title']} = {shown(self.field, self.value)}. {self.why} ({self.link})"
+        where = f" in {', '.join(self.layers[:3])}" if self.layers else ""
+        where += f" and {len(self.layers) - 3} more" if len(self.layers) > 3 else ""
+        value = f"{shown(self.field, self.value)}{where}"
+        line = f"{self.verdict}: {FIELDS[self.field]['title']} = {value}. {self.why} ({self.link})"
+        return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def profiles() -> list[str]:
@@ -55,45 +62,70 @@ def profiles() -> list[str]:
 
 def load_profile(target: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     """A profile by name, from a YAML file (a path that ends in ``.yaml``), or as a mapping; checked. ``ValueError`` if bad."""
-    if isinstance(target, Mapping):
-        profile = target
-    elif str(target).endswith((".yaml", ".yml")):
-        profile = load_yaml(target)
-    elif target in profiles():
-        profile = read_yaml((PROFILES / f"{target}.yaml").read_text("utf8"))
-    else:
-        raise ValueError(f"there is no target {str(target)!r}{suggestion(target, profiles())}, or give a .yaml file of your own")
+    try:
+        if isinstance(target, Mapping):
+            return _checked(target)
+        if str(target).endswith((".yaml", ".yml")):
+            return _checked(load_yaml(target))
+    except ValueError as error:
+        raise ValueError(f"{target if not isinstance(target, Mapping) else 'profile'}: {error}") from None
+    if target not in profiles():
+        raise ValueError(f"there is no target {str(target)!r}{suggestion(target, profiles())} (or give a .yaml file)")
+    return _checked(read_yaml((PROFILES / f"{target}.yaml").read_text("utf8")))
+
+
+def _checked(profile: Any) -> Mapping[str, Any]:
+    if isinstance(profile, Mapping) and "schema_version" in profile:
+        raise ValueError("this is a card, not the profile of a target")
+    if not isinstance(profile, Mapping):
+        raise ValueError("a profile is a mapping with name, title, link and statements")
+    for statement in profile["statements"] if isinstance(profile.get("statements"), list) else ():
+        field = statement.get("field") if isinstance(statement, Mapping) else None
+        if field is not None and field not in FIELDS:
+            raise ValueError(f"a card has no field {json.dumps(field, default=repr)[:60]}{suggestion(field, FIELDS)}")
     error = best_match(Draft202012Validator(PROFILE_SCHEMA).iter_errors(profile))
     if error is not None:
-        where = ".".join(map(str, error.absolute_path)) or "profile"
-        raise ValueError(f"{where}: {json.dumps(error.instance, default=repr)[:80]}: {error.message[:120]}")
+        where = ".".join(map(str, error.absolute_path))
+        raise ValueError(f"{where}: {error.message[:150]}" if where else error.message[:150])
+    for statement in profile["statements"]:
+        for value in [*statement["runs"], *statement.get("slower", [])]:
+            QuantizationCard.of("values", **{statement["field"]: value})  # that a card can hold, so none is a slip of the pen
     return profile
 
 
 def check(card: QuantizationCard, target: str | Path | Mapping[str, Any]) -> list[Finding]:
     """What ``target`` cannot run, runs slower, or might not: in this order. An empty list: nothing stands against it."""
-    found = []
-    for statement in load_profile(target)["statements"]:
-        field, verdicts = statement["field"], set()
+    found, statements = [], load_profile(target)["statements"]
+    if "first_last_bits" not in {statement["field"] for statement in statements}:  # what runs the weights runs these
+        ends = [{**s, "field": "first_last_bits", "runs": [*s["runs"], "like the rest"]}
+                for s in statements if s["field"] == "weight_bits"]  # fmt: skip
+        statements = [*statements, *ends]
+    for statement in statements:
+        field, by_verdict = statement["field"], {}
         if not card.acts(field):
             continue
-        for value in _single(card[field]):
-            known = [*statement["runs"], *statement.get("slower", [])]
-            if value == NOT_REPORTED:
-                verdicts.add("unknown")
-            elif not any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in known):
-                verdicts.add("cannot")
-            elif value in statement.get("slower", []):
-                verdicts.add("slower")
-        for verdict in ("cannot", "slower", "unknown"):
-            if verdict in verdicts:
-                found.append(Finding(field, card[field], verdict, statement["why"], statement["link"]))
-                break
+        for layer, value in _single(card[field]):
+            verdict = ("unknown" if value in UNKNOWN else "slower" if _among(value, statement.get("slower", []))
+                       else None if _among(value, statement["runs"]) else "cannot")  # fmt: skip
+            values, layers = by_verdict.setdefault(verdict, ({}, {}))
+            values[value] = layers[layer] = True
+        for verdict, (values, layers) in by_verdict.items():
+            if verdict is not None:
+                value = list(values) if len(values) > 1 else next(iter(values))
+                names = tuple(name for name in layers if name is not None)
+                found.append(Finding(field, value, verdict, statement["why"], statement["link"], names))
     return sorted(found, key=lambda finding: ("cannot", "slower", "unknown").index(finding.verdict))
 
 
-def _single(value: Any) -> list[Any]:
-    """The single values in a field: of bits by layer, each layer's; of a list, each."""
+UNKNOWN = (NOT_REPORTED, "mixed")
+
+
+def _among(value: Any, known: list[Any]) -> bool:
+    return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in known)
+
+
+def _single(value: Any, layer: str | None = None) -> list[tuple[str | None, Any]]:
+    """The single values in a field with the layer that has each, if there are such: of a list, each value."""
     if isinstance(value, Mapping):
-        return [v for inner in value.values() for v in _single(inner)]
-    return [v for inner in value for v in _single(inner)] if isinstance(value, list) else [value]
+        return [pair for name, inner in value.items() for pair in _single(inner, name)]
+    return [(layer, v) for v in value] if isinstance(value, list) else [(layer, value)]

@@ -11,6 +11,7 @@ from typing import Any
 from .card import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, QuantizationCard
 
 PERCENT = ("accuracy", "float_accuracy")
+ENUMERATED = {word for field in FIELDS.values() for kind in field["anyOf"] for word in kind.get("enum", ())}
 
 STYLE = """
 .qcard { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --line: #b0b0b0; --head: #f0f0f0; --link: #0b5cad;
@@ -40,6 +41,8 @@ def shown(field: str, value: Any) -> str:
         return f"by layer, {min(every)} to {max(every)} ({len(value)} entries)"
     if isinstance(value, list):
         return ", ".join(map(str, value)) if len(value) <= 16 else f"by channel, {min(value)} to {max(value)}"
+    if value in ENUMERATED:
+        return value.replace("_", " ")
     if isinstance(value, (int, float)):
         number = f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
         return f"{number} %" if field in PERCENT else f"{number} s" if field == "time" else number
@@ -92,17 +95,86 @@ def html(card: QuantizationCard) -> str:
 
 
 def latex(card: QuantizationCard) -> str:
-    """The paper's table of two columns, a category and its choices; what is not reported is counted, not listed. Needs nothing
-    but LaTeX; accents that plain LaTeX cannot set are left away, characters beyond Latin script become question marks."""
-    lines = [r"\begin{tabular}{@{}p{0.22\linewidth}p{0.74\linewidth}@{}}", r"\hline",
-             rf"\multicolumn{{2}}{{@{{}}p{{0.96\linewidth}}@{{}}}}{{\textbf{{{_tex(card.name)}}}}} \\ \hline"]
-    for title, rows in table(card):
-        said = [f"{_tex(label)}: {_tex(value)}" for label, value, known in rows if known]
-        missing = len(rows) - len(said)
+    """The paper's table of two columns, a category and its choices in the paper's words where it has some; what is not reported
+    is counted, not listed. Needs nothing but LaTeX; accents that plain LaTeX cannot set are left away, characters beyond Latin
+    script become question marks."""
+    lines = [r"\noindent\begin{tabular}{@{}p{0.22\linewidth}p{0.74\linewidth}@{}}", r"\hline",
+             rf"\multicolumn{{2}}{{@{{}}p{{0.96\linewidth}}@{{}}}}{{\textbf{{{_tex(card.name)}}}}} \\ \hline",
+             r" & \textbf{Design tradeoffs} \\ \hline"]  # fmt: skip
+    for category, fields in CATEGORIES.items():
+        said = [_tex(phrase) for phrase in phrases(card, category)]
+        missing = sum(card[name] == NOT_REPORTED and card.acts(name) for name in fields)
         said += [rf"\textit{{{missing} not reported}}"] if missing else []
-        lines.append(rf"{_tex(title)} & {' $|$ '.join(said)} \\")
+        lines.append(rf"{_tex(SCHEMA['properties'][category]['title'])} & {' $|$ '.join(said)} \\")
+    lines += [rf"{_tex(title)} & {_tex(said)} \\" for title, said in facts(card) if title in ("Remarks", "Other runs used")]
     lines += [r"\hline", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
+
+
+def phrases(card: QuantizationCard, category: str) -> list[str]:
+    """A category's choices in the words of the paper's tables 3 and 4; after them, what these tables have no words for."""
+    def both(weights: str, activations: str, words: Mapping[Any, str], alike: str = "{}") -> str | None:
+        values = {"weights": card[weights], "activations": card[activations]}
+        known = {side: words[value] for side, value in values.items() if value in words}
+        done.update(field for field, value in zip((weights, activations), values.values(), strict=True) if value in words)
+        if len(known) == 2 and len(set(known.values())) == 1 and alike:
+            return alike.format(known["weights"])
+        return ", ".join(f"{word} {side}" for side, word in known.items()) or None
+
+    def one(field: str, words: Mapping[Any, str]) -> str | None:
+        value = card[field]
+        key = type(value) if isinstance(value, (list, dict)) or value not in words else value
+        if value == NOT_REPORTED or key not in words:
+            return None
+        done.add(field)
+        return words[key].replace("{}", shown(field, value))
+
+    done: set[str] = set()
+    percentile = shown("percentile", card["percentile"])
+    found: list[str | None]
+    if category == "method":
+        found = [
+            one("quantizer", {str: "{}"}),
+            both("weight_symmetric", "activation_symmetric", {True: "Symmetric", False: "Asymmetric"}),
+            both("weight_granularity", "activation_granularity", {name: name.capitalize().replace("_", "-") for name in
+                 ("per_channel", "per_tensor", "per_group", "per_token")}, alike=""),
+            one("activation_dynamic", {True: "Dynamic quantizer parameters", False: "Static quantizer parameters"}),
+            *(one(f"{side}_range", {"percentile": f"Percentile clipping at {percentile}th percentile for {side}s",
+                                    "minmax": f"{side} quantizer min/max", "learned": f"Learned {side} quantizer min/max"})
+              for side in ("weight", "activation")),
+        ]  # fmt: skip
+        done |= {name for name in ("percentile", "symmetric_grid") if not card.acts(name)}
+        done |= {"percentile"} if "percentile" in (card["weight_range"], card["activation_range"]) else set()
+    elif category == "operations":
+        found = [
+            *(one(f"quantize_{side}", {True: f"Quantized {side} connection", False: f"Full precision {side} connection"})
+              for side in ("skip", "residual")),
+            one("pooling", {"high_precision": "Average pooling computed at high precision and requantized", "float":
+                            "Average pooling left in float", "low_precision": "Average pooling computed at low precision"}),
+        ]  # fmt: skip
+    elif category == "mixed_precision":
+        found = [
+            one("weight_bits", {int: "{} bit weights", "float": "Full precision weights", "mixed": "Mixed precision weights"}),
+            one("activation_bits", {int: "{} bit activations", "float": "Full precision activations",
+                                    "mixed": "Mixed precision activations", list: "Fixed activation bitwidth ({})"}),
+            one("first_last_bits", {int: "First and last layer weights at {} bits, output activations of first and last layer "
+                                    "at {} bits", "float": "First and last layer in full precision",
+                                    "like the rest": "All layers quantized"}),
+            one("bit_choices", {"any integer": "Any integer bitwidth", list: "Allowed bitwidths: {}"}) if card.acts("bit_choices")
+            else done.add("bit_choices"),
+        ]  # fmt: skip
+        done |= {"allocation"} if not card.acts("allocation") or card["allocation"] == "uniform" else set()
+    elif category == "resources":
+        kind = {"none": "Unlabeled {}", "true": "Labeled {}"}.get(card["labels"]) if card["data"] != NOT_REPORTED else None
+        done |= {"data", "labels"} if kind else set()
+        found = [one("images", {int: "{} examples"}), kind and kind.replace("{}", card["data"]),
+                 one("time", dict.fromkeys((str, int, float), "{}"))]  # fmt: skip
+    else:
+        found = [one(field, dict.fromkeys((dict, int, float, str), f"{title}: {{}}"))
+                 for field, title in (("float_accuracy", "Baseline accuracy"), ("accuracy", "Quantized accuracy"))]
+    other = [f"{field['title']}: {shown(name, card[name])}" for name, field in CATEGORIES[category].items()
+             if name not in done and card[name] != NOT_REPORTED]  # fmt: skip
+    return [phrase[:1].upper() + phrase[1:] for phrase in found if phrase] + other
 
 
 def text(card: QuantizationCard) -> str:
