@@ -24,7 +24,6 @@ This site was built without `make book`, so only Jupyter Book's own record is he
 ```{nb-exec-table}
 ```"""
 
-
 GLOSSARY = "book/glossary"
 NOT_PROSE = (nodes.title, nodes.literal, nodes.literal_block, nodes.reference, addnodes.pending_xref, nodes.math, nodes.raw,
              nodes.block_quote, nodes.caption, addnodes.desc, nodes.comment)  # fmt: skip
@@ -40,11 +39,12 @@ NOT_FOUND = """<h1>There is no such page</h1>
 
 
 def hide_dead_links(app, config):
-    """While the repository's address is a placeholder, show no button that leads there; afterwards the site knows its own."""
+    """While the repository's address is a placeholder, show no button that leads there. The site's own follows from it."""
     options = config.html_theme_options
-    if not is_placeholder(options.get("repository_url", "")):
-        config.html_baseurl = config.html_baseurl or site(options["repository_url"])
-    else:
+    address = options.get("repository_url", "")
+    base = config.html_baseurl or site(address)
+    config.html_baseurl = base and base.rstrip("/") + "/"
+    if is_placeholder(address):
         options.pop("repository_url")
         options["launch_buttons"] = {}
         for button in ("repository", "issues", "edit_page"):
@@ -154,8 +154,9 @@ def _summary(app, doctree):
     """First paragraph of a page that is not all in italics, and its first picture with the picture's description."""
     paragraphs = doctree.findall(nodes.paragraph) if doctree else ()
     words = (p.astext() for p in paragraphs if any(not isinstance(n, nodes.emphasis) for n in p) and p.astext().strip())
-    pictures = ((f"{app.builder.imagedir}/{app.builder.images[n['uri']]}", n.get("alt", ""))
-                for n in (doctree.findall(nodes.image) if doctree else ()) if n["uri"] in app.builder.images)  # fmt: skip
+    images = doctree.findall(nodes.image) if doctree else ()  # by now their addresses are those of the written page
+    pictures = ((n["uri"][n["uri"].index(app.builder.imagedir) :], n.get("alt", "")) for n in images
+                if f"{app.builder.imagedir}/" in n["uri"])  # fmt: skip
     front = "Accuracy against activation bits for one network under three placements of its quantizers."
     return (textwrap.shorten(next(words, app.config.html_title), 200, placeholder=" …"), *next(pictures, (PICTURE, front)))
 
