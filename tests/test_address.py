@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from qlib.book.address import SETUP_TAG, is_placeholder, repository, setup_cell
+from qlib.book.address import SETUP_TAG, is_placeholder, repository, setup_cell, site
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -59,3 +59,9 @@ def test_setup_cell_acts_in_colab_only(in_colab, monkeypatch):
 def test_placeholder():
     assert not is_placeholder(URL)
     assert is_placeholder(URL.replace("someone", "OWNER"))
+
+
+def test_where_the_site_is_published():
+    assert site("https://github.com/Ada/Tradeoffs/") == "https://ada.github.io/Tradeoffs/"
+    assert site("https://github.com/Ada/ada.github.io") == "https://ada.github.io/"
+    assert site(URL) == site("https://github.com/OWNER/tradeoffs") == site("https://github.com/ada") == ""

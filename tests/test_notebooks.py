@@ -1,4 +1,4 @@
-"""The lessons run, their sliders do what they say, and they are committed without outputs."""
+"""The lessons run, their sliders and checks do what they say, and they are committed without outputs."""
 
 from pathlib import Path
 
@@ -58,14 +58,52 @@ for step in (0, learned.step):
 """
 SLIDERS = {"00-uniform-quantization": EXPLORER, "09-learning-bitwidths": STEPS, "10-quantization-cards": PICKER}
 
+ANSWERS = {  # the arguments of each lesson's check: right ones, and wrong ones that a reader may well give
+    "00-uniform-quantization": ("(0.5, 3)", "(7.5 / 16, 3)", "(0.5, 2)"),
+    "01-asymmetric-codes": ("(torch.log2(torch.tensor(3 / 2)).item(),)", "(1,)", "(0,)"),
+    "02-per-channel-ranges": ("(sum(m.weight.shape[0] for m in bench.models['base'].modules()"
+                              " if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))),)", "(54,)"),
+    "03-skip-and-residual": ("(qlib.evaluate(qlib.quantize(network, base.replace(activation_bits={'default': 4, **{"
+                             "e.name: 8 for e in qlib.footprint(network, example, base).layers if e.kind == 'addition'}}),"
+                             " calibration), validation).top1,)", "(live[True, True].top1,)"),
+    "04-first-and-last-layer": ("(3.2,)", "(2,)", "(5,)"),
+    "05-allowed-bitwidths": ("(4,)", "(3,)", "(27,)"),
+    "06-largest-feature-map": ("(4,)", "(0.5,)", "(2,)"),
+    "07-pseudo-labels": ("(len([m for m in network.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]),)", "(50,)"),
+    "08-float-baseline": ("(100 * top1('better', 4) / floats['better'].top1,)", "(top1('better', 4),)"),
+    "09-learning-bitwidths": ("((8, 2),)", "((4, 4),)", "((2, 2),)"),
+    "10-quantization-cards": ("(1,)", "(0,)", "(8,)"),
+}  # fmt: skip
+CHECK = """
+def said(*answer):
+    try:
+        return check(*answer)
+    except AssertionError as error:
+        return str(error)
+
+
+right, *wrong = {answers}
+assert said(*(None,) * len(right)) == "waiting for your answer" and said(*right) == "right", said(*right)
+for answer in wrong:
+    assert said(*answer) not in ("right", "waiting for your answer") and len(said(*answer).split()) > 5, answer
+"""
+
+
+def shows_a_picture(cell):
+    return any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_lesson_runs_and_its_sliders_give_what_quantize_and_evaluate_give(path):
     notebook = nbformat.read(path, as_version=4)
+    lesson = list(notebook.cells)
+    notebook.cells.append(nbformat.v4.new_code_cell(CHECK.format(answers=f"[{', '.join(ANSWERS[path.stem])}]")))
     notebook.cells.append(nbformat.v4.new_code_cell(SLIDERS.get(path.stem, PANEL)))
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     assert "they agree" in str(outputs) and "they disagree" not in str(outputs)
+    about = [cell.metadata.get("mystnb", {}) for cell in filter(shows_a_picture, lesson)]
+    assert about and all(m["image"]["alt"] and m["figure"]["caption"] and m["figure"]["name"] for m in about)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -75,3 +113,14 @@ def test_a_lesson_has_its_sections_in_order_short_cells_and_no_outputs(path):
     assert [line[3:] for line in prose.splitlines() if line.startswith("## ")] == SECTIONS
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert all(len(c.source.splitlines()) <= 15 and not c.outputs for c in code)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_lessons_figures_share_one_style_and_are_named_after_it(path):
+    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert any("plots.use_style()" in c.source for c in code)
+    assert not any("set_title(" in c.source for c in code)  # a caption says it
+    about = [c.metadata["mystnb"] for c in code if "mystnb" in c.metadata]
+    names = [m["figure"]["name"] for m in about if "figure" in m]  # a slider's picture has a description only
+    assert len(set(names)) == len(names) > 0 and all(name.startswith(f"fig-{path.stem[:2]}-") for name in names)
+    assert all(len(m["image"]["alt"]) > 40 and m["image"]["alt"] != m.get("figure", {}).get("caption") for m in about)

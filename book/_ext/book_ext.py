@@ -1,13 +1,19 @@
-"""What the site needs beyond `_config.yml`: no dead links, no dead sliders, and what pages show from data."""
+"""What the site needs beyond `_config.yml`: no dead links, no dead sliders, what pages show from data, links to the glossary,
+what a page says of itself to those who share it, and the page for addresses that lead nowhere."""
 
 import json
+import re
+import textwrap
+from html import escape, unescape
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
 from docutils import nodes
+from sphinx import addnodes
 
-from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, costs, evidence
-from qlib.book.address import is_placeholder
+from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, choose, costs, evidence, glossary
+from qlib.book.address import is_placeholder, site
 from qlib.book.status import as_markdown
 from qlib.widgets.opening import opening_figure
 from qlib.widgets.tradeoffs import tradeoff_explorer
@@ -20,11 +26,27 @@ This site was built without `make book`, so only Jupyter Book's own record is he
 ```{nb-exec-table}
 ```"""
 
+GLOSSARY = "book/glossary"
+NOT_PROSE = (nodes.title, nodes.literal, nodes.literal_block, nodes.reference, addnodes.pending_xref, nodes.math, nodes.raw,
+             nodes.block_quote, nodes.caption, addnodes.desc, nodes.comment)  # fmt: skip
+FOLDED = ("dropdown", "card")  # of sphinx-design; a card is one link as a whole
+PICTURE = "_static/figure.png"
+NOT_FOUND = """<h1>There is no such page</h1>
+<p>The address may be mistyped, or the page may have moved: addresses of lessons keep their number.</p>
+<ul>
+<li><a href="{front}">The front page</a> lists all lessons.</li>
+<li><a href="book/choose.html">Which tradeoff do I need?</a> starts from your question.</li>
+<li><a href="search.html">Search</a> finds words.</li>
+</ul>"""
+
 
 def hide_dead_links(app, config):
-    """While the repository's address is a placeholder, show no button that leads there."""
+    """While the repository's address is a placeholder, show no button that leads there. The site's own follows from it."""
     options = config.html_theme_options
-    if is_placeholder(options.get("repository_url", "")):
+    address = options.get("repository_url", "")
+    base = config.html_baseurl or site(address)
+    config.html_baseurl = base and base.rstrip("/") + "/"
+    if is_placeholder(address):
         options.pop("repository_url")
         options["launch_buttons"] = {}
         for button in ("repository", "issues", "edit_page"):
@@ -64,6 +86,44 @@ def fill_from_data(app, docname, source):
     for mark, figure in {"<!-- opening figure -->": opening_figure, "<!-- tradeoff explorer -->": tradeoff_explorer}.items():
         if mark in source[0]:
             source[0] = source[0].replace(mark, f"```{{raw}} html\n{figure().to_html()}\n```")
+    source[0] = choose.fill(source[0])
+
+
+def link_terms(app, doctree):
+    """Make the first use of each word of the glossary a link, in prose that is neither quoted, nor folded away, nor a door."""
+    page = app.env.docname
+    if page == GLOSSARY or GLOSSARY not in app.env.found_docs:
+        return
+    app.env.note_dependency(str(glossary.PATH))
+    linked = set()
+    for text in list(doctree.findall(nodes.Text)):
+        around = list(_ancestors(text))
+        explicit = next((n for n in around if isinstance(n, addnodes.pending_xref) and n["reftype"] == "term"), None)
+        if explicit:
+            linked.add(glossary.terms().get(explicit["reftarget"]))
+        elif not any(isinstance(n, NOT_PROSE) or n.get("nb_element") or n.get("design_component") in FOLDED for n in around):
+            _link_in(text, page, linked)
+
+
+def _ancestors(node):
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
+def _link_in(text, page, linked):
+    """Split ``text`` around the words that are not in ``linked`` yet."""
+    parts, end, words = [], 0, text.astext()
+    for match, term in glossary.uses(words):
+        if glossary.terms()[term] in linked:
+            continue
+        linked.add(glossary.terms()[term])
+        link = addnodes.pending_xref("", nodes.inline("", match.group(), classes=["xref", "std", "std-term"]), refdoc=page,
+                                     refdomain="std", reftype="term", reftarget=term, refexplicit=True, refwarn=True)  # fmt: skip
+        parts += [nodes.Text(words[end : match.start()]), link]
+        end = match.end()
+    if parts:
+        text.parent.replace(text, [*parts, nodes.Text(words[end:])])
 
 
 def replace_widgets(app, doctree):
@@ -73,10 +133,69 @@ def replace_widgets(app, doctree):
             node.replace_self(nodes.paragraph("", "", nodes.emphasis(text=WIDGET_NOTE)))
 
 
+def describe_page(app, pagename, templatename, context, doctree):
+    """Title, description and picture for search engines and link previews, whose addresses must be absolute: without the site's
+    address there is no picture. The front page's stand on the site's own address as well."""
+    title = unescape(re.sub("<[^>]+>", "", context.get("title") or app.config.html_title))
+    description, picture, alt = _summary(app, doctree)
+    properties = {"type": "website" if pagename == app.config.root_doc else "article", "site_name": app.config.html_title,
+                  "title": title, "description": description}  # fmt: skip
+    if app.config.html_baseurl:
+        properties |= {"url": app.builder.get_target_uri(pagename), "image": picture}
+        properties |= {name: app.config.html_baseurl + properties[name] for name in ("url", "image")} | {"image:alt": alt}
+    tags = [f'<meta property="og:{name}" content="{escape(value)}" />' for name, value in properties.items()]
+    tags += [f'<meta name="description" content="{escape(description)}" />',
+             f'<meta name="twitter:card" content="summary{"_large_image" if "image" in properties else ""}" />']  # fmt: skip
+    context["metatags"] = "\n".join([context.get("metatags", ""), *tags])
+    if pagename == app.config.root_doc:
+        front = app.builder.get_target_uri(pagename)
+        Path(app.outdir, "index.html").write_text("\n".join([
+            '<!DOCTYPE html>', '<html lang="en"><head><meta charset="utf-8" />', f"<title>{escape(title)}</title>",
+            f'<meta http-equiv="refresh" content="0; url={front}" />', *tags,
+            f'</head><body><p><a href="{front}">{escape(title)}</a></p></body></html>', ""]), "utf8")  # fmt: skip
+
+
+def _summary(app, doctree):
+    """First paragraph of a page that is not all in italics, and its first picture with the picture's description."""
+    paragraphs = doctree.findall(nodes.paragraph) if doctree else ()
+    words = (p.astext() for p in paragraphs if any(not isinstance(n, nodes.emphasis) for n in p) and p.astext().strip())
+    images = doctree.findall(nodes.image) if doctree else ()  # by now their addresses are those of the written page
+    pictures = ((n["uri"][n["uri"].index(app.builder.imagedir) :], n.get("alt", "")) for n in images
+                if f"{app.builder.imagedir}/" in n["uri"])  # fmt: skip
+    front = "Accuracy against activation bits for one network under three placements of its quantizers."
+    return (textwrap.shorten(next(words, app.config.html_title), 200, placeholder=" …"), *next(pictures, (PICTURE, front)))
+
+
+def mend_roles(app, pagename, templatename, context, doctree):
+    """A list of citations whose entries are list items: Sphinx gives them a role that no list may hold."""
+    if "citation-list" in context.get("body", ""):
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
+def add_not_found(app):
+    """The page 404.html, which hosts such as GitHub Pages show for every address that leads nowhere."""
+    front = app.builder.get_target_uri(app.config.root_doc)
+    yield "404", {"title": "There is no such page", "body": NOT_FOUND.format(front=front)}, "page.html"
+
+
+def make_not_found_absolute(app, exception):
+    """404.html is shown at any depth, so its links begin at the site's root."""
+    page = Path(app.outdir, "404.html")
+    if exception is None and page.is_file():
+        root = urlsplit(app.config.html_baseurl).path or "/"
+        relative = r'\b(href|src|action|data-content_root)="(?!#|/|data:|[a-z]+:)(?:\./)?'
+        page.write_text(re.sub(relative, rf'\1="{root}', page.read_text("utf8")), "utf8")
+
+
 def setup(app):
     app.connect("config-inited", hide_dead_links, priority=100)  # before the theme reads its options
     app.connect("source-read", fill_status)
     app.connect("source-read", fill_trials)
     app.connect("source-read", fill_from_data)
     app.connect("doctree-read", replace_widgets)
+    app.connect("doctree-read", link_terms)
+    app.connect("html-page-context", describe_page)
+    app.connect("html-page-context", mend_roles)
+    app.connect("html-collect-pages", add_not_found)
+    app.connect("build-finished", make_not_found_absolute)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

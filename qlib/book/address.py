@@ -30,6 +30,16 @@ def is_placeholder(url: str) -> bool:
     return "/OWNER/" in url
 
 
+def site(url: str) -> str:
+    """Where GitHub Pages publishes the repository at `url`, with a slash at its end; empty for a placeholder or another host.
+    A domain of one's own goes into `_config.yml`, as `baseurl` under `html`."""
+    host, _, slug = url.rstrip("/").removeprefix("https://").partition("/")
+    if is_placeholder(url) or host != "github.com" or slug.count("/") != 1:
+        return ""
+    owner, name = slug.lower().split("/")[0], slug.split("/")[1]
+    return f"https://{owner}.github.io/" + ("" if name.lower() == f"{owner}.github.io" else f"{name}/")
+
+
 def setup_cell(url: str) -> str:
     """The source of a notebook's set-up cell for a repository at `url`."""
     return SETUP_CELL.format(url=url, name=url.rstrip("/").rsplit("/", 1)[-1])
