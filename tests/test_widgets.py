@@ -218,8 +218,8 @@ def test_the_first_answer_says_what_it_stands_on(own, monkeypatch):
     panel.controls["weight_bits"].value = 3
     panel.wait(SOON)
     assert "Measuring" in said[0] and 'aria-busy="true"' in said[0] and "qold" in said[0]
-    assert "On the first 70 of 210 validation images; ranges from 64 of 80 calibration images." in said[1]
-    assert "On all 210 validation images; ranges from all 80 calibration images." in said[-1]
+    assert "On 70 of 210 validation images, ranges from 64 of 80 calibration images ..." in said[1]
+    assert "On all 210 validation images, ranges from all 80 calibration images; 95 % intervals." in said[-1]
     assert all('role="status"' in text for text in said)
 
 

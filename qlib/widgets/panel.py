@@ -16,6 +16,7 @@ from typing import Any
 
 import ipywidgets as W
 import numpy as np
+from IPython import get_ipython
 from IPython.display import display
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -32,9 +33,9 @@ DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.f
 OF_WEIGHTS = ("weight_symmetric", "weight_granularity", "weight_range")
 PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
 FEW = 64  # calibration images of the first answer
-FIRST, PART, SOON = 256, 64, 0.2  # its validation images: parts are added until so many are seen, or so many seconds are spent
+FIRST, PART, SOON = 256, 64, 0.25  # its validation images: parts are added until so many are seen, or so many seconds spent
 EVERY = 0.1  # seconds between two answers on the way
-PATIENCE = 10  # seconds that the cell which shows a panel waits for its first whole answer, so that a saved notebook holds it
+PATIENCE = 600  # seconds that a cell waits for the first whole answer where nobody looks, so that a saved notebook holds it
 TOOLTIP = "tooltip" if hasattr(W.IntSlider, "tooltip") else "description_tooltip"  # ipywidgets 8, 7
 STYLE = """<style>
 .qpanel { font-size: 14px; line-height: 1.5; max-width: 40rem; font-variant-numeric: tabular-nums; }
@@ -46,13 +47,14 @@ STYLE = """<style>
 .qpanel td b { font-size: 1.4em; font-weight: 650; }
 .qpanel p { margin: 0.3em 0; }
 .qpanel .qerror { border-left: 4px solid #D55E00; padding-left: 0.8em; }
-.qpanel .qstrip { position: relative; height: 2.6em; margin: 0.6em 0.5em 0; }
+.qpanel .qstrip { position: relative; height: 3.6em; margin: 0.4em 1.6em 0; }
 .qpanel .qstrip * { position: absolute; }
-.qpanel .qaxis { left: 0; right: 0; top: 0.7em; border-top: 1px solid currentColor; opacity: 0.5; }
-.qpanel .qrange { top: 0.5em; height: calc(0.4em + 1px); background: #0072B2; opacity: 0.55; }
-.qpanel .qdot { top: 0.2em; width: 1em; height: 1em; margin-left: -0.5em; border-radius: 50%; background: #0072B2; }
-.qpanel .qfloat { top: 0; height: 1.4em; border-left: 2px solid currentColor; }
-.qpanel .qstrip small { top: 1.5em; transform: translateX(-50%); white-space: nowrap; }
+.qpanel .qaxis { left: 0; right: 0; top: 1.8em; height: 0.4em; opacity: 0.6;
+  border: solid currentColor; border-width: 1px 1px 0; }
+.qpanel .qrange { top: 1.6em; height: calc(0.4em + 1px); background: #56B4E9; }
+.qpanel .qdot { top: 1.3em; width: 1em; height: 1em; margin-left: -0.5em; border-radius: 50%; background: #0072B2; }
+.qpanel .qfloat { top: 1.2em; height: 1.2em; margin-left: -1px; border-left: 2px solid currentColor; }
+.qpanel .qstrip small { transform: translateX(-50%); white-space: nowrap; }
 .qpanel pre { white-space: pre-wrap; overflow-wrap: anywhere; background: none; color: inherit; padding: 0; margin: 0.5em 0; }
 </style>"""
 
@@ -138,8 +140,9 @@ class Panel:
 
     def _ipython_display_(self) -> None:
         display(self.widget)
-        with self._changed:
-            self._changed.wait_for(self._settled, PATIENCE)
+        if _unattended():
+            with self._changed:
+                self._changed.wait_for(self._settled, PATIENCE)
 
     @property
     def config(self) -> QuantConfig:
@@ -257,10 +260,10 @@ class Panel:
     def _stands_on(self, seen: Sequence[np.ndarray], calibrated: int, whole: bool = False) -> str:
         """What the numbers shown stand on."""
         n, total, ranges = sum(map(len, seen)), self._images, self._calibration_images
-        images = f"all {n:,}" if whole else f"the first {n:,} of {total:,}" if total else f"the first {n:,}"
-        calibration = f"; ranges from {f'all {ranges:,}' if calibrated == ranges else f'{calibrated:,} of {ranges:,}'} " \
-                      "calibration images" if ranges else ""
-        return f"On {images} validation images{calibration}. {'Intervals: 95 %.' if whole else 'Measuring on ...'}"
+        images = f"all {n:,}" if whole else f"{n:,} of {total:,}" if total else f"the first {n:,}"
+        calibration = f"all {ranges:,}" if calibrated == ranges else f"{calibrated:,} of {ranges:,}"
+        text = f"On {images} validation images" + (f", ranges from {calibration} calibration images" if ranges else "")
+        return text + ("; 95 % intervals." if whole else " ...")
 
 
 def _numbers(seen: Sequence[np.ndarray], in_float: Sequence[np.ndarray], size: Footprint | None = None) -> str:
@@ -275,9 +278,9 @@ def _numbers(seen: Sequence[np.ndarray], in_float: Sequence[np.ndarray], size: F
         rows["Feature maps"] = (f"{size.activation_bytes / 1e6:.3f} MB an image, {size.average_activation_bits:.2f} bits on "
                                 f"average, largest {size.max_activation_bytes / 1e3:.1f} kB")
     strip = (f'<span class="qaxis"></span><span class="qrange" style="left:{low:.2f}%;width:{high - low:.2f}%"></span>'
-             f'<span class="qfloat" style="left:{base.top1:.2f}%"></span>'
-             f'<span class="qdot" style="left:{now.top1:.2f}%"></span><small style="left:{base.top1:.2f}%">float</small>'
-             f'<small style="left:0">0 %</small>')
+             f'<span class="qfloat" style="left:{base.top1:.2f}%"></span><span class="qdot" style="left:{now.top1:.2f}%"></span>'
+             f'<small style="left:{base.top1:.2f}%;top:-0.2em">float</small>'
+             '<small style="left:0;top:2.4em">0 %</small><small style="left:100%;top:2.4em">100 %</small>')
     table = "".join(f'<tr><th scope="row">{name}</th><td>{said}</td></tr>' for name, said in rows.items())
     return f'<div class="qstrip" aria-hidden="true">{strip}</div><table>{table}</table>'
 
@@ -291,6 +294,12 @@ def _code(config: QuantConfig) -> str:
 def _reason(error: Exception) -> str:
     said = (str(error).splitlines() or [""])[0]
     return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
+
+
+def _unattended() -> bool:
+    """Whether the cell that runs came from a program such as papermill, which says that nobody can be asked for input."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and kernel.get_parent("shell").get("content", {}).get("allow_stdin") is False
 
 
 def _first(inputs: Sequence[Tensor], n: int) -> list[Tensor]:

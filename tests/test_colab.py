@@ -1,0 +1,81 @@
+"""A simulated Colab: its ipywidgets, its module `google.colab`, and a lesson's set-up, imports and panel in such a kernel.
+
+Real Colab was not run. What is old there is ipywidgets, which is installed here into a folder that comes first on the path.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from qlib.book.address import SETUP_TAG
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").glob("*.ipynb") if "qlib.explore(" in path.read_text("utf8"))
+OLD = ["ipywidgets==7.7.1", "ipython_genutils"]  # the second it needs, and the new ones do not
+STATE = "application/vnd.jupyter.widget-state+json"
+FAKE = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')\n"
+# In Colab the set-up cell fetches the project; here it is there already.
+OFFLINE = "get_ipython().system = get_ipython().run_line_magic = lambda *_, **__: None"
+
+
+@pytest.fixture(scope="session")
+def old_widgets(request):
+    """A folder with the ipywidgets of Colab."""
+    folder = Path(request.config.cache.mkdir("ipywidgets-7.7.1"))
+    if not all((folder / one.split("=")[0]).is_dir() for one in OLD):
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", folder, *OLD]
+        done = subprocess.run(install, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            pytest.skip(f"pip cannot install {OLD[0]}: {done.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+def execute(cells, folder, monkeypatch):
+    path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    where = {"metadata": {"path": str(ROOT / "notebooks")}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    return notebook
+
+
+def test_a_panel_works_with_the_old_ipywidgets_and_is_saved_whole(old_widgets, monkeypatch):
+    notebook = execute([FAKE + "import ipywidgets\nassert ipywidgets.__version__ == '7.7.1'", "import qlib",
+                        "panel = qlib.explore(qlib.load_bench('digits'), images=500, front=('weight_bits', 'percentile'))\npanel",
+                        "top1 = f'{panel.accuracy.top1:.2f} %'\nprint(top1)"], old_widgets, monkeypatch)  # fmt: skip
+    assert "application/vnd.jupyter.widget-view+json" in notebook.cells[2].outputs[0].data
+    top1 = notebook.cells[3].outputs[0].text.strip()
+    saved = [w["state"].get("value") for w in notebook.metadata.widgets[STATE]["state"].values()]
+    (answer,) = [value for value in saved if isinstance(value, str) and "role=" in value]
+    assert top1 in answer and "On all 500 validation images" in answer and 'aria-busy="false"' in answer
+    execute([FAKE + "import qlib, ipywidgets as W", "panel = qlib.explore(qlib.load_bench('digits'), images=250)", """
+for name, control in panel.controls.items():
+    if isinstance(control, W.Checkbox):
+        control.value = not control.value
+    elif isinstance(control, W.SelectMultiple):
+        control.value = (2, 4)
+    elif "range" not in name:
+        control.index = len(control.options) - 1 if control.index else 1
+panel.controls["weight_bits"].index = panel.controls["activation_bits"].index = 3
+accuracy = panel.wait(120).accuracy
+expected = qlib.evaluate(qlib.quantize(panel.model, panel.config, panel.calibration), panel.validation)
+assert (accuracy.correct == expected.correct).all() and f"{expected.top1:.2f} %" in panel._answer.value
+panel.controls["bit_choices"].value = ()
+assert panel.wait(120).accuracy is None and "cannot be done" in panel._answer.value
+"""], old_widgets, monkeypatch)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[:1], ids=lambda path: path.stem)
+def test_a_lesson_sets_up_imports_and_shows_its_panel(path, old_widgets, monkeypatch):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    (panel,) = [i for i, cell in enumerate(cells) if "qlib.explore(" in cell.source]
+    wanted = [cell.source for cell in cells[:panel] if {SETUP_TAG, "parameters"} & set(cell.metadata.get("tags", []))
+              or any(word in cell.source for word in ("import", "load_bench", "calibration = ", "validation = "))]  # fmt: skip
+    notebook = execute([FAKE + OFFLINE, *wanted, cells[panel].source, "assert panel.accuracy.n == len(panel.baseline.correct)"],
+                       old_widgets, monkeypatch)  # fmt: skip
+    assert "application/vnd.jupyter.widget-view+json" in notebook.cells[-2].outputs[0].data

@@ -1,0 +1,112 @@
+"""The panel in a real JupyterLab, in a browser: keys move it, its answers are those of `quantize` and `evaluate`."""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import nbformat
+import pytest
+
+import qlib
+
+pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+IMAGES, SLOW = 500, 120_000  # milliseconds: a busy machine may take long to start a kernel
+CELLS = ["import qlib", f"panel = qlib.explore(qlib.load_bench('digits'), images={IMAGES})\npanel",
+         "print(panel.config.activation_bits, 'bits, symmetric:', panel.config.activation_symmetric)"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab of our own, in an empty folder with one notebook."""
+    folder, token = tmp_path_factory.mktemp("lab"), secrets.token_hex(16)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / "panel.ipynb")
+    settings = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    path = os.pathsep.join(filter(None, [os.path.dirname(os.path.dirname(qlib.__file__)), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "PYTHONPATH": path,
+                   "OMP_NUM_THREADS": "1"}  # fmt: skip
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    with open(folder / "lab.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=5).close()
+                break
+            except (OSError, urllib.error.URLError):
+                assert server.poll() is None, (folder / "lab.log").read_text()
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/lab/tree/panel.ipynb?token={token}&reset"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def measure(bench, **fields):
+    """The accuracy and the feature maps' bits of a configuration, as the panel writes them."""
+    config, network = qlib.QuantConfig(**fields), bench.models["base"]
+    accuracy = qlib.evaluate(qlib.quantize(network, config, bench.calibration(320)), bench.validation(IMAGES))
+    bits = qlib.footprint(network, bench.validation(1)[0][0], config).average_activation_bits
+    return [f"{accuracy.top1:.2f} %", f"{bits:.2f} bits on average, largest", f"On all {IMAGES} validation images"]
+
+
+def settles_at(page, texts):
+    """Whether the panel comes to show these, finished."""
+    page.wait_for_function("""texts => {
+        const panel = document.querySelector(".qpanel[role=status]");
+        return panel && panel.getAttribute("aria-busy") == "false" && texts.every(text => panel.innerText.includes(text));
+    }""", arg=texts)  # fmt: skip
+    return True
+
+
+def test_keys_move_a_slider_the_accuracy_follows_and_quick_moves_leave_nothing_stale(lab, browser, bench):
+    page = browser.new_page(viewport={"width": 1100, "height": 1000})
+    page.set_default_timeout(SLOW)
+    page.goto(lab)
+    page.locator(".jp-Notebook .jp-CodeCell").first.click()
+    for _ in CELLS[:2]:
+        page.keyboard.press("Shift+Enter")
+    assert settles_at(page, measure(bench))
+
+    page.locator(".widget-hslider", has_text="Activation bits").locator(".noUi-handle").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    assert measure(bench, activation_bits=3)[0] != measure(bench)[0]
+    assert settles_at(page, measure(bench, activation_bits=3))
+
+    for key in [*["ArrowRight"] * 6, *["ArrowLeft"] * 4]:  # to 9 and back to 5
+        page.keyboard.press(key)
+    five = measure(bench, activation_bits=5)
+    assert settles_at(page, five)
+    for _ in range(15):  # were there a queue, another answer would come
+        page.wait_for_timeout(100)
+        assert all(text in page.locator(".qpanel[role=status]").inner_text() for text in five)
+
+    page.get_by_role("button", name="Show all other choices").focus()
+    page.keyboard.press("Space")
+    box = page.get_by_label("Symmetric activations")
+    box.wait_for()
+    box.focus()
+    page.keyboard.press("Space")
+    assert settles_at(page, measure(bench, activation_bits=5, activation_symmetric=True))
+
+    last = page.locator(".jp-Notebook .jp-CodeCell").nth(2)
+    last.locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+    last.locator(".jp-OutputArea-output").wait_for()
+    assert "5 bits, symmetric: True" in last.inner_text()
+    page.close()
