@@ -38,7 +38,7 @@ function render({ model, el }) {
   const root = frame(el, "Bits painter"),
     spoken = announcer(),
     { link, update } = permanentLink("painter");
-  const usual = { weights: encode(presets[0].weights), maps: encode(presets[0].maps), side: "weights" },
+  const usual = { weights: encode(presets[0].weights), maps: encode(presets[0].maps), side: model.get("side") },
     at = fromAddress("painter", usual);
   const bits = { weights: decode(at.weights, presets[0].weights), maps: decode(at.maps, presets[0].maps) };
   let side = Object.hasOwn(SIDES, at.side) ? at.side : "weights",

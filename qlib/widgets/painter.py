@@ -22,21 +22,24 @@ Presets = Mapping[str, tuple[QuantConfig, str]]
 _ALIKE = QuantConfig(first_last_bits=None)
 
 
-def bits_painter(model: nn.Module, example_input: Tensor, presets: Presets) -> Figure:
+def bits_painter(model: nn.Module, example_input: Tensor, presets: Presets, side: str = "weights") -> Figure:
     """The painter for a page without a kernel: sizes equal those of `qlib.footprint`.
 
     ``presets``: by name, a configuration whose bits the painter starts from, and what is known of its accuracy (one sentence).
+    ``side``: whose bars are shown at first, ``"weights"`` or ``"maps"``.
     """
-    state = painter_state(model, example_input, presets)
+    state = painter_state(model, example_input, presets, side)
     name, (config, recorded) = next(iter(presets.items()))
     fallback = table(name, {"cost": str(footprint(model, example_input, config)), "accuracy": recorded})
     return Figure("painter", {**state, "live": False}, fallback)
 
 
-def painter_state(model: nn.Module, example_input: Tensor, presets: Presets) -> dict[str, Any]:
+def painter_state(model: nn.Module, example_input: Tensor, presets: Presets, side: str = "weights") -> dict[str, Any]:
     """The layers with weights and the counted feature maps with their elements, and the bits that each preset gives them."""
     if not presets:
         raise ValueError("the painter needs at least one preset to start from")
+    if side not in ("weights", "maps"):
+        raise ValueError(f"side must be 'weights' or 'maps', got {side!r}")
     found = []
     for name, (config, recorded) in presets.items():
         layers = footprint(model, example_input, config).layers
@@ -45,7 +48,7 @@ def painter_state(model: nn.Module, example_input: Tensor, presets: Presets) -> 
                       "maps": [_whole(name, e.name, e.activation_bits) for e in maps]})  # fmt: skip
     elements = {"weights": [{"name": e.name, "elements": e.weight_elements} for e in weights],
                 "maps": [{"name": e.name, "elements": e.activation_elements} for e in maps]}  # fmt: skip
-    return {"layers": elements, "presets": found}
+    return {"layers": elements, "presets": found, "side": side}
 
 
 def _whole(preset: str, layer: str, bits: float) -> int:
@@ -83,18 +86,18 @@ class _Widget(anywidget.AnyWidget):
 
     _esm = module("painter")
     layers, presets, bits = (traitlets.Dict().tag(sync=True), traitlets.List().tag(sync=True), traitlets.Dict().tag(sync=True))
-    live = traitlets.Bool(True).tag(sync=True)
+    side, live = (traitlets.Unicode("weights").tag(sync=True), traitlets.Bool(True).tag(sync=True))
 
 
 class Painter:
     """What `paint_bits` makes: ``config`` is what is painted, ``panel`` measures it (`qlib.explore`), ``figure`` is for pages
     without a kernel."""
 
-    def __init__(self, bench: Bench, network: str, presets: Presets, **start: Any):
+    def __init__(self, bench: Bench, network: str, presets: Presets, side: str, **start: Any):
         example = bench.validation(1)[0][0]
-        self.figure = bits_painter(bench.models[network], example, presets)
+        self.figure = bits_painter(bench.models[network], example, presets, side)
         self._base = next(iter(presets.values()))[0].replace(**start)
-        self._widget = _Widget(**painter_state(bench.models[network], example, presets))
+        self._widget = _Widget(**painter_state(bench.models[network], example, presets, side))
         painted = self._painted(self._widget.presets[0])
         choices = {name: {"painted": getattr(painted, name)} for name in ("weight_bits", "activation_bits")}
         self.panel = explore(bench, network=network, front=(), choices=choices, **{**start, "first_last_bits": None})
@@ -119,9 +122,10 @@ class Painter:
         return {**self.widget._repr_mimebundle_(), **html}
 
 
-def paint_bits(bench: Bench, network: str = "base", presets: Presets | None = None, **start: Any) -> Painter:
+def paint_bits(bench: Bench, network: str = "base", presets: Presets | None = None, side: str = "weights",
+               **start: Any) -> Painter:  # fmt: skip
     """Bars of bits by layer to drag, with sizes at once and, where there is a kernel, accuracy below.
 
-    ``presets``: as for `bits_painter`; without them, those recorded on the bench. ``start``: other fields of `QuantConfig`.
+    ``presets``, ``side``: as for `bits_painter`; without presets, those recorded on the bench. ``start``: other fields of `QuantConfig`.
     """
-    return Painter(bench, network, presets or recorded_presets(bench.name), **start)
+    return Painter(bench, network, presets or recorded_presets(bench.name), side, **start)
