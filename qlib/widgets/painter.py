@@ -126,6 +126,7 @@ def paint_bits(bench: Bench, network: str = "base", presets: Presets | None = No
                **start: Any) -> Painter:  # fmt: skip
     """Bars of bits by layer to drag, with sizes at once and, where there is a kernel, accuracy below.
 
-    ``presets``, ``side``: as for `bits_painter`; without presets, those recorded on the bench. ``start``: other fields of `QuantConfig`.
+    ``presets``, ``side``: as for `bits_painter`; without presets, those recorded on the bench. ``start``: other fields of
+    `QuantConfig`.
     """
     return Painter(bench, network, presets or recorded_presets(bench.name), side, **start)
