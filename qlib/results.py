@@ -594,7 +594,7 @@ def _provenance(command: str, experiment: Experiment, laboratory: Laboratory, sp
     gpu = laboratory.device.type == "cuda"
     return {
         "command": command or " ".join(sys.argv),
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "seeds": list(experiment.seeds),
         "python": platform.python_version(),
@@ -605,7 +605,8 @@ def _provenance(command: str, experiment: Experiment, laboratory: Laboratory, sp
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the package: its hash, and whether there are local changes; "unknown" outside a clone."""
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=here).stdout.strip()
