@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -130,6 +131,40 @@ def _one_line(problem: Exception) -> str:
 
 def load(path: Path = TABLE) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+
+
+def summary(table: pd.DataFrame) -> str:
+    """How many networks of every library can be read and pass, as Markdown."""
+    lines = ["| library | networks | read | within the limit at 16 bits | median error at 16 bits | at 8 bits |",
+             "| --- " * 6 + "|"]  # fmt: skip
+    for library, rows in table.groupby("library", sort=False):
+        passed = rows.apply(passes, axis=1).sum()
+        lines.append(f"| {library} {', '.join(sorted(set(rows.version)))} | {len(rows)} | {rows.read.sum()} | {passed} "
+                     f"({passed / len(rows):.0%}) | {rows.error_16.median():.2%} | {rows.error_8.median():.0%} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def rows_table(table: pd.DataFrame) -> str:
+    """A row a network, as HTML; the script beside the page sorts and filters it."""
+    heads = ("Network", "Library", "Pixels", "Layers", "Additions", "Products", "Error in float", "At 16 bits", "At 8 bits",
+             "Why not")  # fmt: skip
+    rows = []
+    for row in table.to_dict("records"):
+        counts = [row[name] for name in ("pixels", "layers", "additions", "products")]
+        cells = [row["library"], *("" if pd.isna(n) else f"{n:.0f}" for n in counts)]
+        cells += ["" if pd.isna(row[name]) else f"{100 * row[name]:.2g} %" for name in ("error_float", "error_16", "error_8")]
+        reason = row["reason"] if isinstance(row["reason"], str) else ""
+        reason = reason or ("" if passes(row) else f"the error at 16 bits is not below {LIMIT:.0%}")
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, reason))
+        rows.append(f'<tr><th scope="row">{escape(row["network"])}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    return ('<div class="catalogue"><table><caption>Networks with random weights, and what quantizing them changes</caption>'
+            f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+
+
+def as_markdown() -> str:
+    table = load()
+    return f"{summary(table)}\n\n{rows_table(table)}"
 
 
 def main(wanted: list[str]) -> None:
