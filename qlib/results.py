@@ -297,8 +297,8 @@ def record(experiment: Experiment, path: Path, command: str = "", progress: bool
     ``device`` and ``precision`` as for `Laboratory`; ``workers`` and ``scheduler`` as for `qlib.workers.spread`, where every row
     is computed by one thread, so that the table does not depend on how many work on it. ``shard``: the i-th of n parts of the
     rows, in a table of its own beside ``path``, for machines that share no disk; `merge` puts such tables together. A run that
-    fails is noted with its error beside the table and does not stop the rest; it is tried again with ``retry``. ``bench``: one made in
-    Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes do not have it.
+    fails is noted with its error beside the table and does not stop the rest; it is tried again with ``retry``. ``bench``: one
+    made in Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes do not have it.
 
     Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no longer asks for,
     unless ``keep``. Several recordings of one table at once keep each other's rows.

@@ -179,7 +179,7 @@ def test_a_file_that_cannot_grow_leaves_the_rows_that_are_there(table):
 def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_computed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(results.Laboratory, "measure", lambda *_: pytest.fail("computed"))
     (tmp_path / "taken").write_text("a file where a folder is wanted")
-    assert main(["run", "--images", "20", "--out", str(tmp_path / "taken" / "rows.csv")]) == 2
+    assert main(["run", "--images", "20", "--calibration-images", "20", "--out", str(tmp_path / "taken" / "rows.csv")]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("qlib: ") and (tmp_path / "taken").is_file()
 
     def refuse(path, *arguments, **options):
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_computed
 
     opened = open
     monkeypatch.setattr("builtins.open", refuse)  # who runs the tests may be allowed to write everywhere
-    assert main(["run", "--images", "20", "--out", str(tmp_path / "rows.csv")]) == 2
+    assert main(["run", "--images", "20", "--calibration-images", "20", "--out", str(tmp_path / "rows.csv")]) == 2
     assert "Permission denied" in capsys.readouterr().err and not (tmp_path / "rows.csv").exists()
 
 

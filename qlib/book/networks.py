@@ -22,10 +22,11 @@ from qlib.book import ROOT
 from qlib.placement import BATCH_NORMS, Kind, read
 
 TABLE = ROOT / "book" / "results" / "networks.csv"
-COLUMNS = ("library", "network", "version", "pixels", "read", "layers", "additions", "products", "error_float", "error_16",
-           "error_8", "reason", "seconds", "torch", "commit", "date")  # fmt: skip
+COLUMNS = ("library", "network", "version", "pixels", "statistics", "read", "layers", "additions", "products", "error_float",
+           "error_16", "error_8", "reason", "seconds", "torch", "commit", "date")  # fmt: skip
 IMAGES, SIZES = 4, (64, 96, 128, 224, 256, 299)  # the first size in pixels that a network takes
 LARGE = ("regnet_y_128gf", "vit_h_14")  # measured last: they need 10 GB of memory
+SPREAD = 1e-3  # of outputs over images, relative to their size: with less, they hardly depend on the image
 LIMIT = 0.02  # of the error at 16 bits
 EIGHT, SIXTEEN = QuantConfig(first_last_bits=None), QuantConfig(16, 16, input_bits=16, first_last_bits=None)
 NETWORKS = {  # of torchvision all; of the others one, a small one, for every family
@@ -64,8 +65,10 @@ def names(library: str) -> list[str]:
 LIBRARIES = ("torchvision", *NETWORKS)
 
 
-def network(library: str, name: str, x: Tensor) -> nn.Module:
-    """With random weights that leave no branch out, in evaluation mode, after one pass of ``x`` with batch norms in training mode."""
+def network(library: str, name: str, x: Tensor) -> tuple[nn.Module, str]:
+    """With random weights that leave no branch out, in evaluation mode, after a pass of ``x`` with batch norms in training mode;
+    and how much of that pass's statistics these took: what their ``momentum`` says, or, if the outputs then hardly depend on
+    the image, the ``whole``."""
     torch.manual_seed(0)
     if library == "torchvision":
         options = {"image_size": x.shape[-1]} if name.startswith("vit") else {}
@@ -79,12 +82,18 @@ def network(library: str, name: str, x: Tensor) -> nn.Module:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         elif not path.endswith("bias") and parameter.abs().max() < 0.01:  # factors that all but switch a branch off
             nn.init.ones_(parameter)
-    model.eval()
-    for norm in (m for m in model.modules() if isinstance(m, BATCH_NORMS)):
-        norm.train()
-    with torch.no_grad():
-        model(x)
-    return model.eval()
+    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
+    for statistics in ("momentum", "whole") if norms else ("",):
+        model.eval()
+        for norm in norms:
+            norm.train().reset_running_stats()
+            norm.momentum = None if statistics == "whole" else norm.momentum
+        with torch.no_grad():
+            model(x)
+            outputs = model.eval()(x)
+        if (outputs - outputs.mean(0)).norm() > SPREAD * outputs.norm():
+            break
+    return model, statistics
 
 
 def error(actual: Tensor, expected: Tensor) -> float:
@@ -98,13 +107,13 @@ def measure(library: str, name: str) -> dict[str, object]:
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(IMAGES, 3, pixels, pixels, generator=generator)
         try:
-            model = network(library, name, x)
+            model, statistics = network(library, name, x)
             break
         except Exception as problem:  # whatever a network says to an image of the wrong size
             reason = problem
     else:
         return {"read": False, "reason": f"it takes no image of {SIZES[0]} to {SIZES[-1]} pixels: {_one_line(reason)}"}
-    row = {"pixels": pixels, "read": False}
+    row = {"pixels": pixels, "statistics": statistics, "read": False}
     try:
         found = read(model)
         kinds = [operation.kind for operation in found.operations.values()]
@@ -146,12 +155,12 @@ def summary(table: pd.DataFrame) -> str:
 
 def rows_table(table: pd.DataFrame) -> str:
     """A row a network, as HTML; the script beside the page sorts and filters it."""
-    heads = ("Network", "Library", "Pixels", "Layers", "Additions", "Products", "Error in float", "At 16 bits", "At 8 bits",
-             "Why not")  # fmt: skip
+    heads = ("Network", "Library", "Pixels", "Statistics", "Layers", "Additions", "Products", "Error in float", "At 16 bits",
+             "At 8 bits", "Why not")  # fmt: skip
     rows = []
     for row in table.to_dict("records"):
-        counts = [row[name] for name in ("pixels", "layers", "additions", "products")]
-        cells = [row["library"], *("" if pd.isna(n) else f"{n:.0f}" for n in counts)]
+        counts = ["" if pd.isna(row[name]) else f"{row[name]:.0f}" for name in ("pixels", "layers", "additions", "products")]
+        cells = [row["library"], counts[0], "" if pd.isna(row["statistics"]) else row["statistics"], *counts[1:]]
         cells += ["" if pd.isna(row[name]) else f"{100 * row[name]:.2g} %" for name in ("error_float", "error_16", "error_8")]
         reason = row["reason"] if isinstance(row["reason"], str) else ""
         reason = reason or ("" if passes(row) else f"the error at 16 bits is not below {LIMIT:.0%}")
