@@ -88,10 +88,13 @@ def _record(arguments: argparse.Namespace) -> int:
 
 
 def _record_one(experiment: results.Experiment, path: Path, command: str, arguments: argparse.Namespace) -> int:
-    options = {name: getattr(arguments, name) for name in ("device", "precision", "jobs", "scheduler", "shard", "retry")}
+    options = {name: getattr(arguments, name) for name in ("device", "precision", "workers", "scheduler", "shard", "retry")}
     table = results.record(experiment, path, command=command, **options)
     path = path if arguments.shard == (1, 1) else results.shard_path(path, *arguments.shard)
     print(f"{path}: {len(table)} rows")
+    for row in table.to_dict("records"):
+        if row["weight_bits"] is None and row["activation_bits"] is None:
+            print(f"{row['network']} in float: {results.accuracy_of(row)}")
     for error in results.failures(path).values():
         print(f"qlib: failed, the rest is recorded: {error}", file=sys.stderr)
     return int(bool(results.failures(path)))
@@ -100,7 +103,7 @@ def _record_one(experiment: results.Experiment, path: Path, command: str, argume
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where networks run, as torch names it: cuda, cuda:1 (default: cpu)")
     parser.add_argument("--precision", default="float32", choices=results.PRECISIONS, help="of products and their sums")
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="processes of one thread each (default: this one)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes of one thread each (default: this one)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster's, to compute the rows there")
     parser.add_argument("--shard", type=_part, default=(1, 1), metavar="I/N", help="the I-th of N parts, in a table of its own")
     parser.add_argument("--retry", action="store_true", help="try runs again that failed before")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .config import Bits, QuantConfig
-from .placement import Kind, place, read
+from .placement import Kind, Network, place, read
 
 FLOAT_BITS = 32
 
@@ -41,9 +41,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sums over ``layers``; bytes are floats, activations are per image."""
+    """Sums over ``layers``; bytes are floats, activations are per image. ``in_float``: what computes in float whatever the
+    configuration, such as ``LayerNorm`` and ``softmax``."""
 
     layers: tuple[Layer, ...]
+    in_float: tuple[str, ...] = ()
 
     @property
     def _maps(self) -> list[Layer]:
@@ -108,7 +110,14 @@ def footprint(model: nn.Module, example_input: Tensor, config: QuantConfig) -> F
         bits = _mean(placement.feature_maps[operation.name])
         layers.append(
             Layer(operation.name, operation.kind.value, weight_elements, weight_bits, elements, bits, operation.counted))
-    return Footprint(tuple(layers))
+    in_float = dict.fromkeys(_called(o.node, network) for o in network.listed() if o.kind is Kind.OTHER)
+    return Footprint(tuple(layers), tuple(in_float))
+
+
+def _called(node: fx.Node, network: Network) -> str:
+    if node.op == "call_module":
+        return type(network.module.get_submodule(node.target)).__name__
+    return node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
 
 
 def _mean(bits: Bits | None) -> float:

@@ -6,8 +6,16 @@ which form every operation receives its inputs, and with how many bits. Neither 
 **Everything quantized** (``quantize_skip=True, quantize_residual=True``): the image; every output of a convolution or linear
 layer, after the activation function that directly follows; every addition, multiplication and concatenation, likewise;
 average pooling; the logits. Max-pooling, padding, slicing, flattening, dropout keep the grid they got. Other operations (a
-batch norm that does not follow a convolution, softmax, ...) compute in float, and what they give is quantized where it enters
-a convolution or linear layer.
+batch norm that does not follow a convolution, layer norm, softmax, an addition or multiplication with a parameter or number,
+...) compute in float, and what they give is quantized where it enters a convolution or linear layer.
+
+**Attention** is written out in linear layers, matrix products and a softmax (`qlib.attention`). A product of two activations
+is treated like a layer: its inputs are quantized under every configuration, so the softmax's output is, and its own output is
+wherever a layer's would be. Scaling, relative positions, masks and softmax are in float, from quantized scores. The bits of a
+product count as no feature map.
+
+**Parameters.** What follows from parameters and numbers alone (standardized weights, tables of relative positions) is computed
+once, in float; it is quantized only where it is the weight of a convolution or linear function, which then becomes a layer.
 
 **quantize_residual=False**: the residual branch's last layer enters the addition unquantized.
 
@@ -23,18 +31,21 @@ the other (if equal, the second operand).
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import operator
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from .attention import WRITTEN_OUT, scaled_dot_product_attention
 from .config import MAX_BITS, Bits, QuantConfig, suggestion
 
 
@@ -46,6 +57,7 @@ class Kind(str, Enum):
     ADD = "addition"
     MULTIPLY = "multiplication"
     CONCAT = "concatenation"
+    PRODUCT = "matrix product"
     POOL = "average pooling"
     KEEPS_GRID = "keeps its grid"
     OTHER = "float"
@@ -54,24 +66,29 @@ class Kind(str, Enum):
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-FLOAT_LAYERS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.PReLU)
+FLOAT_LAYERS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.PReLU,
+                nn.RMSNorm)
 
 _ACTIVATIONS = ("relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu silu_ mish hardswish hardswish_ "
                 "hardsigmoid hardsigmoid_ hardtanh hardtanh_ sigmoid sigmoid_ tanh tanh_ softplus prelu").split()
 _KEEPERS = ("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d boolean_dispatch pad dropout dropout_ "
             "dropout2d alpha_dropout feature_dropout stochastic_depth drop_block2d flatten view reshape permute transpose "
             "squeeze unsqueeze chunk split narrow select getitem contiguous clone detach expand pixel_shuffle "
-            "pixel_unshuffle channel_shuffle t movedim swapaxes unflatten roll flip amax max unbind tile repeat").split()
+            "pixel_unshuffle channel_shuffle t T mT movedim swapaxes unflatten roll flip amax max unbind tile repeat windows "
+            "image_of_windows _patch_merging_pad").split()
 _POOLS = ("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d").split()
 _NAMES: dict[str, Kind] = {
     **dict.fromkeys(("add", "add_", "iadd"), Kind.ADD),
     **dict.fromkeys(("mul", "mul_", "imul", "multiply"), Kind.MULTIPLY),
     **dict.fromkeys(("cat", "concat", "concatenate"), Kind.CONCAT),
+    **dict.fromkeys(("matmul", "bmm", "mm", "einsum"), Kind.PRODUCT),
     **dict.fromkeys(_POOLS, Kind.POOL),
     **dict.fromkeys(_KEEPERS, Kind.KEEPS_GRID),
 }
-_WITH_WEIGHTS = ("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear embedding "
-                 "multi_head_attention_forward").split()
+_WITH_WEIGHTS = ("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear embedding matmul bmm "
+                 "mm einsum multi_head_attention_forward").split()
+_SHAPES = ("shape", "ndim", "dtype", "device", "is_cuda")
+_AS_LAYERS = {F.linear: nn.Linear, F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, F.conv3d: nn.Conv3d}
 _TRACING = threading.Lock()  # while it traces, torch.fx swaps methods of nn.Module itself
 _IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul}
 _MODULES: tuple[tuple[tuple[type, ...], Kind], ...] = (
@@ -101,13 +118,13 @@ class Operation:
 class Network:
     """A folded, traced network in evaluation mode, its operations by node, and its weight layers in execution order.
 
-    ``sizes``: nodes that hold shapes instead of tensors; to a quantizer they are not there.
+    ``aside``: nodes that hold shapes, or follow from parameters alone; to a quantizer they are not there.
     """
 
     module: fx.GraphModule
     operations: dict[fx.Node, Operation]
     layers: list[str] = field(default_factory=list)
-    sizes: set[fx.Node] = field(default_factory=set)
+    aside: set[fx.Node] = field(default_factory=set)
 
     def listed(self) -> list[Operation]:
         """The operations whose outputs a configuration can name, in execution order."""
@@ -115,21 +132,44 @@ class Network:
 
 
 class _Tracer(fx.Tracer):
-    """Symbolic tracing that remembers which module it is in, to name it when tracing fails, and lets networks that run in
-    other threads run."""
+    """Symbolic tracing that writes attention out, remembers which module it is in, to name it when tracing fails, and lets
+    networks that run in other threads run."""
 
     def __init__(self):
         super().__init__()
         self.path: list[str] = []
         self.thread = threading.get_ident()
 
+    def is_leaf_module(self, m, module_qualified_name):
+        return _full_name(m) not in WRITTEN_OUT and super().is_leaf_module(m, module_qualified_name)
+
     def call_module(self, m, forward, args, kwargs):
         if threading.get_ident() != self.thread:
             return forward(*args, **kwargs)
         self.path.append(self.path_of_module(m))
+        if _full_name(m) in WRITTEN_OUT:
+            forward = partial(WRITTEN_OUT[_full_name(m)], m)
         result = super().call_module(m, forward, args, kwargs)
         self.path.pop()
         return result
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        """Inputs but the first that have a default, have that."""
+        fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        for i, arg in enumerate(args):
+            if i > 1 and isinstance(arg, fx.Proxy) and arg.node.args:
+                args[i] = arg.node.args[0]
+                self.graph.erase_node(arg.node)
+        return fn, args
+
+    def create_proxy(self, kind, target, args, kwargs, *more, **options):
+        if target is F.scaled_dot_product_attention:
+            return scaled_dot_product_attention(*args, **kwargs)
+        return super().create_proxy(kind, target, args, kwargs, *more, **options)
+
+
+def _full_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def read(model: nn.Module) -> Network:
@@ -151,6 +191,8 @@ def read(model: nn.Module) -> Network:
             "Control flow that depends on tensor values must be rewritten, or moved into a module marked by torch.fx.wrap"
         ) from error
     module = fx.GraphModule(model, graph, type(model).__name__)
+    _compute_constants(module)
+    _make_layers(module)
     _refuse_other_weights(module)
     _fold_batch_norms(module)
     _without_in_place(module)
@@ -182,9 +224,100 @@ def _refuse_other_weights(module: fx.GraphModule) -> None:
             raise ValueError(f"layer {path!r} ({type(layer).__name__}) holds the weight {weights[0]!r}, and only convolution "
                              "(Conv1d to Conv3d) and Linear layers can be quantized: replace it by these")
     for node in module.graph.nodes:
-        if node.op == "call_function" and getattr(node.target, "__name__", "") in _WITH_WEIGHTS:
-            raise ValueError(f"{_place_of(node)} calls {node.target.__name__} with weights of its own: use the layer module "
-                             "(nn.Conv2d, nn.Linear) so that its weights can be found")
+        own = [n for n in node.all_input_nodes if n.op == "get_attr" and _constant(module, n).dim() > 1]
+        name = _function_name(node)
+        if own and (name in _WITH_WEIGHTS or _is_foreign(node)) or name in _WITH_WEIGHTS and _NAMES.get(name) is not Kind.PRODUCT:
+            raise ValueError(f"{_place_of(node)} calls {name} with weights of its own: use the layer module (nn.Conv2d, "
+                             "nn.Linear) so that its weights can be found")
+
+
+def _is_foreign(node: fx.Node) -> bool:
+    """Whether a node calls a function that torch did not define, and so can do anything with a weight."""
+    place = (getattr(node.target, "__module__", None) or "torch").split(".")[0] if node.op == "call_function" else "torch"
+    return place not in ("torch", "_operator", "builtins", "math", __name__.split(".")[0])
+
+
+def _constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
+    """The parameter or buffer of a ``get_attr`` node."""
+    return functools.reduce(getattr, node.target.split("."), module)
+
+
+def _compute_constants(module: fx.GraphModule) -> None:
+    """Compute once what follows from parameters, buffers and numbers alone, and keep it as buffers."""
+    graph, values = module.graph, {}
+    for node in graph.nodes:
+        before = node.all_input_nodes
+        if node.op == "get_attr":
+            values[node] = _constant(module, node)
+        elif node.op.startswith("call_") and before and values.keys() >= set(before) and "device" not in node.args:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            with torch.no_grad():
+                if node.op == "call_method":
+                    values[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
+                else:
+                    call = module.get_submodule(node.target) if node.op == "call_module" else node.target
+                    values[node] = call(*args, **kwargs)
+    for node, value in values.items():
+        wanted = [user for user in node.users if user not in values]
+        if node.op == "get_attr" or not wanted:
+            continue
+        if isinstance(value, torch.Tensor):
+            module.register_buffer(name := f"constant_{node.name}", value.detach().clone())
+            with graph.inserting_before(node):
+                value = graph.get_attr(name)
+        for user in wanted:
+            args, kwargs = fx.node.map_arg((user.args, user.kwargs), lambda n, node=node, value=value: value if n is node else n)
+            user.args, user.kwargs = args, kwargs
+    for node in reversed(values):
+        if not node.users:
+            graph.erase_node(node)
+    module.recompile()
+
+
+def _make_layers(module: fx.GraphModule) -> None:
+    """Put a layer in the place of every linear function or convolution that is called with parameters as its weights."""
+    parameters, made = dict(module.named_parameters()), {}
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or node.target not in _AS_LAYERS:
+            continue
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        options = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        x, weight, bias = (options.pop(name, None) for name in names[:3])
+        if x.op == "get_attr" or any(n is not x and n.op != "get_attr" for n in node.all_input_nodes):
+            continue
+        tensors = [n and _constant(module, n).detach() for n in (weight, bias)]
+        if (weight, bias) not in made:
+            made[weight, bias] = _layer_path(module, node, weight.target, parameters, made.values())
+            module.add_submodule(made[weight, bias], _layer(_AS_LAYERS[node.target], *tensors, **options))
+        with module.graph.inserting_before(node):
+            call = module.graph.call_module(made[weight, bias], (x,))
+        call.meta = dict(node.meta)
+        node.replace_all_uses_with(call)
+        module.graph.erase_node(node)
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            module.graph.erase_node(node)
+    module.recompile()
+
+
+def _layer_path(module: fx.GraphModule, node: fx.Node, weight: str, parameters: Container[str], taken: Container[str]) -> str:
+    """That of the layer which owns the weight or computes it, or else one that says which function of which module this is."""
+    path = weight.removesuffix("weight").rstrip("._") if weight in parameters and weight.endswith("weight") else _place_of(node)
+    there = dict(module.named_modules()).get(path)
+    bare = type(there) is nn.Module and not list(there.children())  # what is left of a layer that was traced into
+    wanted = {n.target for n in module.graph.nodes if n.op == "get_attr" and n.target.startswith(f"{path}.")}
+    free = (there is None or bare) and wanted <= {f"{path}.weight", f"{path}.bias"}
+    if path and path not in taken and (free or isinstance(there, _AS_LAYERS[node.target]) and weight == f"{path}.weight"):
+        return path
+    return f"{_place_of(node)}.{node.name}".removeprefix("the top level.")
+
+
+def _layer(kind: type[nn.Module], weight: torch.Tensor, bias: torch.Tensor | None, **options) -> nn.Module:
+    inputs = weight.shape[1] * options.get("groups", 1)
+    shape = (inputs, len(weight)) if kind is nn.Linear else (inputs, len(weight), tuple(weight.shape[2:]))
+    layer = kind(*shape, bias=bias is not None, device="meta", **options)
+    layer.weight, layer.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
+    return layer.eval()
 
 
 def _fold_batch_norms(module: fx.GraphModule) -> None:
@@ -260,6 +393,8 @@ def _is_in_place(node: fx.Node, module: fx.GraphModule) -> bool:
 def _function_name(node: fx.Node) -> str:
     if node.op == "call_method":
         return node.target
+    if node.target is getattr:  # x.shape, x.mT
+        return node.args[1]
     return getattr(node.target, "__name__", str(node.target)) if node.op == "call_function" else ""
 
 
@@ -275,7 +410,7 @@ def is_relu(node: fx.Node, module: fx.GraphModule) -> bool:
     return _function_name(node) == "relu"
 
 
-def _kind(node: fx.Node, module: fx.GraphModule) -> Kind:
+def _kind(node: fx.Node, module: fx.GraphModule, aside: set[fx.Node]) -> Kind:
     if node.op == "placeholder":
         return Kind.INPUT
     if node.op == "call_module":
@@ -287,8 +422,10 @@ def _kind(node: fx.Node, module: fx.GraphModule) -> Kind:
         axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         return Kind.POOL if isinstance(axes, (list, tuple)) or axes in (-1, 2, 3) else Kind.OTHER
     kind = _NAMES.get(name, Kind.KEEPS_GRID if is_relu(node, module) else Kind.OTHER)
-    if kind in (Kind.ADD, Kind.MULTIPLY) and not all(isinstance(a, fx.Node) and a.op != "get_attr" for a in _operands(node)):
+    if kind in (Kind.ADD, Kind.MULTIPLY) and not all(isinstance(a, fx.Node) and a not in aside for a in _operands(node)):
         return Kind.OTHER  # with a constant
+    if kind is Kind.PRODUCT and any(n in aside for n in node.all_input_nodes):
+        return Kind.OTHER
     return kind
 
 
@@ -297,11 +434,11 @@ def _operands(node: fx.Node) -> list[object]:
     return [*node.args, *node.kwargs.values()][:2]
 
 
-def _is_size(node: fx.Node, sizes: set[fx.Node]) -> bool:
-    """Whether a node holds (part of) a shape, not a tensor."""
-    if _function_name(node) in ("size", "dim", "numel", "getattr"):
+def _is_aside(node: fx.Node, aside: set[fx.Node]) -> bool:
+    """Whether a node holds (part of) a shape, or follows from shapes and parameters alone."""
+    if node.op == "get_attr" or _function_name(node) in ("size", "dim", "numel", *_SHAPES):
         return True
-    return node.op == "call_function" and bool(node.all_input_nodes) and sizes.issuperset(node.all_input_nodes)
+    return node.op.startswith("call_") and aside.issuperset(node.all_input_nodes)
 
 
 def _place_of(node: fx.Node) -> str:
@@ -312,12 +449,12 @@ def _place_of(node: fx.Node) -> str:
 def _classify(network: Network) -> None:
     module, taken, absorbed = network.module, set(), set()
     for node in module.graph.nodes:
-        if node.op in ("output", "get_attr") or node in absorbed:
+        if node.op == "output" or node in absorbed:
             continue
-        if _is_size(node, network.sizes):
-            network.sizes.add(node)
+        if _is_aside(node, network.aside):
+            network.aside.add(node)
             continue
-        kind = _kind(node, module)
+        kind = _kind(node, module, network.aside)
         path = node.target if node.op == "call_module" else _place_of(node) + "." + (_function_name(node) or node.name)
         stem = name = str(path).removeprefix("the top level.").replace(".iadd", ".add").replace("iadd", "add")
         number = 1
@@ -325,7 +462,7 @@ def _classify(network: Network) -> None:
             name, number = f"{stem}_{number}", number + 1
         taken.add(name)
         operation = Operation(node, kind, name, node)
-        if kind in (Kind.WEIGHT, Kind.ADD, Kind.MULTIPLY, Kind.CONCAT) and len(node.users) == 1:
+        if kind in (Kind.WEIGHT, Kind.ADD, Kind.MULTIPLY, Kind.CONCAT, Kind.PRODUCT) and len(node.users) == 1:
             (user,) = node.users
             if _is_activation(user, module) and user.all_input_nodes[0] is node:
                 operation.result = user
@@ -462,7 +599,7 @@ class _Placer:
         """Decide from its consumers' wishes whether ``node`` is quantized, then make its own wishes."""
         config, wishes = self.config, set(self.wishes[node].values())
         operation = self.operations.get(node)
-        if node in self.network.sizes:
+        if node in self.network.aside:
             return
         if node.op == "output":
             quantized = config.quantize_output and (config.quantize_skip or config.quantize_residual)
@@ -479,7 +616,7 @@ class _Placer:
                 self.quantized.add(node)
             if operation is None:  # the activation function of a layer, or a constant
                 self._wish(node, _Wish.FLOAT)
-            elif operation.kind is Kind.WEIGHT:
+            elif operation.kind in (Kind.WEIGHT, Kind.PRODUCT):
                 self._wish(node, _Wish.QUANTIZED)
             elif operation.residual is None:
                 self._wish(node, _Wish.AS_IT_COMES if config.quantize_skip or config.quantize_residual else _Wish.FLOAT)

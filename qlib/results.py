@@ -290,21 +290,25 @@ def _within_largest_map(network: torch.nn.Module, example: torch.Tensor, config:
 
 
 def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True, device: str = "cpu",
-           precision: str = "float32", jobs: int = 0, scheduler: str | None = None, shard: tuple[int, int] = (1, 1),
-           retry: bool = False, keep: bool = False) -> pd.DataFrame:  # fmt: skip
+           precision: str = "float32", workers: int = 0, scheduler: str | None = None, shard: tuple[int, int] = (1, 1),
+           retry: bool = False, keep: bool = False, bench: Bench | None = None) -> pd.DataFrame:  # fmt: skip
     """Compute the rows of ``experiment`` that the table at ``path`` (CSV) lacks, and return the table.
 
-    ``device`` and ``precision`` as for `Laboratory`; ``jobs`` and ``scheduler`` as for `qlib.workers.spread`, where every row is
-    computed by one thread, so that the table does not depend on how many work on it. ``shard``: the i-th of n parts of the rows,
-    in a table of its own beside ``path``, for machines that share no disk; `merge` puts such tables together. A run that fails
-    is noted with its error beside the table and does not stop the rest; it is tried again with ``retry``.
+    ``device`` and ``precision`` as for `Laboratory`; ``workers`` and ``scheduler`` as for `qlib.workers.spread`, where every row
+    is computed by one thread, so that the table does not depend on how many work on it. ``shard``: the i-th of n parts of the
+    rows, in a table of its own beside ``path``, for machines that share no disk; `merge` puts such tables together. A run that
+    fails is noted with its error beside the table and does not stop the rest; it is tried again with ``retry``. ``bench``: one
+    made in Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes do not have it.
 
     Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no longer asks for,
     unless ``keep``. Several recordings of one table at once keep each other's rows.
     """
     from tqdm import tqdm
 
-    laboratory, apart = Laboratory(experiment.load_bench(), device, precision), bool(jobs) or scheduler is not None
+    apart = bool(workers) or scheduler is not None
+    if bench and apart:
+        raise ValueError("a bench made in Python stays in this process: leave out workers and scheduler")
+    laboratory = Laboratory(bench or experiment.load_bench(), device, precision)
     wanted = {laboratory.identity(run)["key"]: run for run in experiment.runs()}
     part, parts = shard
     if parts > 1:
@@ -321,7 +325,7 @@ def record(experiment: Experiment, path: Path, command: str = "", progress: bool
     session, title = len(notes["sessions"]) - 1, f"{experiment.bench}/{path.stem}"
     place = (experiment.bench, json.dumps(experiment.own), device, precision)
     attempt = functools.partial(_attempt_elsewhere, place) if apart else functools.partial(_attempt, laboratory)
-    finished = spread(attempt, missing, jobs, scheduler)
+    finished = spread(attempt, missing, workers, scheduler)
     for (key, run), cells in tqdm(finished, desc=title, total=len(missing), unit="row", disable=None if progress else True):
         with _locked(path):
             rows, notes = {row["key"]: row for row in _read_rows(path) if keep or row["key"] in wanted}, _notes(path)
@@ -597,7 +601,7 @@ def _provenance(command: str, experiment: Experiment, laboratory: Laboratory, sp
     gpu = laboratory.device.type == "cuda"
     return {
         "command": command or " ".join(sys.argv),
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "seeds": list(experiment.seeds),
         "python": platform.python_version(),
@@ -608,7 +612,8 @@ def _provenance(command: str, experiment: Experiment, laboratory: Laboratory, sp
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the package: its hash, and whether there are local changes; "unknown" outside a clone."""
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=here).stdout.strip()

@@ -15,22 +15,22 @@ from typing import Any
 PATIENCE = 3  # times that workers may die with nothing finished in between
 
 
-def spread(call: Callable[[Any], Any], items: Iterable[Any], jobs: int = 0, scheduler: str | None = None,
+def spread(call: Callable[[Any], Any], items: Iterable[Any], workers: int = 0, scheduler: str | None = None,
            ) -> Iterator[tuple[Any, Any]]:  # fmt: skip
     """``(item, call(item))`` for every one of the hashable ``items``: in order and in this process, or, as they finish, in
-    ``jobs`` processes of this machine, or on the Dask cluster whose scheduler is at the address ``scheduler``.
+    ``workers`` processes of this machine, or on the Dask cluster whose scheduler is at the address ``scheduler``.
 
     A call whose worker is killed is made again by another. ``call`` and items must be picklable, and a cluster's workers must
     have this package, the same files and environment variables. What a call raises is raised here, and ends all of them.
     """
-    if not jobs and scheduler is None:
+    if not workers and scheduler is None:
         yield from ((item, call(item)) for item in items)
         return
     waiting, deaths = dict.fromkeys(items), 0
     while waiting:
         try:
-            with _cluster(scheduler) if scheduler is not None else _processes(jobs) as workers:
-                futures = {workers.submit(_alone, call, item): item for item in waiting}
+            with _cluster(scheduler) if scheduler is not None else _processes(workers) as pool:
+                futures = {pool.submit(_alone, call, item): item for item in waiting}
                 try:
                     for future in as_completed(futures):
                         result = future.result()  # before the item counts as done
@@ -53,8 +53,8 @@ def _alone(call: Callable[[Any], Any], item: Any) -> Any:
     return call(item)
 
 
-def _processes(jobs: int) -> Executor:
-    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
+def _processes(workers: int) -> Executor:
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
 
 
 def _end_with(parent: int) -> None:

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from helpers import Block
 from PIL import Image
 from safetensors.torch import save_file
 
-from qlib import results
+from qlib import QuantConfig, evaluate, quantize, results
+from qlib.benches import Loaders, data_hash
 from qlib.cli import main
 
 FEW = ["--images", "40", "--calibration-images", "20"]
@@ -55,14 +57,38 @@ def test_run_takes_a_network_and_images_of_ones_own(own, capsys):
     assert "resise" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("jobs", ["0", "2"])
-def test_sweep_takes_a_grid_and_any_number_of_processes(own, tmp_path, jobs, monkeypatch, capsys):
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_sweep_takes_a_grid_and_any_number_of_processes(own, tmp_path, workers, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "grid.yaml").write_text("bench: mine\nimages: 12\ncalibration_images: [6]\nvary: [{activation_bits: [3, 5]}]\n")
-    assert main(["sweep", str(tmp_path / "grid.yaml"), *own, "--jobs", jobs]) == 0
+    assert main(["sweep", str(tmp_path / "grid.yaml"), *own, "--workers", workers]) == 0
+    assert "base in float: " in capsys.readouterr().out
     table = results.load_table(tmp_path / "grid.rows.csv")
     assert len(table) == 3 and set(table.bench) == {"pictures"}
     assert (tmp_path / "grid.yaml").read_text().startswith("bench: mine")  # not overwritten by what stands beside the rows
+
+
+def test_loaders_of_ones_own_from_python(tmp_path):
+    def loader(seed, shuffle):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(40, 3, 8, 8, generator=generator), torch.randint(10, (40,), generator=generator)
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=9, shuffle=shuffle)
+
+    bench = Loaders("mine", {"base": Block().eval()}, loader(0, True), loader(1, False))
+    grid = results.Experiment("grid", "mine", {}, (({"activation_bits": 3}, {"activation_bits": 5}),), images=30,
+                              calibration_images=(20,), seeds=(0, 1))  # fmt: skip
+    rows = results.record(grid, tmp_path / "grid.csv", bench=bench, progress=False)
+    assert len(rows) == 5 and set(rows.bench) == {"mine"} and rows.data.nunique() == 3  # float, and a draw for each seed
+    draws = [data_hash(bench.calibration(20, seed)) for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2] and sum(len(x) for x, _ in bench.validation(30)) == 30
+    quantized = quantize(bench.models["base"], QuantConfig(activation_bits=3), bench.calibration(20))
+    expected = evaluate(quantized, bench.validation(30))
+    (row,) = rows[(rows.activation_bits == 3) & (rows.calibration_seed == 0)].to_dict("records")
+    assert (results.accuracy_of(row).correct == expected.correct).all()
+    with pytest.raises(ValueError, match="a loader has 40 images; 50 are asked for"):
+        bench.validation(50)
+    with pytest.raises(ValueError, match="leave out workers"):
+        results.record(grid, tmp_path / "grid.csv", bench=bench, workers=2)
 
 
 def test_a_grid_may_name_the_network_itself(own, tmp_path):

@@ -47,26 +47,26 @@ def refuse(item):
     raise OSError(f"no disk for {item}")
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_table_does_not_depend_on_the_number_of_processes(table, alone, jobs):
-    assert results.record(TINY, table, progress=False, jobs=jobs)[SAME].equals(alone)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_table_does_not_depend_on_the_number_of_processes(table, alone, workers):
+    assert results.record(TINY, table, progress=False, workers=workers)[SAME].equals(alone)
     assert results.provenance(table)[0]["hardware"].endswith("1 threads")
 
 
 def test_what_a_killed_process_had_in_hand_another_takes_over(tmp_path):
     flag = str(tmp_path / "killed")
-    found = dict(spread(kill_once, [(i, flag) for i in range(8)], jobs=2))
+    found = dict(spread(kill_once, [(i, flag) for i in range(8)], workers=2))
     assert os.path.exists(flag) and {number: square for (number, _), square in found.items()} == {i: i * i for i in range(8)}
 
 
 def test_processes_that_only_die_end_in_an_error():
     with pytest.raises(OSError, match="workers were killed 3 times"):
-        list(spread(die, [1, 2], jobs=1))
+        list(spread(die, [1, 2], workers=1))
 
 
 def test_an_error_of_the_machine_ends_all():
     with pytest.raises(OSError, match="no disk"):
-        list(spread(refuse, [1, 2, 3], jobs=1))
+        list(spread(refuse, [1, 2, 3], workers=1))
 
 
 def test_processes_end_when_their_parent_is_killed(table):
@@ -75,7 +75,7 @@ def test_processes_end_when_their_parent_is_killed(table):
         from pathlib import Path
         from test_workers import TINY, results
         if __name__ == "__main__":
-            results.record(dataclasses.replace(TINY, seeds=tuple(range(40)), images=500), Path({str(table)!r}), jobs=2)
+            results.record(dataclasses.replace(TINY, seeds=tuple(range(40)), images=500), Path({str(table)!r}), workers=2)
     """)
     path = table.with_name("script.py")
     path.write_text(script, encoding="utf8")
@@ -139,11 +139,11 @@ def test_a_shard_goes_on_and_a_merge_adds_to_what_is_there(table, alone):
     assert results.record(TINY, table, progress=False)[SAME].equals(alone)
 
 
-@pytest.mark.parametrize("jobs", [0, 1])
-def test_a_run_that_fails_is_noted_and_does_not_stop_the_rest(table, jobs, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_fails_is_noted_and_does_not_stop_the_rest(table, workers, monkeypatch):
     faulty = dataclasses.replace(TINY, seeds=(0,), vary=(({"activation_bits": 4}, {"target_weight_bits": 3, "steps": 1},
                                                           {"activation_bits": 5}),))  # fmt: skip
-    rows = results.record(faulty, table, progress=False, jobs=jobs)
+    rows = results.record(faulty, table, progress=False, workers=workers)
     assert len(rows) == 3 and [e[:10] for e in results.failures(table).values()] == ["ValueError"]
     monkeypatch.setattr(results.Laboratory, "measure", lambda *_: pytest.fail("a failed run was tried again"))
     assert results.record(faulty, table, progress=False).equals(rows)
@@ -160,6 +160,37 @@ def test_a_disk_that_is_full_leaves_the_rows_that_are_there(table, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         results.record(TINY, table, progress=False)
     assert table.read_bytes() == before and not list(table.parent.glob(".*"))
+
+
+def test_a_file_that_cannot_grow_leaves_the_rows_that_are_there(table):
+    """As a full disk or a quota does it: the system refuses to write on."""
+    resource = pytest.importorskip("resource")
+    results.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
+    grid = table.with_name("grid.yaml")
+    grid.write_text("bench: digits\nimages: 60\ncalibration_images: [20]\nvary: [{activation_bits: [3, 4, 5, 6, 7]}]\n")
+    before, limit = table.read_bytes(), len(table.read_bytes())
+    sweep = subprocess.run([sys.executable, "-m", "qlib.cli", "sweep", str(grid), "--out", str(table)], text=True,
+                           capture_output=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+                           env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    assert sweep.returncode == 2 and sweep.stderr.splitlines()[-1].startswith("qlib: [Errno")
+    assert table.read_bytes() == before and not list(table.parent.glob(".*"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_computed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(results.Laboratory, "measure", lambda *_: pytest.fail("computed"))
+    (tmp_path / "taken").write_text("a file where a folder is wanted")
+    assert main(["run", "--images", "20", "--calibration-images", "20", "--out", str(tmp_path / "taken" / "rows.csv")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("qlib: ") and (tmp_path / "taken").is_file()
+
+    def refuse(path, *arguments, **options):
+        if str(path).startswith(str(tmp_path)) and "w" in "".join(arguments):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    opened = open
+    monkeypatch.setattr("builtins.open", refuse)  # who runs the tests may be allowed to write everywhere
+    assert main(["run", "--images", "20", "--calibration-images", "20", "--out", str(tmp_path / "rows.csv")]) == 2
+    assert "Permission denied" in capsys.readouterr().err and not (tmp_path / "rows.csv").exists()
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])

@@ -12,7 +12,7 @@ import yaml
 from docutils import nodes
 from sphinx import addnodes
 
-from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, choose, costs, evidence, glossary
+from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, choose, costs, evidence, glossary, networks
 from qlib.book.address import is_placeholder, site
 from qlib.book.status import as_markdown
 from qlib.widgets.opening import opening_figure
@@ -78,9 +78,11 @@ def fill_trials(app, docname, source):
 
 
 def fill_from_data(app, docname, source):
-    """Put the catalogue, the schema and the form into the pages about cards, the verdicts into the evidence page, and what
-    ImageNet costs into the page on reproducing the paper."""
-    for mark, make in {**cards.MARKS, "<!-- evidence -->": evidence.as_markdown, "<!-- costs -->": costs.as_markdown}.items():
+    """Put the catalogue, the schema and the form into the pages about cards, the verdicts into the evidence page, what ImageNet
+    costs into the page on reproducing the paper, and which networks can be read into theirs."""
+    marks = {**cards.MARKS, "<!-- evidence -->": evidence.as_markdown, "<!-- costs -->": costs.as_markdown,
+             "<!-- networks -->": networks.as_markdown}  # fmt: skip
+    for mark, make in marks.items():
         if mark in source[0]:
             source[0] = source[0].replace(mark, make())
     for mark, figure in {"<!-- opening figure -->": opening_figure, "<!-- tradeoff explorer -->": tradeoff_explorer}.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -36,6 +37,39 @@ BENCHES = {  # by name: module and what makes it
     "imagenet": ("imagenet", "imagenet"),
     "imagenet-generated": ("imagenet", "generated"),
 }
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """A bench of your own loaders: ``train`` and ``held_out`` give batches of images and labels, such as a ``DataLoader`` does.
+
+    Draws are the first images that ``train`` gives after its seed is set, so a loader that shuffles gives others for every seed;
+    ``held_out`` must not shuffle. ``ValueError`` where a loader has too few images.
+    """
+
+    name: str
+    models: Mapping[str, nn.Module]
+    train: Iterable[tuple[Tensor, Tensor]]
+    held_out: Iterable[tuple[Tensor, Tensor]]
+
+    def calibration(self, n: int, seed: int = 0) -> Batches:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._first(self.train, n)
+
+    training = calibration
+
+    def validation(self, n: int) -> Batches:
+        return self._first(self.held_out, n)
+
+    def _first(self, loader: Iterable[tuple[Tensor, Tensor]], n: int) -> Batches:
+        batches, left = [], n
+        for x, labels in loader:
+            batches.append((x[:left], torch.as_tensor(labels)[:left]))
+            left -= len(batches[-1][0])
+            if not left:
+                return batches
+        raise ValueError(f"bench {self.name!r}: a loader has {n - left:,} images; {n:,} are asked for")
 
 
 def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:

@@ -123,6 +123,8 @@ class QuantizationCard:
             fields |= {key: round(getattr(size, key), 4) for key in
                        ("average_weight_bits", "average_activation_bits", "weight_bytes", "activation_bytes",
                         "max_activation_bytes")}  # fmt: skip
+            if size.in_float:
+                fields["remarks"] = f"Computed in float: {', '.join(size.in_float)}."
         return cls.of(name, **{**fields, **known})
 
     @classmethod
@@ -136,7 +138,7 @@ class QuantizationCard:
         names = [field.name for field in dataclasses.fields(QuantConfig)]
         if rows.empty:
             raise ValueError("there are no rows to make a card of")
-        same = [*names, "network", "bench", "allocation", "calibration_images"]
+        same = [*names, "network", "bench", "allocation", "calibration_images", "precision"]
         differs = [c for c in same if len({json.dumps(v, sort_keys=True) for v in rows[c]}) > 1]
         if differs:
             raise ValueError(f"these rows differ in {', '.join(differs)}: a card is about one setting; select by it")
@@ -150,7 +152,9 @@ class QuantizationCard:
         }  # fmt: skip
         if allocation.get("largest_map_bits") is not None:
             fields["allocation"] = "analytic, by the largest feature map"
-        elif allocation:
+        if row["precision"] != "float32":
+            fields["remarks"] = f"Products and their sums in {row['precision']}."
+        if allocation.get("largest_map_bits") is None and allocation:
             fields |= {"allocation": "learned, by channel" if allocation["per_channel"] else "learned",
                        "labels": allocation["labels"], "steps": allocation["steps"]}  # fmt: skip
         averages = ("average_weight_bits", "average_activation_bits")
