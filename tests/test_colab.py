@@ -79,3 +79,17 @@ def test_a_lesson_sets_up_imports_and_shows_its_panel(path, old_widgets, monkeyp
     notebook = execute([FAKE + OFFLINE, *wanted, cells[panel].source, "assert panel.accuracy.n == len(panel.baseline.correct)"],
                        old_widgets, monkeypatch)  # fmt: skip
     assert "application/vnd.jupyter.widget-view+json" in notebook.cells[-2].outputs[0].data
+
+
+def test_figures_act_without_widgets_and_the_painter_asks_for_colabs_manager(old_widgets, monkeypatch):
+    fake = FAKE + """asked = []
+sys.modules["google.colab.output"] = types.SimpleNamespace(enable_custom_widget_manager=lambda: asked.append(True))
+import qlib
+from qlib.widgets.painter import paint_bits
+from qlib.widgets.tradeoffs import tradeoff_explorer
+"""
+    notebook = execute([fake,
+                        "painted = paint_bits(qlib.load_bench('digits'))\npainted", "tradeoff_explorer()",
+                        "assert asked and painted.panel.wait(120).accuracy"], old_widgets, monkeypatch)  # fmt: skip
+    assert set(notebook.cells[1].outputs[0].data) == {"text/plain", "application/vnd.jupyter.widget-view+json"}
+    assert '<script type="module">' in notebook.cells[2].outputs[0].data["text/html"]

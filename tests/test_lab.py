@@ -1,4 +1,4 @@
-"""The panel in a real JupyterLab, in a browser: keys move it, its answers are those of `quantize` and `evaluate`."""
+"""The panel and the figures in a real JupyterLab, in a browser: keys move them, their answers are those of `qlib`."""
 
 import json
 import os
@@ -14,20 +14,28 @@ import nbformat
 import pytest
 
 import qlib
+from qlib.widgets import painter, quantizer
 
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
 IMAGES, SLOW = 500, 120_000  # milliseconds: a busy machine may take long to start a kernel
 CELLS = ["import qlib", f"panel = qlib.explore(qlib.load_bench('digits'), images={IMAGES})\npanel",
          "print(panel.config.activation_bits, 'bits, symmetric:', panel.config.activation_symmetric)"]  # fmt: skip
+LAYERS = ["features.init_block.conv.conv"]
+FIGURES = [f"""import qlib
+from qlib.widgets import painter, quantizer
+bench = qlib.load_bench("digits")
+quantizer.quantizer_explorer(quantizer.tensors_of(bench.models["base"], bench.calibration(16), {LAYERS}))""",
+           "painted = painter.paint_bits(bench)\npainted"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab of our own, in an empty folder with one notebook."""
+    """The address of a JupyterLab of our own, in an empty folder with two notebooks, up to a notebook's name."""
     folder, token = tmp_path_factory.mktemp("lab"), secrets.token_hex(16)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, folder / "panel.ipynb")
+    for name, cells in (("panel", CELLS), ("figures", FIGURES)):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, folder / f"{name}.ipynb")
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
@@ -50,7 +58,7 @@ def lab(tmp_path_factory):
             except (OSError, urllib.error.URLError):
                 assert server.poll() is None, (folder / "lab.log").read_text()
                 time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/lab/tree/panel.ipynb?token={token}&reset"
+        yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}.ipynb?token={token}&reset"
     finally:
         server.terminate()
         server.wait(30)
@@ -76,7 +84,7 @@ def settles_at(page, texts):
 def test_keys_move_a_slider_the_accuracy_follows_and_quick_moves_leave_nothing_stale(lab, browser, bench):
     page = browser.new_page(viewport={"width": 1100, "height": 1000})
     page.set_default_timeout(SLOW)
-    page.goto(lab)
+    page.goto(lab("panel"))
     page.locator(".jp-Notebook .jp-CodeCell").first.click()
     for _ in CELLS[:2]:
         page.keyboard.press("Shift+Enter")
@@ -109,4 +117,33 @@ def test_keys_move_a_slider_the_accuracy_follows_and_quick_moves_leave_nothing_s
     page.keyboard.press("Shift+Enter")
     last.locator(".jp-OutputArea-output").wait_for()
     assert "5 bits, symmetric: True" in last.inner_text()
+    page.close()
+
+
+def test_the_figures_act_as_on_the_page_and_painted_bits_are_measured(lab, browser, bench):
+    page = browser.new_page(viewport={"width": 1100, "height": 1000})
+    page.set_default_timeout(SLOW)
+    page.goto(lab("figures"))
+    page.locator(".jp-Notebook .jp-CodeCell").first.click()
+    page.keyboard.press("Shift+Enter")
+    explorer = page.locator(".qlib-figure section")
+    explorer.locator("svg").wait_for()
+    explorer.get_by_role("slider", name="Bits").focus()
+    page.keyboard.press("ArrowLeft")  # which JupyterLab would take for itself
+    rows = quantizer.tensors_of(bench.models["base"], bench.calibration(16), LAYERS)[f"weights of {LAYERS[0]}"]
+    shown = {cell.get_attribute("data-name"): json.loads(cell.get_attribute("data-value"))
+             for cell in explorer.locator("td[data-name]").all()}  # fmt: skip
+    assert shown == {name: pytest.approx(value, rel=5e-7) for name, value in quantizer.measure(rows, 3).items()}
+
+    page.locator(".jp-Notebook .jp-CodeCell").nth(1).click()
+    page.keyboard.press("Shift+Enter")
+    painted = page.locator("section[aria-label='Bits painter']")
+    painted.locator("svg").wait_for()
+    presets = painter.recorded_presets("digits")
+    state, base = painter.painter_state(bench.models["base"], bench.validation(1)[0][0], presets), next(iter(presets.values()))[0]
+    for preset in state["presets"][:2]:
+        painted.get_by_role("combobox", name="Start from").select_option(preset["name"])
+        config = painter.painted_config(base, state["layers"], preset)
+        accuracy = qlib.evaluate(qlib.quantize(bench.models["base"], config, bench.calibration(320)), bench.validation(2000))
+        assert settles_at(page, [f"{accuracy.top1:.2f} %", "On all 2,000 validation images"])
     page.close()

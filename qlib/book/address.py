@@ -15,7 +15,7 @@ import sys
 
 if "google.colab" in sys.modules:
     !git clone -q --depth 1 {url}
-    %pip install -q -e {name}
+    %pip install -q -e {name} anywidget
     sys.path.insert(0, "/content/{name}")"""
 
 

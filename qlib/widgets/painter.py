@@ -60,7 +60,8 @@ def _whole(preset: str, layer: str, bits: float) -> int:
 
 def painted_config(base: QuantConfig, layers: Mapping[str, Sequence[Mapping[str, Any]]],
                    bits: Mapping[str, Sequence[int]]) -> QuantConfig:  # fmt: skip
-    """``base`` with the painter's bits, layer by layer; ``layers`` as in `painter_state`."""
+    """``base`` with the painter's bits, layer by layer; ``layers`` as in `painter_state`. What has no bar, such as a pooled map,
+    gets 8 bits, as when bits are learned."""
     weights, maps = (dict(zip((e["name"] for e in layers[side]), bits[side], strict=True)) for side in ("weights", "maps"))
     return base.replace(weight_bits=weights, activation_bits=maps, first_last_bits=None)
 
@@ -119,7 +120,8 @@ class Painter:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The widget, and the figure where no kernel will answer; Colab is not given the choice."""
         html = {} if "google.colab" in sys.modules else {"text/html": self.figure.to_html()}
-        return {**self.widget._repr_mimebundle_(), **html}
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
+        return {"text/plain": "bits painter", "application/vnd.jupyter.widget-view+json": view, **html}
 
 
 def paint_bits(bench: Bench, network: str = "base", presets: Presets | None = None, side: str = "weights",
