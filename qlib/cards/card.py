@@ -33,6 +33,7 @@ CATEGORIES: dict[str, dict[str, Any]] = {
     name: entry["properties"] for name, entry in SCHEMA["properties"].items() if "properties" in entry}  # fmt: skip
 FIELDS: dict[str, dict[str, Any]] = {name: field for fields in CATEGORIES.values() for name, field in fields.items()}
 CATEGORY_OF = {name: category for category, fields in CATEGORIES.items() for name in fields}
+OF_WEIGHTS = ("weight_symmetric", "weight_granularity", "weight_range")
 OF_ACTIVATIONS = ("activation_symmetric", "activation_granularity", "activation_range", "activation_dynamic",
                   "calibration_upstream", "quantize_skip", "quantize_residual", "pooling", "input_bits",
                   "quantize_output")  # fmt: skip
@@ -64,15 +65,25 @@ class QuantizationCard:
 
     def acts(self, field: str) -> bool:
         """Whether a field means anything beside the others: a percentile where no range is one, the kind of a symmetric grid
-        where none is symmetric, choices of bits where there is one bitwidth, and the activations' where they stay in float."""
+        where none is symmetric, choices of bits where there is one bitwidth, calibration where ranges are dynamic, those of a
+        side that stays in float, and those of maps that the placement leaves in float (`qlib.placement`)."""
+        weights, activations = self["weight_bits"] != "float", self["activation_bits"] != "float"
+        if field in OF_WEIGHTS and not weights or field in OF_ACTIVATIONS and not activations:
+            return False
         if field == "percentile":
-            return "percentile" in (self["weight_range"], self["activation_range"])
+            return any(side and self[name] == "percentile" for side, name in
+                       ((weights, "weight_range"), (activations, "activation_range")))  # fmt: skip
         if field == "symmetric_grid":
-            activations = self.acts("activation_symmetric") and self["activation_symmetric"] is not False
-            return activations or self["weight_symmetric"] is True
+            return weights and self["weight_symmetric"] is True or activations and self["activation_symmetric"] is not False
         if field in ("bit_choices", "allocation"):
             return not isinstance(self["weight_bits"], int) or not isinstance(self["activation_bits"], (int, str))
-        return field not in OF_ACTIVATIONS or self["activation_bits"] != "float"
+        if field == "first_last_bits":
+            return weights or activations
+        if field == "calibration_upstream":
+            return self["activation_dynamic"] is not True
+        if field == "pooling":
+            return self["quantize_skip"] is not False
+        return field != "quantize_output" or (self["quantize_skip"], self["quantize_residual"]) != (False, False)
 
     @classmethod
     def of(cls, name: str, *, authors: str = NOT_REPORTED, link: str = NOT_REPORTED, remarks: str = NOT_REPORTED,

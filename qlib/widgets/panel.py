@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..benches import Batches, Bench, weights_hash
-from ..cards.card import CATEGORIES, FIELDS, OF_ACTIVATIONS, SCHEMA, WORDS, QuantizationCard
+from ..cards.card import CATEGORIES, FIELDS, SCHEMA, WORDS, QuantizationCard
 from ..config import CHOICES, MAX_BITS, QuantConfig, suggestion
 from ..evaluate import Accuracy, compare, evaluate
 from ..footprint import Footprint, footprint
@@ -30,7 +30,6 @@ from ..model import inputs_of, quantize
 from ..placement import evaluation_copy
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(QuantConfig)}
-OF_WEIGHTS = ("weight_symmetric", "weight_granularity", "weight_range")
 PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
 FEW = 64  # calibration images of the first answer
 FIRST, PART, SOON = 256, 64, 0.25  # its validation images: parts are added until so many are seen, or so many seconds spent
@@ -329,19 +328,8 @@ class _Until(TorchFunctionMode):
 
 def _acting(config: QuantConfig) -> set[str]:
     """The fields that mean something beside the others."""
-    idle: set[str] = set()
-    if config.weight_bits is None:
-        idle.update(OF_WEIGHTS)
-    if config.activation_bits is None:
-        idle.update(OF_ACTIVATIONS)
-    if config.weight_bits is None and config.activation_bits is None:
-        idle.add("first_last_bits")
-    if config.activation_dynamic:
-        idle.add("calibration_upstream")
-    if not config.quantize_skip:
-        idle.update({"pooling"} if config.quantize_residual else {"pooling", "quantize_output"})
-    card = QuantizationCard.from_run(config.replace(**{name: DEFAULTS[name] for name in idle}))
-    return {name for name in DEFAULTS if name not in idle and card.acts(name)}
+    card = QuantizationCard.from_run(config)
+    return {name for name in DEFAULTS if card.acts(name)}
 
 
 # --------------------------------------------------------------------------------------------------------------------------
