@@ -281,6 +281,10 @@ def test_bad_tensors_and_settings_are_refused():
         quantizer.quantizer_explorer(tensors(), depth=3)
     with pytest.raises(ValueError, match="no layer 'nowhere' with weights"):
         quantizer.tensors_of(*example(), ["nowhere"])
+    with pytest.raises(ValueError, match="belongs to lesson '3'.*known names|did you mean"):
+        tradeoffs.tradeoff_explorer("3")
+    with pytest.raises(ValueError, match="side must be"):
+        painter.bits_painter(*example(), {"four": (uniform(4), "")}, side="both")
     with pytest.raises(ValueError, match="at least one preset"):
         painter.bits_painter(*example(), {})
     channels = uniform(4).replace(weight_bits={LAYERS[0]: (1, 2, 3, 4, 5, 6, 7, 7)})

@@ -11,6 +11,7 @@ import yaml
 
 from .. import results
 from ..cards.render import shown
+from ..config import suggestion
 from ..evaluate import wilson
 from .figure import Figure
 
@@ -27,9 +28,15 @@ PLACEMENTS = {(True, True): "everything quantized", (True, False): "skip quantiz
 RULES = {"minmax": "min/max", "mse": "squared error"}
 
 
-def tradeoff_explorer(benches: Iterable[str] = ("digits", "cifar10-jpeg", "imagenet")) -> Figure:
-    """The figure, from the tables of ``book/explorer.yaml`` that are recorded on ``benches``. It acts without a kernel."""
+def tradeoff_explorer(lesson: str | None = None, benches: Iterable[str] = ("digits", "cifar10-jpeg", "imagenet")) -> Figure:
+    """The figure, from the tables of ``book/explorer.yaml`` that are recorded on ``benches``: all of them, or those of a lesson,
+    such as ``"03-skip-and-residual"``. It acts without a kernel. Raises ``ValueError`` for a lesson that has no table.
+    """
     plan = yaml.safe_load((results.clone() / "book" / "explorer.yaml").read_text("utf8"))
+    lessons = sorted({entry["lesson"] for entry in plan["tables"]})
+    if lesson is not None and lesson not in lessons:
+        raise ValueError(f"no table of book/explorer.yaml belongs to lesson {lesson!r}{suggestion(lesson, lessons)}")
+    plan["tables"] = [entry for entry in plan["tables"] if lesson in (None, entry["lesson"])]
     wanted = [(entry["table"], bench) for entry in plan["tables"] for bench in benches]
     paths = {key: path for key in wanted if (path := results.table_path(key[1], key[0])).exists()}
     recorded = {key: results.load_table(path) for key, path in paths.items()}
