@@ -9,7 +9,8 @@ import torch
 
 import qlib
 from qlib import results
-from qlib.widgets import opening, painter, quantizer, tradeoffs
+from qlib.cards import catalogue
+from qlib.widgets import comparison, opening, painter, quantizer, tradeoffs
 from qlib.widgets.figure import Figure
 
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8"><title>A figure</title>
@@ -40,10 +41,12 @@ def figure(name):
         return quantizer.quantizer_explorer(tensors())
     if name == "painter":
         return painter.bits_painter(*example(), {"four": (uniform(4), "recorded"), "two": (uniform(2), "")})
+    if name == "comparison":
+        return comparison.card_comparison({card.name: card for card in catalogue().values()}, "BRECQ", "QDrop")
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
-NAMES = ("quantizer", "tradeoffs", "opening", "painter")
+NAMES = ("quantizer", "tradeoffs", "opening", "painter", "comparison")
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def show(browser, tmp_path):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: complaints.append(request.url) if request.url[:4] not in ("file", "data") else None)
         page.goto(path.as_uri() + query)
-        page.locator("svg").first.wait_for()
+        page.locator(".qlib-figure section").wait_for()
         return page
 
     yield opened
@@ -167,8 +170,8 @@ def test_a_figure_fits_a_phone_and_both_themes(show, name, theme):
     page.wait_for_function("dark => document.querySelector('.qlib-figure > div').shadowRoot.querySelector('section')"
                            ".classList.contains('dark') === dark", arg=theme == "dark")  # fmt: skip
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    ink = page.locator("svg text").first.evaluate("e => getComputedStyle(e).fill")
-    assert ink == page.evaluate("getComputedStyle(document.body).color")
+    inks = page.locator("svg text").evaluate_all("every => every.map(e => getComputedStyle(e).fill)")
+    assert set(inks) <= {page.evaluate("getComputedStyle(document.body).color")} and (inks or name == "comparison")
 
 
 def test_touch_and_mouse_move_sliders_and_bars(show):
@@ -264,6 +267,27 @@ def test_the_opening_figure_shows_a_paired_difference(show):
         page.get_by_role("slider", name="Bits").press("ArrowLeft")
 
 
+def test_the_comparison_says_what_differences_and_fits_say(show):
+    page, cards = show("comparison"), list(catalogue().values())
+    first, second, target = (page.get_by_role("combobox", name=name) for name in ("First card", "Second card", "Chip"))
+    for i, a in enumerate(cards):
+        first.select_option(a.name)
+        for b in cards[i % 3 :: 3]:
+            second.select_option(b.name)
+            rows = page.locator("tr[data-field]").evaluate_all("rows => rows.map(row => row.dataset.field)")
+            found = a.differences(b)
+            assert rows == sorted(rows, key=[choice.field for choice in found].index) and len(rows) == len(found)
+            text = page.locator("section").inner_text()
+            assert all(str(worth) in text for choice in found for worth in choice.worth)
+    findings = [str(finding) for finding in cards[-1].fits("tensorrt-int8")]
+    target.select_option(index=4)
+    assert [item.strip() for item in page.locator("li").all_inner_texts()] == findings
+    page.get_by_role("link", name="Link to this setting").click()
+    before = page.locator("section").inner_text().split("Link")[0]
+    page.reload()
+    assert page.locator("section").inner_text().split("Link")[0] == before
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_stays_light_and_what_strangers_wrote_is_data(name):
     assert len(figure(name).to_html()) - len(json.dumps(figure(name).state)) < OWN_CHARACTERS
@@ -283,6 +307,8 @@ def test_bad_tensors_and_settings_are_refused():
         quantizer.tensors_of(*example(), ["nowhere"])
     with pytest.raises(ValueError, match="belongs to lesson '3'.*known names|did you mean"):
         tradeoffs.tradeoff_explorer("3")
+    with pytest.raises(ValueError, match="needs two cards, got 0"):
+        comparison.card_comparison({})
     with pytest.raises(ValueError, match="side must be"):
         painter.bits_painter(*example(), {"four": (uniform(4), "")}, side="both")
     with pytest.raises(ValueError, match="at least one preset"):

@@ -37,14 +37,13 @@ for bits, percentile, symmetric in ((4, 99.99, True), (3, 99.99, True), (3, 99.0
     found = measure(rows, bits, percentile, symmetric)
     assert numpy.allclose(parts, (found["rounding"], found["clipping"]), rtol=1e-4, atol=1e-9), (parts, found)
 """
-PICKER = """
-from IPython.utils.capture import capture_output
-
+COMPARISON = """
+names = list(everything)
 for a, b in (("BRECQ", "QDrop"), ("skip quantized", "skip in float")):
-    with capture_output() as seen:
-        compare_cards(a, b, "litert-int8")
-    report = compare.report(everything[a], everything[b], everything[a].differences(everything[b]))
-    assert seen.stdout.startswith(report) and all(str(finding) in seen.stdout for finding in everything[a].fits("litert-int8"))
+    pair = compared.state["pairs"][f"{names.index(a)} {names.index(b)}"]
+    found = everything[a].differences(everything[b])
+    assert pair["head"] == compare.report(everything[a], everything[b], found).splitlines()[0]
+    assert pair["worth"] == {choice.field: list(map(str, choice.worth)) for choice in found if choice.worth}
 """
 STEPS = PANEL + """
 from IPython.utils.capture import capture_output
@@ -59,7 +58,7 @@ for step in (0, learned.step):
     assert bars[-1] == [round(row[f"weight:{name}"]) for name in layers]
     assert f"step {step}: loss {row.loss:.3f}, average {row.average_weight_bits:.3f}" in seen.stdout
 """
-SLIDERS = {"00-uniform-quantization": EXPLORER, "09-learning-bitwidths": STEPS, "10-quantization-cards": PICKER}
+SLIDERS = {"00-uniform-quantization": EXPLORER, "09-learning-bitwidths": STEPS, "10-quantization-cards": COMPARISON}
 
 ANSWERS = {  # the arguments of each lesson's check: right ones, and wrong ones that a reader may well give
     "00-uniform-quantization": ("(0.5, 3)", "(7.5 / 16, 3)", "(0.5, 2)"),

@@ -15,6 +15,8 @@ from sphinx import addnodes
 from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, choose, costs, evidence, glossary, networks
 from qlib.book.address import is_placeholder, site
 from qlib.book.status import as_markdown
+from qlib.cards import catalogue
+from qlib.widgets.comparison import card_comparison
 from qlib.widgets.opening import opening_figure
 from qlib.widgets.tradeoffs import tradeoff_explorer
 
@@ -38,6 +40,13 @@ NOT_FOUND = """<h1>There is no such page</h1>
 <li><a href="book/choose.html">Which tradeoff do I need?</a> starts from your question.</li>
 <li><a href="search.html">Search</a> finds words.</li>
 </ul>"""
+
+
+FIGURES = {
+    "<!-- opening figure -->": opening_figure,
+    "<!-- tradeoff explorer -->": tradeoff_explorer,
+    "<!-- comparison of cards -->": lambda: card_comparison({card.name: card for card in catalogue().values()}),
+}
 
 
 def hide_dead_links(app, config):
@@ -85,7 +94,7 @@ def fill_from_data(app, docname, source):
     for mark, make in marks.items():
         if mark in source[0]:
             source[0] = source[0].replace(mark, make())
-    for mark, figure in {"<!-- opening figure -->": opening_figure, "<!-- tradeoff explorer -->": tradeoff_explorer}.items():
+    for mark, figure in FIGURES.items():
         if mark in source[0]:
             source[0] = source[0].replace(mark, f"```{{raw}} html\n{figure().to_html()}\n```")
     source[0] = choose.fill(source[0])

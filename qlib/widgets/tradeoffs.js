@@ -106,7 +106,7 @@ function render({ model, el }) {
     said.replaceChildren(`Observation ${t.observation}: ${t.statement}`);
     const page = `${document.documentElement.dataset.content_root}notebooks/${t.lesson}.html`;
     about.replaceChildren(
-      ...(published() && !location.pathname.includes(t.lesson) && !location.pathname.includes(t.lesson)
+      ...(published() && !location.pathname.includes(t.lesson)
         ? [
             element("a", { href: page }, "The lesson"),
             " says what the paper measured, and compares image by image, which gives narrower intervals.",
