@@ -80,7 +80,8 @@ def network(library: str, name: str, x: Tensor) -> tuple[nn.Module, str]:
     for path, parameter in model.named_parameters():
         if parameter.dim() > 1 and not parameter.any():  # heads and layers that start at zero
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-        elif not path.endswith("bias") and parameter.abs().max() < 0.01:  # factors that all but switch a branch off
+        elif not path.endswith("bias") and parameter.numel() == max(parameter.shape, default=0) and parameter.abs().max() < 0.01:
+            # a factor for every channel that all but switches a branch off
             nn.init.ones_(parameter)
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
     for statistics in ("momentum", "whole") if norms else ("",):
