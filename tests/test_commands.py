@@ -51,6 +51,8 @@ def test_runs_gather_in_one_table(tmp_path):
 def test_run_takes_a_network_and_images_of_ones_own(own, capsys):
     assert main(["run", "weight_bits=4", "--images", "12", "--calibration-images", "6", *own]) == 0
     assert "n = 12" in capsys.readouterr().out
+    assert main(["run", *own, "weight_bits=4", "activation_bits=5"]) == 0  # fields last, and all the images of a small folder
+    assert "weight_bits=4 activation_bits=5: " in (out := capsys.readouterr().out) and out.count("n = 12)") == 2
     assert main(["run", "weight_bits=4", *own[:4]]) == 2
     assert "all of --model, --weights and --data" in capsys.readouterr().err
     assert main(["run", "--images", "12", "--calibration-images", "6", *own[:-1], "{resise: 3}"]) == 2
