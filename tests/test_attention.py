@@ -24,11 +24,13 @@ class Attention(nn.Module):
 
 
 MASK = torch.randn(6, 6)
+FUTURE = torch.full((6, 6), float("-inf")).triu(1)
 CALLS = {
     "tokens of itself": lambda layer, x: layer(x, x, x, need_weights=False)[0],
     "of others": lambda layer, x: layer(x, x.flip(1), 2 * x, need_weights=False)[0],
     "with a mask": lambda layer, x: layer(x, x, x, need_weights=False, attn_mask=MASK)[0],
     "with a mask of bools": lambda layer, x: layer(x, x, x, need_weights=False, attn_mask=MASK > 1)[0],
+    "with a mask of infinities": lambda layer, x: layer(x, x, x, need_weights=False, attn_mask=FUTURE)[0],
     "causal": lambda layer, x: F.scaled_dot_product_attention(x, x.flip(1), x * x, is_causal=True),
     "with a scale": lambda layer, x: F.scaled_dot_product_attention(x, x.flip(1), x * x, scale=2.0),
 }

@@ -162,7 +162,7 @@ def rows_table(table: pd.DataFrame) -> str:
     for row in table.to_dict("records"):
         counts = ["" if pd.isna(row[name]) else f"{row[name]:.0f}" for name in ("pixels", "layers", "additions", "products")]
         cells = [row["library"], counts[0], "" if pd.isna(row["statistics"]) else row["statistics"], *counts[1:]]
-        cells += ["" if pd.isna(row[name]) else f"{100 * row[name]:.2g} %" for name in ("error_float", "error_16", "error_8")]
+        cells += ["" if pd.isna(row[name]) else _percent(row[name]) for name in ("error_float", "error_16", "error_8")]
         reason = row["reason"] if isinstance(row["reason"], str) else ""
         reason = reason or ("" if passes(row) else f"the error at 16 bits is not below {LIMIT:.0%}")
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, reason))
@@ -170,6 +170,10 @@ def rows_table(table: pd.DataFrame) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     return ('<div class="catalogue"><table><caption>Networks with random weights, and what quantizing them changes</caption>'
             f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def as_markdown() -> str:
