@@ -7,7 +7,7 @@ import torchvision
 from helpers import MODES, Record, images, levels
 from torch import fx, nn
 
-from qlib import QuantConfig, footprint, quantize
+from qlib import QuantConfig, QuantizationCard, footprint, quantize
 from qlib.placement import Kind, read
 
 
@@ -99,6 +99,14 @@ def test_what_a_transformer_weighs(transformer):
     assert not any(layer.counted for layer in size.layers if layer.kind == "matrix product")
     names = [layer.name for layer in size.layers if layer.weight_elements]
     assert "encoder.layers.encoder_layer_0.self_attention.in_proj" in names
+
+
+def test_the_card_says_what_stays_in_float(transformer):
+    config = QuantConfig(4, 4)
+    size = footprint(transformer, images(1, 3, 32), config)
+    assert size.in_float == ("add", "LayerNorm", "mul", "softmax")  # positions; scaling
+    assert QuantizationCard.from_run(config, size=size).data["remarks"] == "Computed in float: add, LayerNorm, mul, softmax."
+    assert footprint(torchvision.models.resnet18(), images(1, 3, 32), config).in_float == ()
 
 
 def test_bits_of_a_product_can_be_named(transformer):
