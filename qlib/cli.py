@@ -110,11 +110,14 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_own_commands(commands: argparse._SubParsersAction) -> None:
-    run = commands.add_parser("run", help="measure one configuration, and the network in float")
+    run = commands.add_parser("run", help="measure one configuration, and the network in float",
+                              description="Measure one configuration, and the network in float: of a bench, or your own. For "
+                              "example: qlib run weight_bits=4 activation_bits=4 --model mine.py:network --weights "
+                              "mine.safetensors --data images/")
     run.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="of QuantConfig or an allocation, such as weight_bits=4")
     run.add_argument("--network", default="base")
-    run.add_argument("--images", type=int, default=2000, help="to evaluate on (default: 2000)")
-    run.add_argument("--calibration-images", type=int, default=320, metavar="N")
+    run.add_argument("--images", type=int, help="to evaluate on (default: 2000, of your own folder all if it has fewer)")
+    run.add_argument("--calibration-images", type=int, metavar="N", help="default: 320, or all if your own folder has fewer")
     run.add_argument("--seed", type=int, default=0, help="of the draw of calibration images")
     run.add_argument("--out", type=Path, metavar="TABLE.csv", help="a table to keep the rows in, beside those that are there")
     run.add_argument("--device", default="cpu", help="as torch names it")
@@ -130,7 +133,8 @@ def _add_own_commands(commands: argparse._SubParsersAction) -> None:
         parser.add_argument("--model", metavar="MODULE:FUNCTION", help="makes your network; also FILE.py:FUNCTION (is run)")
         parser.add_argument("--weights", metavar="FILE", help="its weights: .safetensors, or a .pth that holds no code")
         parser.add_argument("--data", metavar="FOLDER", help="your images: train/ and val/, a subfolder for every class")
-        parser.add_argument("--preprocess", default="imagenet", metavar="YAML", help="{resize: 256, crop: 224, mean: [...]}")
+        parser.add_argument("--preprocess", default="imagenet", metavar="YAML",
+                            help="as in training: {resize: 256, crop: 224, mean: [...], std: [...]} (default: ImageNet's)")
     show = commands.add_parser("results", help="list recorded rows, or write them as CSV or JSON")
     show.add_argument("table", nargs="?", metavar="NAME", help="an experiment, or a table's file; default: list the experiments")
     show.add_argument("--where", nargs="*", default=[], metavar="FIELD=VALUE", help="which rows; values as in YAML")
@@ -151,10 +155,13 @@ def _given_bench(arguments: argparse.Namespace, default: str, own: dict | None =
 
 def _run(arguments: argparse.Namespace) -> int:
     fields = dict(field.partition("=")[::2] for field in arguments.fields)
+    given, images, calibration = _given_bench(arguments, "digits"), arguments.images, arguments.calibration_images
+    if given["own"]:
+        bench = load_bench(given["bench"], given["own"])
+        images, calibration = images or min(2000, len(bench.held_out)), calibration or min(320, len(bench.train))
     experiment = results.Experiment(
-        "run", **_given_bench(arguments, "digits"), fixed={k: yaml.safe_load(v) for k, v in fields.items()}, vary=(),
-        networks=(arguments.network,), images=arguments.images, calibration_images=(arguments.calibration_images,),
-        seeds=(arguments.seed,))  # fmt: skip
+        "run", **given, fixed={k: yaml.safe_load(v) for k, v in fields.items()}, vary=(), networks=(arguments.network,),
+        images=images or 2000, calibration_images=(calibration or 320,), seeds=(arguments.seed,))  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.out or Path(folder) / "run.csv"
         results.record(experiment, path, command=" ".join(["qlib run", *arguments.fields]), device=arguments.device,

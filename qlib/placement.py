@@ -201,6 +201,8 @@ def read(model: nn.Module) -> Network:
     if not network.layers:
         raise ValueError(f"{type(model).__name__} has no convolution or linear layer: there are no weights to quantize")
     for name, parameter in [*module.named_parameters(), *module.named_buffers()]:
+        if not isinstance(parameter, nn.Parameter):
+            parameter = parameter.masked_fill(parameter == float("-inf"), 0)  # which masks of attention may hold
         if parameter.is_floating_point() and not parameter.is_meta and not torch.isfinite(parameter).all():
             raise ValueError(f"{name} holds NaN or infinity (after folding batch norm): mend the weights first")
     return network

@@ -7,7 +7,7 @@ import torchvision
 from helpers import MODES, Record, images, levels
 from torch import fx, nn
 
-from qlib import QuantConfig, footprint, quantize
+from qlib import QuantConfig, QuantizationCard, footprint, quantize
 from qlib.placement import Kind, read
 
 
@@ -24,11 +24,13 @@ class Attention(nn.Module):
 
 
 MASK = torch.randn(6, 6)
+FUTURE = torch.full((6, 6), float("-inf")).triu(1)
 CALLS = {
     "tokens of itself": lambda layer, x: layer(x, x, x, need_weights=False)[0],
     "of others": lambda layer, x: layer(x, x.flip(1), 2 * x, need_weights=False)[0],
     "with a mask": lambda layer, x: layer(x, x, x, need_weights=False, attn_mask=MASK)[0],
     "with a mask of bools": lambda layer, x: layer(x, x, x, need_weights=False, attn_mask=MASK > 1)[0],
+    "with a mask of infinities": lambda layer, x: layer(x, x, x, need_weights=False, attn_mask=FUTURE)[0],
     "causal": lambda layer, x: F.scaled_dot_product_attention(x, x.flip(1), x * x, is_causal=True),
     "with a scale": lambda layer, x: F.scaled_dot_product_attention(x, x.flip(1), x * x, scale=2.0),
 }
@@ -97,6 +99,14 @@ def test_what_a_transformer_weighs(transformer):
     assert not any(layer.counted for layer in size.layers if layer.kind == "matrix product")
     names = [layer.name for layer in size.layers if layer.weight_elements]
     assert "encoder.layers.encoder_layer_0.self_attention.in_proj" in names
+
+
+def test_the_card_says_what_stays_in_float(transformer):
+    config = QuantConfig(4, 4)
+    size = footprint(transformer, images(1, 3, 32), config)
+    assert size.in_float == ("add", "LayerNorm", "mul", "softmax")  # positions; scaling
+    assert QuantizationCard.from_run(config, size=size).data["remarks"] == "Computed in float: add, LayerNorm, mul, softmax."
+    assert footprint(torchvision.models.resnet18(), images(1, 3, 32), config).in_float == ()
 
 
 def test_bits_of_a_product_can_be_named(transformer):

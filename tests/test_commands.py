@@ -9,7 +9,7 @@ from helpers import Block
 from PIL import Image
 from safetensors.torch import save_file
 
-from qlib import QuantConfig, evaluate, quantize, results
+from qlib import QuantConfig, QuantizationCard, evaluate, quantize, results
 from qlib.benches import Loaders, data_hash
 from qlib.cli import main
 
@@ -48,9 +48,22 @@ def test_runs_gather_in_one_table(tmp_path):
     assert len(results.provenance(table)) == 2  # the third run found its row
 
 
+def test_a_card_says_in_which_precision_its_rows_were_computed(tmp_path):
+    for precision in ("bfloat16", "float32"):
+        assert main(["run", "activation_bits=3", *FEW, "--precision", precision, "--out", str(tmp_path / "mine.csv")]) == 0
+    rows = results.load_table(tmp_path / "mine.csv")
+    rows = rows[rows.activation_bits == 3]
+    said = [QuantizationCard.from_rows(rows[rows.precision == p]).data["remarks"] for p in ("float32", "bfloat16")]
+    assert said == ["not reported", "Products and their sums in bfloat16."]
+    with pytest.raises(ValueError, match="rows differ in precision"):
+        QuantizationCard.from_rows(rows)
+
+
 def test_run_takes_a_network_and_images_of_ones_own(own, capsys):
     assert main(["run", "weight_bits=4", "--images", "12", "--calibration-images", "6", *own]) == 0
     assert "n = 12" in capsys.readouterr().out
+    assert main(["run", *own, "weight_bits=4", "activation_bits=5"]) == 0  # fields last, and all the images of a small folder
+    assert "weight_bits=4 activation_bits=5: " in (out := capsys.readouterr().out) and out.count("n = 12)") == 2
     assert main(["run", "weight_bits=4", *own[:4]]) == 2
     assert "all of --model, --weights and --data" in capsys.readouterr().err
     assert main(["run", "--images", "12", "--calibration-images", "6", *own[:-1], "{resise: 3}"]) == 2

@@ -6,8 +6,10 @@ from helpers import FLOAT, MODES, NETWORKS, images, levels, random_network, snap
 from torch import nn
 
 from qlib import QuantConfig, quantize
+from qlib.book import networks
 
 SIZE = 64
+RECORDED = networks.load()
 
 
 def centred_error(actual, expected):
@@ -89,3 +91,56 @@ def test_weights_hold_no_more_values_than_their_bits_allow(name, bits):
     network = quantize(random_network(name, images(2, 3, SIZE)), per_tensor)
     layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert max(levels(layer.weight.detach()) for layer in layers) <= 2**bits
+
+
+# What is recorded of three libraries' networks
+
+
+def test_nine_in_ten_of_torchvisions_networks_pass():
+    rows = RECORDED[RECORDED.library == "torchvision"]
+    missing = set(networks.names("torchvision")) - set(rows.network)
+    assert len(networks.names("torchvision")) == 80 and missing <= set(networks.LARGE)
+    assert rows.apply(networks.passes, axis=1).sum() >= 0.9 * 80  # a missing one counts as failed
+
+
+@pytest.mark.parametrize("library", networks.NETWORKS)
+def test_many_families_of_other_libraries_are_recorded(library):
+    rows = RECORDED[RECORDED.library == library]
+    assert list(rows.network) == networks.NETWORKS[library] and len(rows) >= 30
+    assert rows.apply(networks.passes, axis=1).mean() >= 0.6
+
+
+def test_a_network_that_is_read_still_computes_the_same():
+    rows = RECORDED[RECORDED.read]
+    assert (rows.layers > 0).all() and (rows.error_float <= rows.error_16 / 10).all()  # float32's roundings, amplified
+    others = RECORDED[~RECORDED.read]
+    assert others.reason.str.len().min() > 20  # why not
+
+
+REPRESENTATIVES = [("torchvision", "squeezenet1_1"), ("torchvision", "resnet18"), ("torchvision", "vit_b_32"),
+                   ("torchvision", "swin_t"), ("pytorchcv", "mobilenetv2_wd4"), ("timm", "pit_ti_224")]  # fmt: skip
+
+
+@pytest.mark.parametrize("library, name", REPRESENTATIVES)
+def test_representatives_give_what_is_recorded(library, name):
+    pytest.importorskip(library)
+    (row,) = RECORDED[(RECORDED.library == library) & (RECORDED.network == name)].to_dict("records")
+    found = networks.measure(library, name)
+    for column in ("pixels", "read", "layers", "additions", "products"):
+        assert found[column] == row[column], column
+    assert networks.passes(found) == networks.passes(row)
+    assert found["error_8"] == pytest.approx(row["error_8"], rel=0.5)  # other processors round otherwise
+
+
+def test_a_network_that_cannot_be_read_says_why():
+    found = networks.measure("pytorchcv", "revnet38")
+    assert not found["read"] and "cannot be traced by torch.fx" in found["reason"]
+
+
+def test_the_page_counts_and_shows_every_network():
+    text = networks.as_markdown()
+    assert text.count("<tr>") == len(RECORDED) + 1 and "| torchvision" in text
+    passed = RECORDED[RECORDED.library == "torchvision"].apply(networks.passes, axis=1).sum()
+    assert f" {RECORDED[RECORDED.library == 'torchvision'].read.sum()} | {passed} (" in text
+    missing = [name for name in networks.names("torchvision") if name not in set(RECORDED.network)]
+    assert ("Not measured" in text) == bool(missing) and all(name in text for name in missing)

@@ -129,4 +129,7 @@ def test_the_evidence_page_covers_every_observation_and_says_what_is_missing():
     (skip,) = [c for c in evidence.claims() if c["claim"].startswith("quantizing only inputs")]
     difference, draws = evidence.measured(skip, "digits")
     assert len(draws) == 5 and min(draws) > 0 and difference.n == 10_000 and difference.points > 0
-    assert evidence.verdict(skip, difference) == "holds"
+    assert evidence.verdict(skip, difference) == "holds" and evidence.in_every_seed(skip, draws)
+    (labels,) = [c for c in evidence.claims() if c["claim"].startswith("hard pseudo-labels")]
+    assert not evidence.in_every_seed(labels, [0.1, -2.1]) and evidence.in_every_seed(labels, [0.1, -1.9])
+    assert not evidence.in_every_seed(skip, [1.0, -0.1]) and "**holds**, but not in every seed" in text

@@ -29,28 +29,18 @@ LARGE = ("regnet_y_128gf", "vit_h_14")  # measured last: they need 10 GB of memo
 SPREAD = 1e-3  # of outputs over images, relative to their size: with less, they hardly depend on the image
 LIMIT = 0.02  # of the error at 16 bits
 EIGHT, SIXTEEN = QuantConfig(first_last_bits=None), QuantConfig(16, 16, input_bits=16, first_last_bits=None)
-NETWORKS = {  # of torchvision all; of the others one, a small one, for every family
+NETWORKS = {  # of torchvision all; of the others one, a small one, for each of many families
     "pytorchcv": """alexnet zfnet vgg11 bninception resnet18 preresnet18 resnext14_16x4d seresnet18 sepreresnet18
         seresnext50_32x4d senet16 resnesta18 ibn_resnet50 ibnb_resnet50 airnet50_1x64d_r2 bam_resnet18 cbam_resnet18
         resattnet56 sknet50 scnet50 regnetx002 diaresnet18 diracnet18v2 sharesnet18 densenet121 condensenet74_c4_g4
-        sparsenet121 peleenet wrn50_2 drnc26 dpn68 darknet_tiny darknet53 channelnet revnet38 irevnet301 bagnet9 dla34
-        msdnet22 fishnet99 espnetv2_wd2 dicenet_wd5 hrnet_w18_small_v1 vovnet27s selecsls42 hardnet39ds xdensenet121_2
-        squeezenet_v1_0 sqnxt23_w1 shufflenet_g1_w1 shufflenetv2_wd2 menet108_8x1_g3 mobilenet_wd4 fdmobilenet_wd4
-        mobilenetv2_wd4 mobilenetv3_small_w7d20 igcv3_wd4 ghostnet mnasnet_small darts proxylessnas_cpu fbnet_cb
-        xception inceptionv3 inceptionv4 inceptionresnetv1 polynet nasnet_4a1056 pnasnet5large spnasnet
-        efficientnet_b0 efficientnet_edge_small_b mixnet_s nin_cifar10 resnet20_cifar10 preresnet20_cifar10
-        densenet40_k12_cifar10 wrn20_10_1bit_cifar10 ror3_56_cifar10 rir_cifar10 shakeshakeresnet20_2x16d_cifar10
-        shakedropresnet20_cifar10 fractalnet_cifar10 isqrtcovresnet18 resneta10 resnetd50b octresnet10_ad2 tresnet_m""".split(),
-    "timm": """vit_tiny_patch16_224 deit3_small_patch16_224 beit_base_patch16_224 eva02_tiny_patch14_224 cait_xxs24_224
-        swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swinv2_cr_tiny_ns_224 pit_ti_224 tnt_s_patch16_224 convit_tiny
-        crossvit_9_240 xcit_nano_12_p16_224 volo_d1_224 levit_128s pvt_v2_b0 twins_pcpvt_small visformer_tiny coat_lite_mini
-        davit_tiny gcvit_xxtiny focalnet_tiny_srf mvitv2_tiny hiera_tiny_224 nest_tiny tiny_vit_5m_224 efficientformer_l1
-        efficientformerv2_s0 efficientvit_b0 efficientvit_m0 mobilevit_xxs swiftformer_xs shvit_s1 edgenext_xx_small
-        coatnet_nano_rw_224 maxvit_nano_rw_256 caformer_s18 poolformer_s12 botnet26t_256 vit_relpos_small_patch16_224
-        vitamin_small_224 mixer_s32_224 gmlp_s16_224 convmixer_768_32 convnext_atto convnextv2_atto inception_next_atto
-        mambaout_femto fastvit_t8 repvit_m1 starnet_s1 hgnetv2_b0 mobilenetv4_conv_small ghostnetv2_100 repghostnet_050 rexnet_100
-        gcresnet33ts cs3darknet_s regnety_002 res2net50_26w_4s resnest14d ecaresnet26t resnetv2_50 nf_resnet26 dm_nfnet_f0
-        skresnet18 sequencer2d_s xception41""".split(),
+        peleenet darknet_tiny channelnet revnet38 msdnet22 espnetv2_wd2 vovnet27s hardnet39ds squeezenet_v1_0
+        sqnxt23_w1 shufflenet_g1_w1 shufflenetv2_wd2 menet108_8x1_g3 mobilenet_wd4 fdmobilenet_wd4 mobilenetv2_wd4""".split(),
+    "timm": """vit_tiny_patch16_224 deit3_small_patch16_224 beit_base_patch16_224 eva02_tiny_patch14_224
+        cait_xxs24_224 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swinv2_cr_tiny_ns_224 pit_ti_224
+        tnt_s_patch16_224 convit_tiny crossvit_9_240 xcit_nano_12_p16_224 volo_d1_224 levit_128s pvt_v2_b0
+        twins_pcpvt_small visformer_tiny coat_lite_mini davit_tiny gcvit_xxtiny focalnet_tiny_srf mvitv2_tiny
+        hiera_tiny_224 nest_tiny tiny_vit_5m_224 efficientformer_l1 efficientformerv2_s0 efficientvit_b0
+        efficientvit_m0 mobilevit_xxs swiftformer_xs shvit_s1 edgenext_xx_small coatnet_nano_rw_224""".split(),
 }
 
 
@@ -80,7 +70,8 @@ def network(library: str, name: str, x: Tensor) -> tuple[nn.Module, str]:
     for path, parameter in model.named_parameters():
         if parameter.dim() > 1 and not parameter.any():  # heads and layers that start at zero
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-        elif not path.endswith("bias") and parameter.abs().max() < 0.01:  # factors that all but switch a branch off
+        elif not path.endswith("bias") and parameter.numel() == max(parameter.shape, default=0) and parameter.abs().max() < 0.01:
+            # a factor for every channel that all but switches a branch off
             nn.init.ones_(parameter)
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
     for statistics in ("momentum", "whole") if norms else ("",):
@@ -150,7 +141,9 @@ def summary(table: pd.DataFrame) -> str:
         passed = rows.apply(passes, axis=1).sum()
         lines.append(f"| {library} {', '.join(sorted(set(rows.version)))} | {len(rows)} | {rows.read.sum()} | {passed} "
                      f"({passed / len(rows):.0%}) | {rows.error_16.median():.2%} | {rows.error_8.median():.0%} |")  # fmt: skip
-    return "\n".join(lines)
+    measured = set(zip(table.library, table.network, strict=True))
+    missing = [name for library in LIBRARIES for name in names(library) if (library, name) not in measured]
+    return "\n".join([*lines, *(["", f"Not measured yet: {', '.join(missing)}."] if missing else [])])
 
 
 def rows_table(table: pd.DataFrame) -> str:
@@ -161,7 +154,7 @@ def rows_table(table: pd.DataFrame) -> str:
     for row in table.to_dict("records"):
         counts = ["" if pd.isna(row[name]) else f"{row[name]:.0f}" for name in ("pixels", "layers", "additions", "products")]
         cells = [row["library"], counts[0], "" if pd.isna(row["statistics"]) else row["statistics"], *counts[1:]]
-        cells += ["" if pd.isna(row[name]) else f"{100 * row[name]:.2g} %" for name in ("error_float", "error_16", "error_8")]
+        cells += ["" if pd.isna(row[name]) else _percent(row[name]) for name in ("error_float", "error_16", "error_8")]
         reason = row["reason"] if isinstance(row["reason"], str) else ""
         reason = reason or ("" if passes(row) else f"the error at 16 bits is not below {LIMIT:.0%}")
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, reason))
@@ -169,6 +162,10 @@ def rows_table(table: pd.DataFrame) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     return ('<div class="catalogue"><table><caption>Networks with random weights, and what quantizing them changes</caption>'
             f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def as_markdown() -> str:
