@@ -1,10 +1,13 @@
 """Fixtures that several rooms share."""
 
+import functools
+import http.server
 import shutil
+import threading
 
 import pytest
 import torch
-from helpers import DATA
+from helpers import DATA, SITE
 from hypothesis import settings
 
 import qlib
@@ -51,3 +54,39 @@ def browser():
         browser = driver.chromium.launch(executable_path=found[0], args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def address():
+    """Where the built site is served, with a slash at its end."""
+    if not SITE.is_dir():
+        pytest.skip("the site is not built: run `make book` first")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens a page of the site in one of the two themes, all that is folded unfolded; no other host can be reached."""
+    contexts = []
+
+    def visit(name, theme="light", **options):
+        contexts.append(browser.new_context(color_scheme=theme, reduced_motion="reduce", **options))
+        contexts[-1].route("**/*", lambda route: route.continue_() if route.request.url.startswith(address) else route.abort())
+        page = contexts[-1].new_page()
+        page.goto(address + name)
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.dataset.theme") == theme
+        page.evaluate("document.querySelectorAll('details').forEach(folded => { folded.open = true })")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from qlib.model import Quantizer
 
+SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FLOAT = {"weight_bits": None, "activation_bits": None}
 MODES = [(True, True), (True, False), (False, True), (False, False)]  # quantize_skip, quantize_residual

@@ -1,53 +1,14 @@
 """Every page of the built site for those who cannot see it as we do: screen readers, weak eyes, no motion, paper."""
 
-import functools
-import http.server
-import threading
-from pathlib import Path
-
 import pytest
+from helpers import SITE
 
-SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
 PAGES = [path.relative_to(SITE).as_posix() for path in sorted(SITE.rglob("*.html")) if "_static" not in path.parts]
 PAGES = [name for name in PAGES if name != "index.html"]  # which only leads to the front page
 LESSON = "notebooks/03-skip-and-residual.html"
 ALLOWED = {}  # rule of axe: why a violation that is the theme's, not ours, is left
 
 pytestmark = pytest.mark.skipif(not PAGES, reason="the site is not built: run `make book` first")
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def address():
-    """Where the built site is served, with a slash at its end."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Opens a page of the site in one of the two themes, all that is folded unfolded; no other host can be reached."""
-    contexts = []
-
-    def visit(name, theme="light", **options):
-        contexts.append(browser.new_context(color_scheme=theme, reduced_motion="reduce", **options))
-        contexts[-1].route("**/*", lambda route: route.continue_() if route.request.url.startswith(address) else route.abort())
-        page = contexts[-1].new_page()
-        page.goto(address + name)
-        page.wait_for_load_state("networkidle")
-        assert page.evaluate("document.documentElement.dataset.theme") == theme
-        page.evaluate("document.querySelectorAll('details').forEach(folded => { folded.open = true })")
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
