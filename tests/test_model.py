@@ -96,11 +96,14 @@ def test_low_precision_pooling_is_the_rounded_integer_mean_ties_included(pool, o
 
 def test_calibration_may_be_a_batch_batches_pairs_or_a_generator():
     network, x = Block(), images(12)
-    expected = quantize(network, QuantConfig(4, 4), x)(x)
+    expected = quantizers(quantize(network, QuantConfig(4, 4), x))
     parts = x.split([5, 4, 3])
     pairs = [(part, torch.zeros(len(part))) for part in parts]
     for calibration in ([x], list(parts), parts, pairs, iter(parts)):
-        assert torch.equal(quantize(network, QuantConfig(4, 4), calibration)(x), expected)
+        found = quantizers(quantize(network, QuantConfig(4, 4), calibration))
+        for name, quantizer in expected.items():  # close: a convolution may add in another order for another batch size
+            torch.testing.assert_close(found[name].scale, quantizer.scale)
+            assert torch.equal(found[name].zero_point, quantizer.zero_point)
 
 
 @pytest.mark.parametrize("upstream", ["float", "quantized"])
