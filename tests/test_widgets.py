@@ -308,3 +308,28 @@ except ImportError as error:
     assert qlib.explore is explore and "images" in inspect.signature(explore).parameters
     with pytest.raises(AttributeError, match="no attribute 'explorer'"):
         qlib.explorer  # noqa: B018
+
+
+def test_a_move_in_the_moment_of_an_error_is_still_answered(panel, monkeypatch):
+    panel.wait(SOON)
+    measure = type(panel)._measure
+
+    def fails_once(self, move, values):
+        if values["activation_bits"] == 3:
+            panel.controls["activation_bits"].value = 5
+            raise ValueError("too late to be told")
+        measure(self, move, values)
+
+    monkeypatch.setattr(type(panel), "_measure", fails_once)
+    panel.controls["activation_bits"].value = 3
+    assert panel.wait(SOON).config.activation_bits == 5 and panel.accuracy.n and "too late" not in panel._answer.value
+
+
+def test_an_interpreter_ends_well_while_a_panel_measures():
+    code = """
+import torch, qlib
+bench = qlib.load_bench("digits")
+qlib.explore(bench, images=10_000)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -119,6 +119,7 @@ class Painter:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The widget, and the figure where no kernel will answer; Colab is not given the choice."""
+        self.panel.settle()
         html = {} if "google.colab" in sys.modules else {"text/html": self.figure.to_html()}
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
         return {"text/plain": "bits painter", "application/vnd.jupyter.widget-view+json": view, **html}

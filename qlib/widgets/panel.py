@@ -6,11 +6,13 @@ operation. The first answer stands on few images, the last one on all: it is wha
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import dataclasses
 import html
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -127,6 +129,7 @@ class Panel:
         self._thread: threading.Thread | None = None
         for control in self.controls.values():
             control.observe(self._moved, "value")
+        atexit.register(_stop, weakref.ref(self))
         self._moved()
 
     def _others(self, front: Sequence[str]) -> list[W.Widget]:
@@ -139,6 +142,10 @@ class Panel:
 
     def _ipython_display_(self) -> None:
         display(self.widget)
+        self.settle()
+
+    def settle(self) -> None:
+        """Where a program runs the notebook, wait for the first whole answer, so that the saved notebook holds it."""
         if _unattended():
             with self._changed:
                 self._changed.wait_for(self._settled, PATIENCE)
@@ -202,13 +209,17 @@ class Panel:
                     return
                 move, values = self._move, self._values
             try:
-                with _Until(lambda move=move: self._move != move):
-                    self._measure(move, values)
+                self._try(move, values)
             except _Moved:
                 continue
-            except Exception as error:
-                self._say(move, f'<p class="qerror"><b>This cannot be done:</b> {html.escape(_reason(error))}</p>')
             self._measured = move
+
+    def _try(self, move: int, values: Mapping[str, Any]) -> None:
+        try:
+            with _Until(lambda: self._move != move):
+                self._measure(move, values)
+        except Exception as error:
+            self._say(move, f'<p class="qerror"><b>This cannot be done:</b> {html.escape(_reason(error))}</p>')
 
     def _measure(self, move: int, values: Mapping[str, Any]) -> None:
         config, began, seen, in_float = QuantConfig(**values), time.monotonic(), [], []
@@ -299,6 +310,14 @@ def _unattended() -> bool:
     """Whether the cell that runs came from a program such as papermill, which says that nobody can be asked for input."""
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and kernel.get_parent("shell").get("content", {}).get("allow_stdin") is False
+
+
+def _stop(panel: weakref.ref[Panel]) -> None:
+    """End what a panel measures before the interpreter goes away beneath it."""
+    if (alive := panel()) is not None and (thread := alive._thread) is not None:
+        with alive._changed:
+            alive._move = alive._measured = alive._move + 1
+        thread.join(5)
 
 
 def _first(inputs: Sequence[Tensor], n: int) -> list[Tensor]:
