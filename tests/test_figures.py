@@ -201,7 +201,7 @@ def test_the_painter_shows_the_sizes_of_footprint(show):
         page.keyboard.press(key)
     page.get_by_role("link", name="Link to this setting").click()
     state = dict(part.split("=") for part in page.url.split("?")[1].split("&"))
-    bits = {side: [int(c, 36) if c != "z" else 32 for c in state[f"painter.{side}"]] for side in ("weights", "maps")}
+    bits = {side: [int(c, 36) for c in state[f"painter.{side}"]] for side in ("weights", "maps")}
     assert len(set(bits["weights"])) > 3 and bits["maps"][2:4] == [6, 2]
     layers = figure("painter").state["layers"]
     size = qlib.footprint(model, image, painter.painted_config(uniform(4), layers, bits))

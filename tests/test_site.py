@@ -149,7 +149,8 @@ def test_every_figure_of_a_lesson_has_caption_and_name():
 def in_prose(text):
     """Whether a piece of a page is what the glossary is for: neither code, heading, quotation or caption, nor folded away."""
     aside = ["h1", "h2", "h3", "h4", "h5", "h6", "code", "pre", "blockquote", "figcaption", "script", "details", "dt"]
-    return not text.find_parent(aside) and not text.find_parent(class_=["cell_output", "math", "sd-card", "py", "catalogue"])
+    classes = ["cell_output", "math", "sd-card", "py", "catalogue", "qlib-figure"]
+    return not text.find_parent(aside) and not text.find_parent(class_=classes)
 
 
 def linked_terms(page):

@@ -3,7 +3,7 @@ import { COLOURS, announcer, axes, choice, element, frame, fromAddress, permanen
 
 const HEIGHT = 260,
   MARGIN = { left: 34, right: 6, top: 26, bottom: 26 },
-  BITS = [...Array.from({ length: 16 }, (_, i) => i + 1), 32];
+  BITS = Array.from({ length: 32 }, (_, i) => i + 1);
 const SIDES = { weights: "weight", maps: "activation" };
 const y = scale(-0.5, 5, HEIGHT - MARGIN.bottom, MARGIN.top),
   height = (bits) => y(Math.log2(bits));
@@ -209,7 +209,7 @@ function render({ model, el }) {
     element(
       "p",
       {},
-      "Drag over the bars. With keys: left and right choose a layer, up and down or 1 to 8 set its bits. 32 bits mean float. ",
+      "Drag over the bars. With keys: left and right choose a layer, up and down or 1 to 8 set its bits. 17 to 32 bits mean float, and count. ",
       "In orange: the largest feature map.",
     ),
     element("p", {}, link),
@@ -219,11 +219,11 @@ function render({ model, el }) {
   show(false);
 }
 
-// Bits as one character each: 1 to 9, then letters; 32 is z.
-const SIGNS = "0123456789abcdefg";
-const encode = (values) => values.map((b) => (b === 32 ? "z" : SIGNS[b])).join("");
+// Bits as one character each: 1 to 9, then letters, up to w for 32.
+const SIGNS = "0123456789abcdefghijklmnopqrstuvw";
+const encode = (values) => values.map((b) => SIGNS[b]).join("");
 function decode(text, usual) {
-  const values = [...String(text)].map((c) => (c === "z" ? 32 : SIGNS.indexOf(c)));
+  const values = [...String(text)].map((c) => SIGNS.indexOf(c));
   return values.length === usual.length && values.every((b) => b > 0) ? values : [...usual];
 }
 

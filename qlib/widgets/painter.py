@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import results
 from ..benches import Bench
-from ..config import MAX_BITS, QuantConfig
+from ..config import QuantConfig
 from ..footprint import footprint
 from .figure import Figure, module, table
 from .panel import explore
@@ -52,10 +52,9 @@ def painter_state(model: nn.Module, example_input: Tensor, presets: Presets, sid
 
 
 def _whole(preset: str, layer: str, bits: float) -> int:
-    """Bits that the painter can draw: 1 to 16, and everything beyond, which stays in float, as 32."""
     if bits != int(bits):
         raise ValueError(f"preset {preset!r} gives channels of {layer!r} bits of their own: the painter has one bar a layer")
-    return int(bits) if bits <= MAX_BITS else 32
+    return int(bits)
 
 
 def painted_config(base: QuantConfig, layers: Mapping[str, Sequence[Mapping[str, Any]]],
