@@ -166,7 +166,7 @@ function render({ model, el }) {
             width: Math.max(1, bar - 1),
             height: HEIGHT - MARGIN.bottom - height(b),
             fill: COLOURS[side === "maps" && costs[i] === largest ? 1 : 0],
-            "fill-opacity": i === chosen ? 1 : 0.7,
+            "fill-opacity": i === chosen ? 1 : 0.85,
           },
           shape("title", {}, `${layers[side][i].name}: ${b} bits`),
         ),
