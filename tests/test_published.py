@@ -80,3 +80,15 @@ def test_the_explorer_leads_to_the_lesson(see):
     page.get_by_role("link", name="The lesson").click()
     page.locator("h1", has_text="float network").wait_for()
     assert page.url.endswith("notebooks/08-float-baseline.html")
+
+
+def test_the_table_of_networks_sorts_and_filters(visit):
+    page = visit("book/networks.html")
+    page.get_by_role("button", name="At 8 bits").click()
+    assert page.get_by_role("columnheader", name="At 8 bits").get_attribute("aria-sort") == "ascending"
+    column = [th.inner_text() for th in page.locator(".catalogue thead th").all()].index("At 8 bits")
+    cells = page.locator(".catalogue tbody tr").evaluate_all("(rows, i) => rows.map(row => row.cells[i].textContent)", column)
+    errors = [float(cell.removesuffix(" %")) for cell in cells if cell]
+    assert errors == sorted(errors) and len(errors) > 100 and cells[-1] == ""
+    page.get_by_role("searchbox").fill("vit_h_14")
+    assert page.locator(".catalogue tbody tr:visible").count() == 1

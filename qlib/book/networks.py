@@ -160,7 +160,8 @@ def rows_table(table: pd.DataFrame) -> str:
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, reason))
         rows.append(f'<tr><th scope="row">{escape(row["network"])}</th>{cells}</tr>')
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    return ('<div class="catalogue"><table><caption>Networks with random weights, and what quantizing them changes</caption>'
+    return ('<div class="catalogue" role="region" aria-label="Networks, a wide table" tabindex="0">'
+            '<table><caption>Networks with random weights, and what quantizing them changes</caption>'
             f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
 
 
