@@ -283,6 +283,8 @@ def _card_new(arguments: argparse.Namespace) -> int:
             _experiments([arguments.experiment])  # or else an error with the name that was meant
         table = results.load_table(own or results.table_path(bench or "digits", experiment))
         rows = results.select(table, arguments.where)
+        quantized = rows[rows.weight_bits.notna() | rows.activation_bits.notna()]
+        rows = quantized if len(quantized) else rows  # a table's row in float is the baseline
         card = QuantizationCard.from_rows(rows, table, name=name)
     else:
         card = QuantizationCard.of(name)

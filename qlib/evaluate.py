@@ -68,8 +68,9 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
                     raise ValueError(f"evaluation batch {i}: expected {len(x)} integer labels, "
                                      f"got {tuple(labels.shape)} of {labels.dtype}")
                 output = run(model, x.to(device, non_blocking=True), f"evaluation batch {i}")
-                if output.dim() != 2 or len(output) != len(x):
-                    raise ValueError(f"evaluation batch {i}: the network gives {tuple(output.shape)}, not a row of class scores "
+                if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(x):
+                    what = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+                    raise ValueError(f"evaluation batch {i}: the network gives {what}, not a row of class scores "
                                      f"for each of {len(x)} images")
                 if not torch.isfinite(output).all():
                     raise ValueError(f"the network's output for evaluation batch {i} holds NaN or infinity")

@@ -93,6 +93,9 @@ def footprint(model: nn.Module, example_input: Tensor, config: QuantConfig) -> F
     ``example_input``: a float batch ``(n, ...)`` of any size; its values do not matter. Raises ``ValueError`` like
     `qlib.quantize`.
     """
+    if not isinstance(example_input, Tensor) or example_input.dim() < 2:
+        what = tuple(example_input.shape) if isinstance(example_input, Tensor) else f"a {type(example_input).__name__}"
+        raise ValueError(f"example_input must be a batch of inputs, a tensor (n, ...), got {what}")
     network = read(model)
     network.module.to("meta")
     placement = place(network, config)

@@ -574,3 +574,15 @@ def test_help(verb, capsys):
         main(["card", verb, "--help"])
     said = capsys.readouterr().out
     assert stop.value.code == 0 and "--json" in said and "Exit codes: 0" in said
+
+
+def test_a_float_network_is_called_better_only_beyond_its_interval_and_on_one_data_set():
+    def card(top1, half, dataset="ImageNet"):
+        measured = {"top1": top1, "low": top1 - half, "high": top1 + half, "n": 1000}
+        return QuantizationCard.of("a card", dataset=dataset, float_accuracy=measured, weight_bits=5)
+
+    def worth(a, b):
+        return next(choice.worth for choice in a.differences(b) if choice.field == "float_accuracy")
+
+    assert worth(card(77, 0.4), card(74, 0.4))
+    assert not worth(card(77, 2), card(74, 2)) and not worth(card(77, 0.4), card(74, 0.4, "CIFAR-10"))

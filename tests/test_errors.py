@@ -330,3 +330,15 @@ def test_unknown_bench():
 def test_too_few_images(bench):
     with refuses("n must be at least 1 image, got 0"):
         bench.validation(0)
+
+
+def test_outputs_that_are_no_scores_and_examples_that_are_no_batch_are_refused():
+    class Named(Block):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    with pytest.raises(ValueError, match="the network gives a dict, not a row of class scores"):
+        evaluate(Named(), [(images(4), torch.zeros(4, dtype=torch.long))])
+    for example in ((1, 3, 8, 8), torch.zeros(8)):
+        with pytest.raises(ValueError, match="example_input must be a batch"):
+            footprint(Block(), example, QuantConfig())

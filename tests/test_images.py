@@ -341,3 +341,13 @@ def test_cifar10_jpeg_is_the_folder_beside_the_repository(data_folder, monkeypat
     bench = load_bench("cifar10-jpeg")
     assert 70 < evaluate(bench.models["base"], bench.validation(500)).top1 < 90
     assert len(bench.held_out) == 5000 and bench.train.classes == cifar10.CLASSES
+
+
+def test_a_factory_must_be_a_function_and_a_checkpoint_may_wrap_its_weights(tmp_path):
+    (tmp_path / "mine.py").write_text("import torch\nmodel = torch.nn.Linear(2, 2)\n")
+    with pytest.raises(ValueError, match="is a Linear, not a function that makes a network"):
+        files.factory(f"{tmp_path / 'mine.py'}:model")
+    network = torch.nn.Linear(2, 2)
+    torch.save({"state_dict": network.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pth")
+    loaded = files.load_weights(torch.nn.Linear(2, 2), tmp_path / "checkpoint.pth")
+    assert torch.equal(loaded.weight, network.weight)

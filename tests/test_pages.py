@@ -82,7 +82,7 @@ def test_what_a_choice_was_worth_is_computed_not_written():
     (bits,) = (worth for worth in worths() if worth.field == "bit_choices")
     assert choose.fill("<!-- worth: bit_choices -->") == (
         f"allowed bits: *1, 2, 3, 4, 5, 6, 7, 8* over *2, 4, 8*, learned under 2.5 bits: **{bits.points}**")  # fmt: skip
-    assert choose.fill("<!-- points: bit_choices -->") == f"{bits.points.points:.0f} points"
+    assert choose.fill("<!-- points: bit_choices -->") == f"{bits.points.points:.0f} points ({bits.condition})"
     (claim,) = (c for c in evidence.claims() if c["claim"].startswith("as many bits"))
     shown = choose.fill("<!-- claim: as many bits -->")
     for bench in ("digits", "cifar10-jpeg"):

@@ -227,9 +227,12 @@ def factory(spec: str) -> Callable[[], nn.Module]:
             found.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
-        return getattr(module, function)
+        maker = getattr(module, function)
     except (ImportError, AttributeError, ValueError, FileNotFoundError) as error:
         raise ValueError(f"no network factory {spec!r} ({error}): give package.module:function or file.py:function") from error
+    if isinstance(maker, nn.Module) or not callable(maker):
+        raise ValueError(f"{spec!r} is a {type(maker).__name__}, not a function that makes a network")
+    return maker
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:
@@ -244,11 +247,12 @@ def load_weights(network: nn.Module, path: Path) -> nn.Module:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state["state_dict"] if isinstance(state, dict) and isinstance(state.get("state_dict"), dict) else state
         network.load_state_dict(state)
     except FileNotFoundError:
         raise
     except Exception as error:  # each reader has its own errors; here they all mean the same
-        reason = " ".join(str(error).split())[:200]
+        reason = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:200]
         raise ValueError(f"{path} does not hold weights for this {type(network).__name__}: {reason}") from error
     return network
 

@@ -1,7 +1,7 @@
 """What a choice was worth here, for the pages that lead from a reader's question to a choice. The marks are
 
 ``<!-- worth: FIELD -->``   the field's first value over its second on the recorded rows of ``qlib/cards/worth.yaml``
-``<!-- points: FIELD -->``  the same in whole points, without its interval, for running text
+``<!-- points: FIELD -->``  the same in whole points, with its condition but not its interval, for running text
 ``<!-- claim: WORDS -->``   the claim of ``book/evidence.yaml`` that begins with these words, on every bench
 ``<!-- worth: all -->``     a table of all fields, the most valuable first
 """
@@ -26,7 +26,8 @@ def _worth(field: str) -> str:
 
 
 def _points(field: str) -> str:
-    return f"{_recorded(field).points.points:.0f} points"
+    worth = _recorded(field)
+    return f"{worth.points.points:.0f} points ({worth.condition})"
 
 
 def _recorded(field: str) -> Worth:

@@ -75,7 +75,9 @@ def differences(a: QuantizationCard, b: QuantizationCard, measure: bool = True) 
     ``measure``: look up what each was worth in the recorded results, if they are at hand (in a clone)."""
     names = [name for name, field in FIELDS.items() if not field.get("outcome") and (a.acts(name) or b.acts(name))]
     bits = {side: a[side] for side in ("weight_bits", "activation_bits") if isinstance(a[side], int) and a[side] == b[side]}
-    found = [Choice(name, a[name], b[name], worth(name, a[name], b[name], bits) if measure else ())
+    alike = a["dataset"] == b["dataset"]  # accuracies on two data sets do not say which network is the better one
+    found = [Choice(name, a[name], b[name],
+                    worth(name, a[name], b[name], bits) if measure and (alike or name != "float_accuracy") else ())
              for name in names if a[name] != b[name] or NOT_REPORTED in (a[name], b[name])]  # fmt: skip
     return sorted(found, key=lambda choice: choice.confound)
 
@@ -162,8 +164,11 @@ def _same(x: Any, y: Any) -> bool:
 
 
 def _order(a: Any, b: Any) -> tuple[Any, Any]:
+    """Which of two accuracies is the better one, where their intervals leave no doubt; else as they are."""
     x, y = (_number(value) for value in (a, b))
-    return (a, b) if x is None or y is None or x == y else ("better", "worse") if x > y else ("worse", "better")
+    known = [value for value in (a, b) if isinstance(value, Mapping)]
+    overlap = len(known) == 2 and max(v["low"] for v in known) <= min(v["high"] for v in known)
+    return (a, b) if x is None or y is None or x == y or overlap else ("better", "worse") if x > y else ("worse", "better")
 
 
 def _number(accuracy: Any) -> float | None:

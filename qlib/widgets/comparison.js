@@ -40,18 +40,21 @@ function render({ model, el }) {
       table(`They differ in ${parts.differ.length} choices`, parts.differ, worth, [a.name, b.name]),
       table(`Not reported by one or both, so ${parts.open.length} possible confounds`, parts.open, {}, [a.name, b.name]),
     );
-    const found = targets[picks.target.value].findings[picks.a.value];
+    const { title, findings } = targets[picks.target.value];
     fits.replaceChildren(
-      element("p", {}, element("b", {}, `${a.name} on ${targets[picks.target.value].title}`)),
-      found.length
-        ? element("ul", {}, ...found.map((text) => element("li", {}, text)))
-        : element("p", {}, "Nothing stands against it."),
+      ...[...new Set([picks.a.value, picks.b.value])].flatMap((i) => [
+        element("p", {}, element("b", {}, `${cards[i].name} on ${title}`)),
+        findings[i].length
+          ? element("ul", {}, ...findings[i].map((text) => element("li", {}, text)))
+          : element("p", {}, "Nothing stands against it."),
+      ]),
     );
     update(Object.fromEntries(Object.entries(picks).map(([name, pick]) => [name, Number(pick.value)])), usual);
     spoken.say(`${said}. ${parts.differ.length} choices differ, ${parts.open.length} are not reported by one or both.`);
   }
 
   function table(title, rows, worth, names) {
+    if (!rows.length) return element("p", {}, title);
     const headings = ["Choice", ...names, "Observation"].map((text) => element("th", { scope: "col" }, text));
     const body = rows.flatMap(([field, values]) => [
       element(
@@ -62,7 +65,15 @@ function render({ model, el }) {
         element("td", {}, field.observation ? String(field.observation) : "none"),
       ),
       ...(worth[field.name] || []).map((text) =>
-        element("tr", {}, element("td", { colspan: 4, style: "border: 0; padding-left: 1.2rem; opacity: 0.9" }, text)),
+        element(
+          "tr",
+          {},
+          element(
+            "td",
+            { colspan: 4, style: "border: 0; padding-left: 1.2rem" },
+            element("div", { style: "max-width: min(42rem, 72vw)" }, text),
+          ),
+        ),
       ),
     ]);
     return element(
@@ -72,7 +83,12 @@ function render({ model, el }) {
       element(
         "div",
         { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
-        element("table", {}, element("thead", {}, element("tr", {}, ...headings)), element("tbody", {}, ...body)),
+        element(
+          "table",
+          { style: "min-width: 32rem" },
+          element("thead", {}, element("tr", {}, ...headings)),
+          element("tbody", {}, ...body),
+        ),
       ),
     );
   }

@@ -36,7 +36,7 @@ function render({ model, el }) {
       `Same ${same}, same images, `,
       element("b", {}, `${point.bits}-bit ${of}`),
       clear ? ". One choice that neither reports puts " : ". Here the choice between the two hardly matters: ",
-      clear ? element("b", {}, `${Math.abs(points).toFixed(1)} points`) : `${points.toFixed(2)} points`,
+      clear ? element("b", {}, `${Math.abs(points).toFixed(1)} points`) : `${Math.abs(points).toFixed(2)} points`,
       clear ? ` between them: ${NAMES[better]} ${papers[better].says}.` : " lie between them.",
       ` (Paired on ${point.n.toLocaleString("en")} images, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}.)`,
     );

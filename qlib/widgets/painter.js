@@ -116,7 +116,7 @@ function render({ model, el }) {
     "aria-orientation": "vertical",
     "aria-valuemin": 1,
     "aria-valuemax": 32,
-    style: "touch-action: none; cursor: ns-resize",
+    style: "touch-action: none; user-select: none; cursor: ns-resize",
     keydown: keys,
     pointermove: (event) => event.buttons && paint(event),
     pointerdown: (event) => {
@@ -129,8 +129,13 @@ function render({ model, el }) {
 
   function paint(event) {
     const box = svg.getBoundingClientRect(),
-      at = (event.clientX - box.left - MARGIN.left) / (x(1) - x(0));
-    set(Math.min(layers[side].length - 1, Math.max(0, Math.floor(at))), nearest(event.clientY - box.top));
+      at = Math.floor((event.clientX - box.left - MARGIN.left) / (x(1) - x(0)));
+    const here = Math.min(layers[side].length - 1, Math.max(0, at)),
+      from = event.type === "pointermove" ? chosen : here;
+    const b = nearest(event.clientY - box.top);
+    for (let i = Math.min(from, here); i <= Math.max(from, here); i++) if (i !== from || i === here) bits[side][i] = b; // all it crossed
+    chosen = here;
+    show(true);
   }
 
   const redraw = responsive(picture, (width) => {
