@@ -78,7 +78,7 @@ def test_the_explorer_leads_to_the_lesson(see):
     page = see(EXPLORER)
     page.get_by_role("combobox", name="Observation").select_option("float-baseline")
     page.get_by_role("link", name="The lesson").click()
-    page.locator("h1", has_text="float network").wait_for()
+    page.get_by_role("heading", name="A better float network", level=1).wait_for()
     assert page.url.endswith("notebooks/08-float-baseline.html")
 
 
