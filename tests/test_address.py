@@ -51,7 +51,7 @@ def test_setup_cell_acts_in_colab_only(in_colab, monkeypatch):
     else:
         monkeypatch.delitem(sys.modules, "google.colab", raising=False)
     shell.run_cell(setup_cell(URL)).raise_error()
-    commands = [f"git clone -q --depth 1 {URL}", "pip install -q -e lessons"]
+    commands = [f"git clone -q --depth 1 {URL}", "pip install -q -e lessons anywidget"]
     assert calls == (commands if in_colab else [])
     assert ("/content/lessons" in sys.path) == in_colab
 

@@ -17,6 +17,7 @@ import qlib
 from qlib.widgets import painter, quantizer
 
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+pytestmark = pytest.mark.skipif("QLIB_TEST_LAB" not in os.environ, reason="set QLIB_TEST_LAB=1 to start a JupyterLab")
 IMAGES, SLOW = 500, 120_000  # milliseconds: a busy machine may take long to start a kernel
 CELLS = ["import qlib", f"panel = qlib.explore(qlib.load_bench('digits'), images={IMAGES})\npanel",
          "print(panel.config.activation_bits, 'bits, symmetric:', panel.config.activation_symmetric)"]  # fmt: skip
