@@ -1,7 +1,7 @@
 """Attention written out in linear layers, matrix products and a softmax, so that each of them can be quantized.
 
 torch and torchvision compute attention in functions that take the weights as arguments and show nothing of what happens inside.
-`qlib.placement` puts these in their place while it traces. They compute the same, in another order of roundings.
+`qlib.graph` puts these in their place while it traces. They compute the same, in another order of roundings.
 """
 
 from __future__ import annotations

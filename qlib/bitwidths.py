@@ -31,6 +31,7 @@ from .benches import Batches
 from .config import MAX_LAYER_BITS, Bits, QuantConfig
 from .evaluate import Accuracy, evaluate
 from .footprint import Layer, footprint
+from .graph import evaluation_copy, read
 from .model import (
     Quantizer,
     calibrate,
@@ -43,7 +44,7 @@ from .model import (
     save_passes,
     weight_grid,
 )
-from .placement import evaluation_copy, place, read
+from .placement import place
 
 START = 8.0
 AVERAGED = 10  # steps that the exponential average of accuracy (0.9, 0.1) looks back on

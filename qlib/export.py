@@ -15,8 +15,9 @@ from torch.nn.utils import parametrize
 
 from .affine import Grid
 from .config import MAX_BITS, QuantConfig
+from .graph import evaluation_copy, read
 from .model import Quantizer, insert_quantizers, save_passes, weight_grid, with_quantizers
-from .placement import evaluation_copy, place, read
+from .placement import place
 
 EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
 OPSET, OPSET_OF_4_BITS = 17, 21

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from .config import Bits, QuantConfig
-from .placement import Kind, Network, place, read
+from .graph import Kind, Network, read
+from .placement import place
 
 FLOAT_BITS = 32
 

@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 
 from .affine import Grid, fake_quantize, make_grid
 from .config import MAX_BITS, Bits, QuantConfig, suggestion
-from .placement import Kind, Network, Placement, evaluation_copy, is_relu, place, read
+from .graph import Kind, Network, evaluation_copy, is_relu, read
+from .placement import Placement, place
 from .ranges import collector, find_range
 
 

@@ -8,7 +8,7 @@ from helpers import MODES, Record, images, levels
 from torch import fx, nn
 
 from qlib import QuantConfig, QuantizationCard, footprint, quantize
-from qlib.placement import Kind, read
+from qlib.graph import Kind, read
 
 
 class Attention(nn.Module):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import qlib
 from qlib.config import CHOICES
-from qlib.placement import read
+from qlib.graph import read
 from qlib.widgets import explore
 from qlib.widgets import panel as panels
 

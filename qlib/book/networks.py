@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from qlib import QuantConfig, quantize, results
 from qlib.book import ROOT
-from qlib.placement import BATCH_NORMS, Kind, read
+from qlib.graph import BATCH_NORMS, Kind, read
 
 TABLE = ROOT / "book" / "results" / "networks.csv"
 COLUMNS = ("library", "network", "version", "pixels", "statistics", "read", "layers", "additions", "products", "error_float",

@@ -28,8 +28,8 @@ from ..cards.card import CATEGORIES, FIELDS, SCHEMA, WORDS, QuantizationCard
 from ..config import CHOICES, MAX_BITS, QuantConfig, suggestion
 from ..evaluate import Accuracy, compare, evaluate
 from ..footprint import Footprint, footprint
+from ..graph import evaluation_copy
 from ..model import inputs_of, quantize
-from ..placement import evaluation_copy
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(QuantConfig)}
 PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
