@@ -77,7 +77,7 @@ def recorded_presets(bench: str) -> Presets:
         row = results.select(results.load_table(results.table_path(bench, experiment)), [*where, "calibration_seed=0"]).iloc[0]
         bits = {layer: int(pair[side]) for layer, pair in row["bits"].items() if pair[side]}
         config = _ALIKE.replace(**{("weight_bits", "activation_bits")[side]: bits, "activation_range": row["activation_range"]})
-        presets[name] = (config, f"Recorded with these bits: {results.accuracy_of(row)}.")
+        presets[name] = (config, f"Recorded with these bits, ranges by {row['activation_range']}: {results.accuracy_of(row)}.")
     return presets
 
 
@@ -85,8 +85,8 @@ class _Widget(anywidget.AnyWidget):
     """The painter where there is a kernel: ``bits`` follow the reader's hand."""
 
     _esm = module("painter")
-    layers, presets, bits = (traitlets.Dict().tag(sync=True), traitlets.List().tag(sync=True), traitlets.Dict().tag(sync=True))
-    side, live = (traitlets.Unicode("weights").tag(sync=True), traitlets.Bool(True).tag(sync=True))
+    layers, presets, bits = traitlets.Dict().tag(sync=True), traitlets.List().tag(sync=True), traitlets.Dict().tag(sync=True)
+    side, live = traitlets.Unicode().tag(sync=True), traitlets.Bool().tag(sync=True)
 
 
 class Painter:
@@ -94,10 +94,9 @@ class Painter:
     without a kernel."""
 
     def __init__(self, bench: Bench, network: str, presets: Presets, side: str, **start: Any):
-        example = bench.validation(1)[0][0]
-        self.figure = bits_painter(bench.models[network], example, presets, side)
+        self.figure = bits_painter(bench.models[network], bench.validation(1)[0][0], presets, side)
         self._base = next(iter(presets.values()))[0].replace(**start)
-        self._widget = _Widget(**painter_state(bench.models[network], example, presets, side))
+        self._widget = _Widget(**{**self.figure.state, "live": True})
         painted = self._painted(self._widget.presets[0])
         choices = {name: {"painted": getattr(painted, name)} for name in ("weight_bits", "activation_bits")}
         self.panel = explore(bench, network=network, front=(), choices=choices, **{**start, "first_last_bits": None})

@@ -13,6 +13,7 @@ from .. import results
 from ..cards.render import shown
 from ..config import suggestion
 from ..evaluate import wilson
+from ..plots import PLACEMENTS
 from .figure import Figure
 
 X = {  # by name in book/explorer.yaml: what stands below the chart
@@ -23,8 +24,6 @@ X = {  # by name in book/explorer.yaml: what stands below the chart
     "map_bits": "bits of the largest feature map",
     "calibration_images": "calibration images",
 }
-PLACEMENTS = {(True, True): "everything quantized", (True, False): "skip quantized", (False, False): "inputs only",
-              (False, True): "residual quantized"}  # fmt: skip
 RULES = {"minmax": "min/max", "mse": "squared error"}
 
 
@@ -111,7 +110,7 @@ def _choices(row: Mapping[str, Any], x: str, ends: tuple[str, ...]) -> dict[str,
     allocation = row["allocation"] or {}
     learned = bool(allocation) and not allocation.get("largest_map_bits")
     found = {
-        "Additions": PLACEMENTS[row["quantize_skip"], row["quantize_residual"]],
+        "Additions": PLACEMENTS[row["quantize_skip"], row["quantize_residual"]][0],
         "Codes of activations": f"symmetric, {row['symmetric_grid']}" if row["activation_symmetric"] else "asymmetric",
         "Codes of weights": f"symmetric, {row['symmetric_grid']}" if row["weight_symmetric"] else "asymmetric",
         "A range of weights for": _unit(row["weight_granularity"]),
