@@ -11,6 +11,7 @@ from helpers import DATA, SITE
 from hypothesis import settings
 
 import qlib
+from qlib import results
 
 ARGUMENTS = [
     "--no-sandbox",  # containers run as root
@@ -32,6 +33,17 @@ def seeded():
 @pytest.fixture(scope="session")
 def bench():
     return qlib.load_bench("digits")
+
+
+@pytest.fixture(scope="session")
+def cards():
+    """Two cards of recorded rows that differ in one choice: the skip connection quantized, and in float."""
+    table = results.load_table(results.table_path("digits", "skip-residual"))
+
+    def card(**where):
+        return qlib.QuantizationCard.from_rows(results.select(table, [f"{k}={v}" for k, v in where.items()]), table)
+
+    return [card(activation_bits=4, quantize_residual="false", quantize_skip=skip) for skip in ("true", "false")]
 
 
 @pytest.fixture(scope="session")

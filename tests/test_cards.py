@@ -1,70 +1,23 @@
 """Cards hold what was said, come from runs without typing, survive strangers, and compare."""
 
 import json
-import re
-import shutil
-import subprocess
 import time
 
 import numpy as np
 import pytest
-import yaml
+from card_strategies import CARDS
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from qlib import Accuracy, QuantConfig, QuantizationCard, results
-from qlib import compare as evaluate_compare
-from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue, compare, hardware
+from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue, compare
 from qlib.cli import main
-
-BeautifulSoup = pytest.importorskip("bs4").BeautifulSoup
-HOSTILE = '<script>alert(1)</script>"\' \\input{/etc/passwd} $x_1^2$ %#&~{} |*`_[a](javascript:x) \x1b[31m ☠'
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=80).filter(lambda t: t.strip())
-
-
-def values_of(schema):
-    """Whatever a part of the card's schema allows."""
-    if "$ref" in schema:
-        return values_of(SCHEMA["$defs"][schema["$ref"].split("/")[-1]])
-    if "anyOf" in schema:
-        return st.one_of([values_of(kind) for kind in schema["anyOf"]])
-    if "const" in schema or "enum" in schema:
-        return st.sampled_from(schema.get("enum") or [schema["const"]])
-    least, most = schema.get("minimum", 0), schema.get("maximum", 10**9)
-    kind = schema["type"]
-    if kind == "array":
-        return st.lists(values_of(schema["items"]), min_size=1, max_size=5)
-    if kind == "object" and "properties" in schema:
-        return st.fixed_dictionaries({name: values_of(part) for name, part in schema["properties"].items()})
-    if kind == "object":
-        return st.dictionaries(TEXT, values_of(schema["additionalProperties"]), min_size=1, max_size=5)
-    if kind == "string" and "pattern" in schema and "^" in schema["pattern"]:
-        return st.from_regex(schema["pattern"], fullmatch=True).filter(lambda t: len(t) <= 100)
-    return {"boolean": st.booleans(), "integer": st.integers(least, most), "string": TEXT,
-            "number": st.floats(least, most) | st.integers(least, most)}[kind]  # fmt: skip
-
-
-VALUES = {name: values_of(field) for name, field in FIELDS.items()}
-DEVIATIONS = st.lists(TEXT | st.booleans() | st.integers(-99, 99) | st.floats(-99, 99), min_size=1, max_size=3)
-TOP = {"name": TEXT, "authors": TEXT, "remarks": TEXT, "link": values_of(SCHEMA["properties"]["link"]),
-       "deviations": st.dictionaries(st.sampled_from(list(FIELDS)), DEVIATIONS, max_size=3),
-       "sources": st.dictionaries(st.sampled_from(list(FIELDS)), TEXT, max_size=3)}  # fmt: skip
-CARDS = st.builds(lambda top, fields: QuantizationCard.of(**top, **fields),
-                  st.fixed_dictionaries(TOP), st.fixed_dictionaries({}, optional=VALUES))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def table():
     return results.load_table(results.table_path("digits", "skip-residual"))
-
-
-@pytest.fixture(scope="module")
-def cards(table):
-    def card(**where):
-        return QuantizationCard.from_rows(results.select(table, [f"{k}={v}" for k, v in where.items()]), table)
-
-    return [card(activation_bits=4, quantize_residual="false", quantize_skip=skip) for skip in ("true", "false")]
 
 
 def test_the_schema_is_one_and_its_examples_fit():
@@ -189,90 +142,6 @@ def test_rows_of_several_settings_have_no_card(table):
         QuantizationCard.from_rows(table[table.activation_bits.notna()], table)
 
 
-# ------------------------------------------------------------------------------------------------------------- renderings
-
-
-def test_renderings_say_every_field(cards):
-    for view in (str(cards[0]), cards[0].to_markdown(), cards[0].to_html()):
-        plain = view.replace("\\", "")
-        assert [f["title"] for f in FIELDS.values() if f["title"] not in plain] == []
-        assert "72.3 %" in plain
-    assert "72.3 \\%" in cards[0].to_latex() and "not reported" not in cards[0].to_latex()
-    assert "\\textit{6 not reported}" in QuantizationCard.of("x", pooling="float").to_latex()
-
-
-def test_html_of_a_stranger_holds_no_markup_of_theirs():
-    card = QuantizationCard.of(HOSTILE, remarks=HOSTILE, authors=HOSTILE, technique=HOSTILE, sources={"technique": HOSTILE})
-    page = BeautifulSoup(card.to_html(), "html.parser")
-    assert not page.select("script, a, img") and HOSTILE in page.caption.get_text()
-    for cell in page.select("tbody tr"):
-        assert cell.th["scope"] == "row" and cell.td
-
-
-def test_markdown_of_a_stranger_holds_no_markup_of_theirs():
-    text = QuantizationCard.of(HOSTILE, technique="a | b\n\n# c").to_markdown()
-    assert "<script" not in text and "\\[a\\]\\(javascript" in text
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert all(line.replace("\\|", "").count("|") == 3 for line in rows[1:])
-
-
-def test_the_terminal_gets_no_control_characters():
-    assert "\x1b" not in str(QuantizationCard.of(HOSTILE)) and "\x1b" not in compare.report(
-        QuantizationCard.of(HOSTILE), QuantizationCard.of("b", technique="x"), [])  # fmt: skip
-
-
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
-def test_latex_compiles(tmp_path, cards):
-    letters = "".join(chr(c) for c in range(0x20, 0x250))
-    strangers = [QuantizationCard.of(name, remarks=HOSTILE, technique=name, deviations={"technique": [name]}) for name in
-                 (HOSTILE, letters)]  # fmt: skip
-    for name, part in (("ours", [*cards, *catalogue().values()]), ("strangers", strangers)):
-        page = "\n\n".join(card.to_latex() for card in part)
-        (tmp_path / f"{name}.tex").write_text(f"\\documentclass{{article}}\\begin{{document}}{page}\\end{{document}}", "utf8")
-        done = subprocess.run(["pdflatex", "-halt-on-error", f"{name}.tex"], cwd=tmp_path, capture_output=True, timeout=120)
-        said = done.stdout.decode("latin1")
-        assert done.returncode == 0, said[-800:]
-        assert name == "strangers" or "Overfull" not in said, "wider than the page"
-
-
-ALLOWED = re.compile(r"\\(?:begin|end)\{tabular\}|\\(?:hline|noindent|linewidth)\b|\\multicolumn\{2\}|\\text(?:bf|it)\{"
-                     r"|\\(?:text(?:backslash|asciicircum|asciitilde|less|greater|bar)|ldots)\{\}|\\(?:ss|ae|AE|oe|OE|o|O|l|L|i)\{\}"
-                     r"|\$(?:\||\\times|\\pm|\\ge|\\le)\$|\\[`'^~\"=u.rHvc]\{[A-Za-z]\}|\\[{}$&#_%]|\\\\")  # fmt: skip
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(CARDS)
-def test_latex_holds_nothing_but_these_commands(card):
-    latex = card.to_latex().replace("@{}", "")
-    assert latex.isascii() and latex.count("{") - latex.count("\\{") == latex.count("}") - latex.count("\\}")
-    assert len(re.findall(r"(?<!\\) & ", latex)) >= 1 + len(CATEGORIES)
-    assert not set("\\$#%_^~") & set(ALLOWED.sub("", latex))
-
-
-def test_latex_of_a_stranger_has_no_commands_of_theirs():
-    latex = QuantizationCard.of(HOSTILE).to_latex()
-    assert r"\input" not in latex and r"\textbackslash{}input\{/etc/passwd\}" in latex and r"\$x\_1\textasciicircum{}2\$" in latex
-
-
-def contrast(a, b):
-    def luminance(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def test_the_htmls_colours_can_be_read():
-    from qlib.cards import render
-
-    for style in (render.STYLE, render.DARK):
-        colour = dict(re.findall(r"--(\w+): (#\w{6})", style))
-        for text, ground in (("ink", "paper"), ("ink", "head"), ("link", "paper")):
-            assert contrast(colour[text], colour[ground]) >= 4.5
-
-
 # ------------------------------------------------------------------------------------------------------------- strangers
 
 
@@ -363,152 +232,6 @@ def test_whole_numbers_are_whole_and_half_characters_are_refused():
         QuantizationCard.of("\ud800")
 
 
-# ------------------------------------------------------------------------------------------------------------- comparing
-
-
-def test_differences_name_the_choice_its_observation_and_its_worth(cards):
-    (skip,) = [choice for choice in cards[0].differences(cards[1]) if not choice.confound]
-    assert (skip.field, skip.a, skip.b, skip.observation) == ("quantize_skip", True, False, 3)
-    assert skip.worth[0].points.points == pytest.approx(compare.gap(*cards), abs=0.05)
-    (reverse,) = [choice for choice in cards[1].differences(cards[0]) if not choice.confound]
-    assert reverse.worth[0].points.points == pytest.approx(-skip.worth[0].points.points)
-    assert all(choice.field in ("hardware",) for choice in cards[0].differences(cards[1])[1:])
-
-
-RUN = QuantizationCard.from_run(QuantConfig())
-
-
-@pytest.mark.parametrize("field, a, b, table", [
-    ("weight_range", "mse", "minmax", "clipping-weights"), ("weight_range", "minmax", "percentile", "clipping-weights"),
-    ("activation_range", "mse", "minmax", "clipping-activations"), ("pooling", "float", "low_precision", "pooling"),
-    ("labels", "soft", "true", "pseudo-labels"), ("images", 1, 1024, "calibration-images"),
-    ("float_accuracy", 77.7, 76.1, "float-baseline"), ("allocation", "learned", "uniform", "channel-bits"),
-])  # fmt: skip
-def test_a_worth_is_that_of_these_two_values_and_turns_with_them(field, a, b, table):
-    there, back = compare.worth(field, a, b), compare.worth(field, b, a)
-    assert [w.table for w in there] == [f"digits/{table}"] and there[0].points.n == 10_000
-    assert there[0].points.points == pytest.approx(-back[0].points.points)
-
-
-@pytest.mark.parametrize("field, a, b", [
-    ("weight_range", "mse", "search for the least error"), ("images", 320, 1024), ("weight_range", "mse", "mse"),
-    ("weight_granularity", "per_group", "per_channel"), ("float_accuracy", 76.1, 76.1), ("bias", "float", 32),
-    ("images", True, 1024),
-])  # fmt: skip
-def test_values_that_were_not_measured_have_no_worth(field, a, b):
-    assert compare.worth(field, a, b) == ()
-
-
-def test_a_worth_is_what_the_recorded_rows_say():
-    table = results.load_table(results.table_path("digits", "clipping-weights"))
-    where = {"weight_bits": 4, "weight_granularity": "per_channel"}
-    sides = [results.accuracies(table, **where, weight_range=value) for value in ("mse", "percentile")]
-    assert compare.worth("weight_range", "mse", "percentile")[0].points == evaluate_compare(*sides)
-
-
-def test_what_does_not_act_does_not_differ():
-    def differing(**changes):
-        return [c.field for c in RUN.differences(QuantizationCard.from_run(QuantConfig(**changes))) if not c.confound]
-
-    assert differing(percentile=99.0) == differing(symmetric_grid="restricted") == differing(bit_choices=(2, 4, 8)) == []
-    assert differing(activation_symmetric=True, symmetric_grid="restricted") == ["activation_symmetric", "symmetric_grid"]
-    assert differing(activation_bits=None) == ["activation_bits"]
-
-
-TABLES = {  # the paper's, word by word where it speaks of choices
-    "garg-table-3": """Uniform | Asymmetric | Per-channel weights, Per-tensor activations | Static quantizer parameters |
-        Percentile clipping at 99.99th percentile for activations | Full precision skip connection |
-        Full precision residual connection |
-        Average pooling computed at high precision and requantized | 8 bit weights | Fixed activation bitwidth | First and last
-        layer weights at 8 bits, output activations of first and last layer at 8 bits | 320 examples | Unlabeled training data |
-        Baseline accuracy: 76 % | Quantized accuracy: figure 5""",
-    "garg-table-4": """Uniform | Asymmetric | Per-channel weights, Per-tensor activations | Static quantizer parameters | Learned
-        activation quantizer min/max | Quantized skip connection | Quantized residual connection | Average pooling computed at
-        high precision and requantized | Mixed precision weights | Mixed precision activations | All layers quantized | Any
-        integer bitwidth | 1,024 examples | Labeled training data | Baseline accuracy: 76 % | Quantized accuracy: table 2""",
-}
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_the_papers_tables_render_like_the_papers(name):
-    said = catalogue()[name].to_latex().replace("\\%", "%").replace("&", "$|$").replace("\\\\\n", "$|$")
-    parts, wanted = [part.strip() for part in said.split("$|$")], [" ".join(w.split()) for w in TABLES[name].split("|")]
-    places = [next(i for i, part in enumerate(parts) if part.startswith(phrase)) for phrase in wanted]
-    assert places == sorted(places)
-    assert [line.split(" & ")[0] for line in catalogue()[name].to_latex().splitlines() if " & " in line][1:6] == [
-        "Quantization method", "Quantized operations", "Mixed precision", "Resource complexity", "Pretrained model"]  # fmt: skip
-
-
-def test_what_one_side_leaves_open_is_a_confound(cards):
-    other = QuantizationCard.of("a paper", **{name: cards[0][name] for name in FIELDS if name != "pooling"})
-    (choice,) = cards[0].differences(other)
-    assert choice.field == "pooling" and choice.confound and choice.b == NOT_REPORTED
-
-
-def test_every_worth_compares_rows_that_differ_in_that_choice():
-    known = {w.field for w in compare.worths()}
-    assert known <= set(FIELDS) and len(known) == 17
-    assert all(w.points.n == 10_000 for w in compare.worths())
-
-
-# ------------------------------------------------------------------------------------------------------------- hardware
-
-
-@pytest.mark.parametrize("name", hardware.profiles())
-def test_profiles_are_valid_and_know_their_fields(name):
-    profile = hardware.load_profile(name)
-    assert profile["name"] == name and all(s["link"].startswith("http") for s in profile["statements"])
-
-
-def test_what_a_chip_cannot_do_is_found(cards):
-    found = {finding.field: finding.verdict for finding in cards[0].fits("litert-int8")}
-    assert found == dict.fromkeys(("activation_bits", "weight_symmetric", "pooling", "quantize_residual", "bias"), "cannot")
-    mixed = QuantizationCard.of("mixed", weight_bits={"default": 4, "fc": 3}, activation_bits=8)
-    (slower, unknown) = mixed.fits("integer-2-4-8")
-    assert (slower.field, slower.verdict, slower.value, slower.layers) == ("weight_bits", "slower", 3, ("fc",))
-    assert "= 3 in fc. Units fuse" in str(slower) and (unknown.field, unknown.verdict) == ("first_last_bits", "unknown")
-
-
-def test_first_and_last_layer_are_weights_too():
-    card = QuantizationCard.of("x", weight_bits=8, activation_bits=8, first_last_bits=6)
-    assert [(f.field, f.verdict) for f in card.fits("integer-2-4-8")] == [("first_last_bits", "slower")]
-    assert ("first_last_bits", "cannot") in [(f.field, f.verdict) for f in card.fits("litert-int8")]
-
-
-def test_what_the_card_does_not_say_is_unknown():
-    assert {f.verdict for f in QuantizationCard.of("x").fits("litert-int8")} == {"unknown"}
-
-
-def test_a_profile_of_ones_own(tmp_path):
-    profile = {"name": "mine", "title": "My chip", "link": "https://example.org", "statements": [
-        {"field": "first_last_bits", "runs": ["like the rest"], "why": "One array.", "link": "https://example.org"}]}  # fmt: skip
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(profile), "utf8")
-    assert [f.field for f in QuantizationCard.of("x", first_last_bits=8).fits(path)] == ["first_last_bits"]
-    path.write_text(yaml.safe_dump(profile | {"statements": [{"field": "weight_bit"}]}), "utf8")
-    with pytest.raises(ValueError, match="mine.yaml: a card has no field .weight_bit.; did you mean 'weight_bits'"):
-        hardware.load_profile(path)
-
-
-BAD_PROFILES = {
-    "no why": ({"field": "weight_bits", "runs": [8], "link": "https://example.org"}, "statements.0: 'why' is a required"),
-    "no list": ({"field": "weight_bits", "runs": 8, "why": "x", "link": "https://example.org"}, "statements.0.runs"),
-    "no link": ({"field": "weight_bits", "runs": [8], "why": "x", "link": "the manual"}, "statements.0.link"),
-    "no value": ({"field": "weight_granularity", "runs": ["per-channel"], "why": "x", "link": "https://example.org"},
-                 "weight_granularity: \"per-channel\" is not what belongs there"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("statement, message", BAD_PROFILES.values(), ids=BAD_PROFILES.keys())
-def test_a_bad_profile_gets_one_clear_line(statement, message):
-    profile = {"name": "x", "title": "x", "link": "https://example.org", "statements": [statement]}
-    with pytest.raises(ValueError, match=message) as error:
-        hardware.load_profile(profile)
-    assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="this is a card"):
-        hardware.load_profile(dict(RUN.data))
-
-
 # ------------------------------------------------------------------------------------------------------------- commands
 
 
@@ -574,15 +297,3 @@ def test_help(verb, capsys):
         main(["card", verb, "--help"])
     said = capsys.readouterr().out
     assert stop.value.code == 0 and "--json" in said and "Exit codes: 0" in said
-
-
-def test_a_float_network_is_called_better_only_beyond_its_interval_and_on_one_data_set():
-    def card(top1, half, dataset="ImageNet"):
-        measured = {"top1": top1, "low": top1 - half, "high": top1 + half, "n": 1000}
-        return QuantizationCard.of("a card", dataset=dataset, float_accuracy=measured, weight_bits=5)
-
-    def worth(a, b):
-        return next(choice.worth for choice in a.differences(b) if choice.field == "float_accuracy")
-
-    assert worth(card(77, 0.4), card(74, 0.4))
-    assert not worth(card(77, 2), card(74, 2)) and not worth(card(77, 0.4), card(74, 0.4, "CIFAR-10"))
