@@ -179,6 +179,7 @@ def read(model: nn.Module) -> Network:
     _refuse_other_weights(module)
     _fold_batch_norms(module)
     _without_in_place(module)
+    module.recompile()
     network = Network(module, {})
     _classify(network)
     if not network.layers:
@@ -256,7 +257,6 @@ def _compute_constants(module: fx.GraphModule) -> None:
     for node in reversed(values):
         if not node.users:
             graph.erase_node(node)
-    module.recompile()
 
 
 def _make_layers(module: fx.GraphModule) -> None:
@@ -282,7 +282,6 @@ def _make_layers(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op == "get_attr" and not node.users:
             module.graph.erase_node(node)
-    module.recompile()
 
 
 def _layer_path(module: fx.GraphModule, node: fx.Node, weight: str, parameters: Container[str], taken: Container[str]) -> str:
@@ -329,7 +328,6 @@ def _fold_batch_norms(module: fx.GraphModule) -> None:
         node.replace_all_uses_with(before)
         module.graph.erase_node(node)
     module.delete_all_unused_submodules()
-    module.recompile()
 
 
 def _without_in_place(module: fx.GraphModule) -> None:
@@ -357,7 +355,6 @@ def _without_in_place(module: fx.GraphModule) -> None:
     for layer in module.modules():
         if getattr(layer, "inplace", None) is True:
             layer.inplace = False
-    module.recompile()
 
 
 def _is_in_place(node: fx.Node, module: fx.GraphModule) -> bool:

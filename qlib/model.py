@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 
-from .affine import Grid, fake_quantize, make_grid
+from .affine import Grid, clamp_, fake_quantize, make_grid
 from .config import MAX_BITS, Bits, QuantConfig, suggestion
 from .graph import Kind, Network, evaluation_copy, is_relu, read
 from .placement import Placement, place
@@ -138,8 +138,8 @@ class Quantizer(nn.Module):
         if self.clip is not None or (torch.is_grad_enabled() and x.requires_grad):
             return fake_quantize(x.relu() if self.rectifies else x, self.grid)
         inverse, low, high, scale = self._constants or self._prepare()
-        x = x.mul_(inverse) if self.in_place else x * inverse  # the same arithmetic, in place
-        return x.round_().clamp_(low, high).mul_(scale)
+        x = (x.mul_(inverse) if self.in_place else x * inverse).round_()  # the same arithmetic, in place
+        return (clamp_(x, low, high) if isinstance(low, Tensor) else x.clamp_(low, high)).mul_(scale)
 
     def _prepare(self) -> tuple[float | Tensor, ...]:
         low, high = self.code_min - self.zero_point, self.code_max - self.zero_point
@@ -166,8 +166,8 @@ class Quantizer(nn.Module):
         rows = (x.flatten(0, 1) if self._per_channel else x).detach()
         rows = rows.reshape(len(rows), -1)
 
-        def make(low: Tensor, high: Tensor) -> Grid:  # fields (images, channels or 1)
-            return self._make_grid(low.reshape(len(x), -1), high.reshape(len(x), -1))
+        def make(low: Tensor, high: Tensor) -> Grid:  # fields (..., images, channels or 1)
+            return self._make_grid(*(end.reshape(*end.shape[:-1], len(x), -1) for end in (low, high)))
 
         low, high = find_range(rows, self.config.activation_range, self.config.percentile, make)
         return Grid(*(f if f is None or f.dim() == 0 else f.reshape(-1 if f.dim() > 1 else 1, f.shape[-1], *[1] * (x.dim() - 2))
