@@ -20,7 +20,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "minmax": {},
     "percentile": {"weight_range": "percentile", "activation_range": "percentile"},
     "a range per image": {"activation_dynamic": True},
-    "mse": {"weight_range": "mse", "activation_range": "mse"},
+    "mse, of weights": {"weight_range": "mse"},
+    "mse, of activations": {"activation_range": "mse"},
+    "mse, of both": {"weight_range": "mse", "activation_range": "mse"},
 }
 
 
@@ -44,7 +46,7 @@ def moved(panel: Panel, bits: int) -> tuple[float, float, float]:
 def run(images: int, calibration: int, repeats: int, settings: tuple[str, ...] = tuple(SETTINGS)) -> dict[str, float]:
     """Print the table; returns the median ratio of first answer to whole setting by setting."""
     bench, ratios = load_bench("digits"), {}
-    print(f"{'':20}{'whole, ms':>10}{'free':>8}{'first':>8}{'last':>8}")
+    print(f"{'':22}{'whole, ms':>10}{'free':>8}{'first':>8}{'last':>8}")
     for label in settings:
         panel = explore(bench, images=images, calibration_images=calibration, **SETTINGS[label]).wait()
         rows = []
@@ -56,7 +58,7 @@ def run(images: int, calibration: int, repeats: int, settings: tuple[str, ...] =
             panel.controls["activation_bits"].value = 8
             panel.wait()
         whole, free, first, last = (statistics.median(column) for column in zip(*rows, strict=True))
-        print(f"{label:20}{1000 * whole:10.0f}{free:8.2f}{first:8.2f}{last:8.2f}")
+        print(f"{label:22}{1000 * whole:10.0f}{free:8.2f}{first:8.2f}{last:8.2f}")
         ratios[label] = first
     return ratios
 

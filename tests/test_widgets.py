@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import ipywidgets
 import pytest
@@ -270,6 +271,13 @@ def test_a_bench(bench):
 def test_what_cannot_be_is_refused(own, bench, arguments, message):
     with pytest.raises(ValueError, match=message):
         arguments(own, bench)
+
+
+def test_a_panel_leaves_torch_with_as_many_threads_as_before(panel):
+    panel.controls["weight_bits"].value = 5
+    panel.wait(SOON)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads()
 
 
 def test_networks_run_in_other_threads_while_one_is_read():

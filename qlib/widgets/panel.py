@@ -18,6 +18,7 @@ from typing import Any
 
 import ipywidgets as W
 import numpy as np
+import torch
 from IPython import get_ipython
 from IPython.display import display
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.f
 PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
 FEW = 64  # calibration images of the first answer
 FIRST, PART, SOON = 256, 64, 0.25  # its validation images: parts are added until so many are seen, or so many seconds spent
+LIGHT = 1.0  # seconds; a first answer that took fewer is computed by one thread
 EVERY = 0.1  # seconds between two answers on the way
 PATIENCE = 600  # seconds that a cell waits for the first whole answer where nobody looks, so that a saved notebook holds it
 TOOLTIP = "tooltip" if hasattr(W.IntSlider, "tooltip") else "description_tooltip"  # ipywidgets 8, 7
@@ -116,6 +118,8 @@ class Panel:
                        **known}  # fmt: skip
         self._in_float: dict[Any, np.ndarray] = {}  # which images the float network gets right, by part of the validation images
         self.baseline: Accuracy | None = None
+        self._threads = torch.get_num_threads()
+        self._light = True  # a network so small that threads would wait for one another, beside those of the kernel's cells
         self.controls = {name: _control(name, getattr(start, name), choices.get(name)) for name in DEFAULTS}
         self._answer, self._card, self._body = W.HTML(), W.HTML(), ""
         self.widget = W.VBox([W.HTML(STYLE), *(self.controls[name] for name in dict.fromkeys(front)), self._answer,
@@ -222,17 +226,14 @@ class Panel:
             self._say(move, f'<p class="qerror"><b>This cannot be done:</b> {html.escape(_reason(error))}</p>')
 
     def _measure(self, move: int, values: Mapping[str, Any]) -> None:
-        config, began, seen, in_float = QuantConfig(**values), time.monotonic(), [], []
-        network = quantize(self.model, config, self._few)
-        images, labels = self.validation[0]
-        for i in range(0, min(FIRST, len(images)), PART):
-            part = [(images[i : i + PART], labels[i : i + PART])]
-            seen.append(evaluate(network, part).correct)
-            in_float.append(self._float(("first", i), part))
-            if time.monotonic() - began > SOON:
-                break
-        calibrated = sum(map(len, self._few))
-        self._say(move, _numbers(seen, in_float), self._stands_on(seen, calibrated), busy=True)
+        config, began = QuantConfig(**values), time.monotonic()
+        images, _ = self.validation[0]
+        try:
+            torch.set_num_threads(1 if self._light else self._threads)
+            self._first_answer(move, config, began)
+        finally:
+            torch.set_num_threads(self._threads)
+        self._light = time.monotonic() - began < LIGHT
         size = footprint(self.model, images[:1], config)
         network, calibrated = quantize(self.model, config, self.calibration), self._calibration_images
         said, seen, in_float = time.monotonic(), [], []
@@ -248,6 +249,17 @@ class Panel:
         with self._changed:
             self._say(move, _numbers(seen, in_float, size), self._stands_on(seen, calibrated, whole=True))
             self._accuracy, self._size, self._card.value = accuracy, size, _code(config) + card.to_html()
+
+    def _first_answer(self, move: int, config: QuantConfig, began: float) -> None:
+        """That on few images, the time of which may be up before all of them are seen."""
+        network, (images, labels), seen, in_float = quantize(self.model, config, self._few), self.validation[0], [], []
+        for i in range(0, min(FIRST, len(images)), PART):
+            part = [(images[i : i + PART], labels[i : i + PART])]
+            seen.append(evaluate(network, part).correct)
+            in_float.append(self._float(("first", i), part))
+            if time.monotonic() - began > SOON:
+                break
+        self._say(move, _numbers(seen, in_float), self._stands_on(seen, sum(map(len, self._few))), busy=True)
 
     def _float(self, part: Any, batches: Batches) -> np.ndarray:
         if part not in self._in_float:
