@@ -3,6 +3,7 @@
 import json
 import math
 from functools import cache
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 import qlib
 from qlib import results
 from qlib.cards import catalogue
-from qlib.widgets import comparison, opening, painter, quantizer, tradeoffs
+from qlib.widgets import comparison, learning, opening, painter, quantizer, tradeoffs
 from qlib.widgets.figure import Figure
 
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8"><title>A figure</title>
@@ -36,17 +37,27 @@ def uniform(bits):
 
 
 @cache
+def learned():
+    bench = qlib.load_bench("digits")
+    config, few = qlib.QuantConfig(first_last_bits=None), {"steps": 30, "learning_rate": 0.1, "allow_infeasible": True}
+    return qlib.learn_bitwidths(bench.models["base"], config, bench.training(64), 4, progress=False, **few)
+
+
+@cache
 def figure(name):
     if name == "quantizer":
         return quantizer.quantizer_explorer(tensors())
     if name == "painter":
         return painter.bits_painter(*example(), {"four": (uniform(4), "recorded"), "two": (uniform(2), "")})
+    if name == "learning":
+        sizes = {e.name: e.weight_elements for e in qlib.footprint(*example(), uniform(4)).layers}
+        return learning.learning_steps(learned(), sizes, 4)
     if name == "comparison":
         return comparison.card_comparison({card.name: card for card in catalogue().values()}, "BRECQ", "QDrop")
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
-NAMES = ("quantizer", "tradeoffs", "opening", "painter", "comparison")
+NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison")
 
 
 @pytest.fixture
@@ -148,6 +159,7 @@ NONSENSE = (
     "?tradeoffs.bench=toString",
     "?opening.choice=9&opening.bits=1e9",
     "?painter.weights=zz&painter.side=toString",
+    "?learning.step=later",
 )
 
 
@@ -157,8 +169,11 @@ def test_an_address_that_makes_no_sense_gives_what_is_usual(show, query):  # or,
     page = show(name, query)
     usual = show(name)
     assert page.locator("img").count() == 0
+    said, usually = (each.locator("section").inner_text() for each in (page, usual))
+    asked = unquote(query[1:].split("&")[0]).replace("=", " = ", 1)
+    assert name == "opening" or f"The link that led here asks for {asked}" in said and "led here" not in usually
     if ".bits=1e9" not in query and ".bits=-3" not in query:
-        assert page.locator("section").inner_text().split("Link")[0] == usual.locator("section").inner_text().split("Link")[0]
+        assert said.split("The link")[0].strip() == usually.split("Link")[0].strip()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -213,6 +228,35 @@ def test_the_painter_shows_the_sizes_of_footprint(show):
     assert shown(page) == before
     page.get_by_role("combobox", name="Start from").select_option("two")
     agree(shown(page), {"average_weight_bits": 2.0, "average_activation_bits": 2.0})
+
+
+def test_the_steps_of_learning_show_its_history_and_can_be_played(show):
+    page, history = show("learning", "?learning.step=3"), learned().history
+    step, text = page.get_by_role("slider", name="Step"), page.locator("section")
+
+    def agrees(i):
+        row = history.iloc[i]
+        limit = "which meets" if row.feasible else "above"
+        assert f"Step {i} of 29" in text.inner_text() and f"{limit} the limit of 4" in text.inner_text()
+        assert f"loss {row.loss:.3f}, {row.average_weight_bits:.2f} bits on average" in text.inner_text()
+        bars = page.locator("svg rect title").all_text_contents()
+        assert bars == [f"{c.split(':')[1]}: {round(row[c])} bits" for c in history if c.startswith("weight:")]
+
+    agrees(3)
+    step.press("ArrowRight")
+    agrees(4)
+    page.get_by_role("link", name="Link to this setting").click()
+    page.reload()
+    page.locator("svg").wait_for()
+    agrees(4)
+    step.press("Home")
+    page.get_by_role("button", name="Play").click()
+    page.get_by_text("Step 29 of 29").wait_for()
+    page.get_by_role("button", name="Play").wait_for()
+    agrees(29)
+    page.get_by_role("button", name="The step that was kept").click()
+    agrees(learned().step)
+    page.get_by_text("the one that was kept:").wait_for()
 
 
 def test_the_tradeoff_explorer_shows_recorded_rows(show):
@@ -309,6 +353,8 @@ def test_bad_tensors_and_settings_are_refused():
         quantizer.tensors_of(*example(), ["nowhere"])
     with pytest.raises(ValueError, match="belongs to lesson '3'.*known names|did you mean"):
         tradeoffs.tradeoff_explorer("3")
+    with pytest.raises(ValueError, match="elements names none of the layers"):
+        learning.learning_steps(learned(), {"nowhere": 3}, 4)
     with pytest.raises(ValueError, match="needs two cards, got 0"):
         comparison.card_comparison({})
     with pytest.raises(ValueError, match="side must be"):

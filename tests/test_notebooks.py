@@ -46,17 +46,12 @@ for a, b in (("BRECQ", "QDrop"), ("skip quantized", "skip in float")):
     assert pair["worth"] == {choice.field: list(map(str, choice.worth)) for choice in found if choice.worth}
 """
 STEPS = PANEL + """
-from IPython.utils.capture import capture_output
-
-bars = []
-plots.plt.show = lambda: bars.append([bar.get_height() for bar in plots.plt.gca().patches])
+moves = learning_steps(learned, sizes, BITS).state
 for step in (0, learned.step):
-    steps.value = step
-    with capture_output() as seen:
-        draw(step)
     row = learned.history.iloc[step]
-    assert bars[-1] == [round(row[f"weight:{name}"]) for name in layers]
-    assert f"step {step}: loss {row.loss:.3f}, average {row.average_weight_bits:.3f}" in seen.stdout
+    assert moves["bits"][step] == [round(row[f"weight:{layer['name']}"]) for layer in moves["layers"]]
+    assert abs(moves["average"][step] - row.average_weight_bits) < 1e-4 and abs(moves["loss"][step] - row.loss) < 1e-4
+assert [layer["name"] for layer in moves["layers"]] == layers and moves["kept"] == learned.step
 """
 SLIDERS = {"00-uniform-quantization": EXPLORER, "09-learning-bitwidths": STEPS, "10-quantization-cards": COMPARISON}
 

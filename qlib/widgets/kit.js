@@ -162,8 +162,16 @@ export function fromAddress(name, usual) {
 
 /** A link to this page with values that are not the usual ones; `update(values, usual)` after every change. */
 export function permanentLink(name) {
-  const link = element("a", { href: "#" }, "Link to this setting");
+  const link = element("a", { href: "#" }, "Link to this setting"),
+    place = element("span", {}, published() ? link : "");
+  let asked = [...new URLSearchParams(published() ? location.search : "")].filter(([key]) => key.startsWith(`${name}.`));
   const update = (values, usual) => {
+    const missing = asked.filter(([key, text]) => String(values[key.slice(name.length + 1)]) !== text);
+    if (missing.length)
+      place.prepend(
+        `The link that led here asks for ${missing.map((pair) => pair.join(" = ")).join(", ")}, which is not there. `,
+      );
+    asked = [];
     const address = new URL(location.href);
     for (const key of [...address.searchParams.keys()]) if (key.startsWith(`${name}.`)) address.searchParams.delete(key);
     for (const [key, value] of Object.entries(values))
@@ -181,7 +189,7 @@ export function permanentLink(name) {
       () => {},
     );
   });
-  return { link: published() ? link : element("span"), update };
+  return { link: place, update };
 }
 
 /** A line for screen readers, read out once changes have come to rest. */
@@ -228,6 +236,48 @@ export function axes({ width, height, margin, x, y, xTicks, yTicks, xName, yName
     shape("text", { x: margin.left, y: margin.top - 8, "text-anchor": "start" }, yName),
   );
   return group;
+}
+
+export const BARS = { height: 260, margin: { left: 34, right: 6, top: 26, bottom: 26 } };
+
+/** Where the top of a bar of so many bits is, in a chart of bits up to `most`: a scale that doubles. */
+export const barTop = (bits, most = 32) =>
+  scale(-0.5, Math.log2(most), BARS.height - BARS.margin.bottom, BARS.margin.top)(Math.log2(bits));
+
+/** Draws a chart of bits, a bar a layer, into `svg`; returns where bars begin. `look(i)`: attributes of the i-th bar. */
+export function bitBars(svg, width, layers, bits, { look = () => ({}), most = 32 } = {}) {
+  const { margin, height } = BARS,
+    x = scale(0, layers.length, margin.left, width - margin.right),
+    y = (b) => barTop(b, most);
+  svg.setAttribute("height", height);
+  svg.replaceChildren(
+    axes({
+      width,
+      height,
+      margin,
+      x,
+      y,
+      xTicks: [],
+      yTicks: [1, 2, 4, 8, 16, 32].filter((b) => b <= most),
+      xName: "layers, in the order in which they run",
+      yName: "bits",
+    }),
+    ...bits.map((b, i) =>
+      shape(
+        "rect",
+        {
+          x: x(i),
+          y: y(b),
+          width: Math.max(1, x(1) - x(0) - 1),
+          height: height - margin.bottom - y(b),
+          fill: COLOURS[0],
+          ...look(i),
+        },
+        shape("title", {}, `${layers[i].name}: ${b} bits`),
+      ),
+    ),
+  );
+  return x;
 }
 
 /** Round half to even, as torch does. */

@@ -1,13 +1,23 @@
 // The bits painter: bars of bits, layer by layer, that the reader drags; sizes follow at once, and accuracy where there is a kernel.
-import { COLOURS, announcer, axes, choice, element, frame, fromAddress, permanentLink, responsive, scale, shape } from "./kit.js";
+import {
+  BARS,
+  COLOURS,
+  announcer,
+  barTop,
+  bitBars,
+  choice,
+  element,
+  frame,
+  fromAddress,
+  permanentLink,
+  responsive,
+  shape,
+} from "./kit.js";
 
-const HEIGHT = 260,
-  MARGIN = { left: 34, right: 6, top: 26, bottom: 26 },
+const { height: HEIGHT, margin: MARGIN } = BARS,
   BITS = Array.from({ length: 32 }, (_, i) => i + 1);
 const SIDES = { weights: "weight", maps: "activation" };
-const y = scale(-0.5, 5, HEIGHT - MARGIN.bottom, MARGIN.top),
-  height = (bits) => y(Math.log2(bits));
-const nearest = (at) => BITS.reduce((best, bits) => (Math.abs(height(bits) - at) < Math.abs(height(best) - at) ? bits : best));
+const nearest = (at) => BITS.reduce((best, bits) => (Math.abs(barTop(bits) - at) < Math.abs(barTop(best) - at) ? bits : best));
 const size = (bytes) => (bytes >= 1e6 ? `${(bytes / 1e6).toFixed(3)} MB` : `${(bytes / 1e3).toFixed(3)} kB`);
 
 /** The sizes that qlib.footprint gives. `bits`: {weights: [...], maps: [...]}, in the order of `layers`. */
@@ -25,9 +35,9 @@ export function sizes(layers, bits) {
 
 const ROWS = [
   ["weight_bytes", "Weights, total", size],
-  ["average_weight_bits", "Weights, average bits", (v) => v.toFixed(4)],
+  ["average_weight_bits", "Weights, average bits", (v) => v.toFixed(2)],
   ["activation_bytes", "Feature maps, total", size],
-  ["average_activation_bits", "Feature maps, average bits", (v) => v.toFixed(4)],
+  ["average_activation_bits", "Feature maps, average bits", (v) => v.toFixed(2)],
   ["max_activation_bytes", "Largest feature map", size],
 ];
 
@@ -110,7 +120,6 @@ function render({ model, el }) {
   }
 
   const svg = shape("svg", {
-    height: HEIGHT,
     tabindex: 0,
     role: "slider",
     "aria-orientation": "vertical",
@@ -139,9 +148,7 @@ function render({ model, el }) {
   }
 
   const redraw = responsive(picture, (width) => {
-    x = scale(0, layers[side].length, MARGIN.left, width - MARGIN.right);
-    const bar = x(1) - x(0),
-      values = bits[side],
+    const values = bits[side],
       costs = layers.maps.map((layer, i) => layer.elements * bits.maps[i]),
       largest = Math.max(...costs);
     for (const [name, value] of [
@@ -150,36 +157,16 @@ function render({ model, el }) {
       ["label", `Bits of ${layers[side][chosen].name}`],
     ])
       svg.setAttribute(`aria-${name}`, value);
-    svg.replaceChildren(
-      axes({
-        width,
-        height: HEIGHT,
-        margin: MARGIN,
-        x,
-        y: height,
-        xTicks: [],
-        yTicks: [1, 2, 4, 8, 16, 32],
-        xName: "layers, in the order in which they run",
-        yName: "bits",
-      }),
-      ...values.map((b, i) =>
-        shape(
-          "rect",
-          {
-            x: x(i),
-            y: height(b),
-            width: Math.max(1, bar - 1),
-            height: HEIGHT - MARGIN.bottom - height(b),
-            fill: COLOURS[side === "maps" && costs[i] === largest ? 1 : 0],
-            "fill-opacity": i === chosen ? 1 : 0.85,
-          },
-          shape("title", {}, `${layers[side][i].name}: ${b} bits`),
-        ),
-      ),
+    const look = (i) => ({
+      fill: COLOURS[side === "maps" && costs[i] === largest ? 1 : 0],
+      "fill-opacity": i === chosen ? 1 : 0.85,
+    });
+    x = bitBars(svg, width, layers[side], values, { look });
+    svg.append(
       shape("rect", {
         x: x(chosen) - 1,
         y: MARGIN.top,
-        width: bar + 1,
+        width: x(1) - x(0) + 1,
         height: HEIGHT - MARGIN.top - MARGIN.bottom,
         fill: "none",
         stroke: "currentColor",

@@ -1,0 +1,88 @@
+// Bits by layer while they are learned: a slider over the steps.
+import { announcer, bitBars, element, frame, fromAddress, permanentLink, responsive, shape, slider } from "./kit.js";
+
+const SECONDS = 8; // that a run takes when it is played
+
+function render({ model, el }) {
+  const [layers, bits, loss, average, feasible, kept] = ["layers", "bits", "loss", "average", "feasible", "kept"].map((name) =>
+      model.get(name),
+    ),
+    last = bits.length - 1,
+    most = Math.max(8, ...bits.flat());
+  const root = frame(el, "Bits while they are learned"),
+    spoken = announcer(),
+    { link, update } = permanentLink("learning"),
+    usual = { step: kept };
+  const picture = element("div"),
+    sentence = element("p", { style: "min-height: 2.9em" });
+  let timer = null;
+
+  const step = slider("Step", { min: 0, max: last }, fromAddress("learning", usual).step, () => {
+    stop();
+    show();
+  });
+  const play = element("button", { type: "button", click: () => (timer ? stop() : start()) }, "Play");
+  const back = element(
+    "button",
+    {
+      type: "button",
+      click: () => {
+        stop();
+        step.set(kept);
+        show();
+      },
+    },
+    "The step that was kept",
+  );
+
+  function start() {
+    if (step.value === last) step.set(0);
+    const from = step.value,
+      began = performance.now();
+    play.textContent = "Stop";
+    timer = setInterval(() => {
+      step.set(Math.min(last, from + Math.round(((performance.now() - began) / 1000 / SECONDS) * last)));
+      show();
+      if (step.value === last) stop();
+    }, 40);
+  }
+
+  function stop() {
+    clearInterval(timer);
+    timer = null;
+    play.textContent = "Play";
+  }
+
+  function show() {
+    const i = step.value;
+    sentence.replaceChildren(
+      `Step ${i} of ${last}${i === kept ? ", the one that was kept" : ""}: loss ${loss[i].toFixed(3)}, `,
+      element("b", {}, `${average[i].toFixed(2)} bits on average`),
+      feasible[i] ? `, which meets the limit of ${model.get("limit")}.` : `, above the limit of ${model.get("limit")}.`,
+    );
+    update({ step: i }, usual);
+    if (!timer) spoken.say(sentence.textContent);
+    redraw();
+  }
+
+  const svg = shape("svg", { role: "img" });
+  const redraw = responsive(picture, (width) => {
+    svg.setAttribute("aria-label", `Bits of ${layers.length} layers. ${sentence.textContent}`);
+    bitBars(svg, width, layers, bits[step.value], { most });
+  });
+  picture.append(svg);
+
+  step.label.style.gridColumn = "1 / -1";
+  root.append(
+    element("div", { class: "controls" }, step.label),
+    element("div", { class: "row" }, play, back),
+    sentence,
+    picture,
+    element("p", {}, `Every bar is a layer with ${model.get("of")}; its bits are rounded as the network sees them.`),
+    element("p", {}, link),
+    spoken.line,
+  );
+  show();
+}
+
+export default { render };
