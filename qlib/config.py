@@ -76,6 +76,13 @@ class QuantConfig:
     first_last_bits: int | None = 8
     bit_choices: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
 
+    def __new__(cls, *values: Any, **fields: Any) -> QuantConfig:
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise TypeError(f"QuantConfig has no field {name!r}{suggestion(name, known)}")
+        return super().__new__(cls)
+
     def __post_init__(self):
         for name in ("weight_bits", "activation_bits"):
             symmetric = self.weight_symmetric if name == "weight_bits" else self.activation_symmetric

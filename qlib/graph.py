@@ -162,6 +162,8 @@ def read(model: nn.Module) -> Network:
     layers, or no weights at all; and when a weight is NaN or infinite.
     """
     model = evaluation_copy(model)
+    if any(_full_name(m) == "qlib.model.Quantizer" for m in model.modules()):
+        raise ValueError("this network is quantized already: take the float network that it was made from")
     tracer = _Tracer()
     try:
         with _TRACING:

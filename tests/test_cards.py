@@ -217,6 +217,14 @@ def test_a_huge_file_is_not_read(tmp_path, capsys):
     assert main(["card", "show", str(path)]) == 2 and "larger than" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["card.yaml", "card.json"])
+def test_a_card_is_written_as_its_name_says_and_read_back(tmp_path, cards, name):
+    cards[0].save(tmp_path / name)
+    text = (tmp_path / name).read_text("utf8")
+    assert QuantizationCard.load(tmp_path / name) == cards[0]
+    assert text.startswith("{") == name.endswith("json") and (not name.endswith("json") or json.loads(text) == cards[0].data)
+
+
 def test_every_file_is_validated(tmp_path, capsys):
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     QuantizationCard.of("x").save(good)

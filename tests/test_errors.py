@@ -63,6 +63,11 @@ def test_misspelt_field_of_a_text():
         QuantConfig.from_json('{"quantise_skip": false}')
 
 
+def test_misspelt_argument():
+    with pytest.raises(TypeError, match="no field 'weights_bits'; did you mean 'weight_bits'"):
+        QuantConfig(weights_bits=4)
+
+
 def test_text_that_is_no_mapping():
     with refuses("mapping of field names to values, got list"):
         QuantConfig.from_yaml("- weight_bits")
@@ -123,6 +128,12 @@ class Gate(nn.Module):
 def test_network_that_cannot_be_traced(use):
     with refuses("Untraceable cannot be traced by torch.fx, at gate.*must be rewritten"):
         use(Untraceable())
+
+
+def test_network_that_is_quantized_already():
+    quantized = quantize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), QuantConfig(), images())
+    with refuses("this network is quantized already: take the float network"):
+        quantize(quantized, QuantConfig(), images())
 
 
 def test_network_without_weights():

@@ -301,6 +301,8 @@ def test_downloaded_rows_are_the_recorded_ones(show):
     key = ["Float network", "weight bits", "seed"]
     recorded = {(r.network, r.weight_bits, r.calibration_seed): r.top1 for r in table.itertuples()}
     assert {tuple(row[key]): row.top1 for _, row in found.iterrows()} == pytest.approx(recorded, abs=1e-3)
+    ends = {(r.network, r.weight_bits, r.calibration_seed): r.high - r.low for r in table.itertuples()}
+    assert {tuple(row[key]): row.high - row.low for _, row in found.iterrows()} == pytest.approx(ends, abs=2e-3)
 
 
 def test_the_opening_figure_shows_a_paired_difference(show):

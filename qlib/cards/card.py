@@ -204,10 +204,12 @@ class QuantizationCard:
         return yaml.safe_dump(dict(self.data), sort_keys=False, allow_unicode=True, width=120)
 
     def save(self, path: str | Path) -> None:
-        """Write the YAML file whole, or not at all."""
+        """Write the file whole, or not at all: YAML, or JSON where ``path`` ends in it."""
         from ..results import write_whole
 
-        write_whole(Path(path), self.to_yaml())
+        path = Path(path)
+        as_json = path.suffix == ".json"
+        write_whole(path, json.dumps(dict(self.data), indent=2, ensure_ascii=False) + "\n" if as_json else self.to_yaml())
 
     def differences(self, other: QuantizationCard, measure: bool = True) -> list[Any]:
         """The choices in which two cards differ; see `qlib.cards.compare`."""

@@ -260,19 +260,19 @@ function render({ model, el }) {
       quote = (v) => (/[",\n]/.test(v) ? `"${String(v).replaceAll('"', '""')}"` : v);
     const rows = visible().flatMap((line) =>
       line.points.flatMap((p) =>
-        p.seeds.map(([seed, top1]) => [
+        p.seeds.map(([seed, ...accuracy]) => [
           byBench.value,
           table().table,
           ...names.map((name) => line.fields[name] ?? data().same[name] ?? ""),
           p.x,
           seed,
           p.n,
-          top1,
+          ...accuracy,
         ]),
       ),
     );
     const text =
-      [["bench", "table", ...names, table().x, "seed", "images", "top1"], ...rows]
+      [["bench", "table", ...names, table().x, "seed", "images", "top1", "low", "high"], ...rows]
         .map((row) => row.map(quote).join(","))
         .join("\n") + "\n";
     const address = URL.createObjectURL(new Blob([text], { type: "text/csv" }));

@@ -77,12 +77,12 @@ def lines(table: pd.DataFrame, x: str, ends: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _accuracy(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds, its 95 % interval for the sampling of images, and every seed's."""
+    """Mean over seeds, its 95 % interval for the sampling of images, and every seed's, with an interval of its own."""
     each, n = [row["top1"] for row in rows], int(rows[0]["n"])
     mean = sum(each) / len(each)
     low, high = wilson(mean / 100, n)
-    return {"top1": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": n,
-            "seeds": [[int(row["calibration_seed"]), round(row["top1"], 3)] for row in rows]}  # fmt: skip
+    seeds = [[int(row["calibration_seed"]), *(round(row[name], 3) for name in ("top1", "low", "high"))] for row in rows]
+    return {"top1": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": n, "seeds": seeds}
 
 
 def _x(row: Mapping[str, Any], x: str) -> float:
