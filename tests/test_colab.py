@@ -15,7 +15,8 @@ from nbclient import NotebookClient
 from qlib.book.address import SETUP_TAG
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").glob("*.ipynb") if "qlib.explore(" in path.read_text("utf8"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PANELS = [path for path in NOTEBOOKS if "qlib.explore(" in path.read_text("utf8")]
 OLD = ["ipywidgets==7.7.1", "ipython_genutils"]  # the second it needs, and the new ones do not
 STATE = "application/vnd.jupyter.widget-state+json"
 FAKE = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')\n"
@@ -70,7 +71,17 @@ assert panel.wait(120).accuracy is None and "cannot be done" in panel._answer.va
 """], old_widgets, monkeypatch)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[:1], ids=lambda path: path.stem)
+def test_every_lesson_sets_up_and_imports(old_widgets, monkeypatch):
+    kept = "fetched = []\nget_ipython().system = lambda line: fetched.append(line)\n"
+    kept += "get_ipython().run_line_magic = lambda name, line, *_: fetched.append(f'{name} {line}')"
+    lessons = [nbformat.read(path, as_version=4).cells for path in NOTEBOOKS]
+    first = [[cell.source for cell in lesson if cell.cell_type == "code"][:2] for lesson in lessons]
+    assert all("google.colab" in setup and "import qlib" in imports for setup, imports in first)
+    lines = f"assert [line.split()[0] for line in fetched] == ['git', 'pip'] * {len(NOTEBOOKS)}, fetched"
+    execute([FAKE + kept, *(source for cells in first for source in cells), lines], old_widgets, monkeypatch)
+
+
+@pytest.mark.parametrize("path", PANELS[:1], ids=lambda path: path.stem)
 def test_a_lesson_sets_up_imports_and_shows_its_panel(path, old_widgets, monkeypatch):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     (panel,) = [i for i, cell in enumerate(cells) if "qlib.explore(" in cell.source]
