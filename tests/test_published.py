@@ -71,7 +71,18 @@ def test_the_painter_on_its_page_shows_the_footprint_of_a_recorded_preset(see):
         page.get_by_role("combobox", name="Start from").select_option(name)
         size = footprint(bench.models["base"], bench.validation(1)[0][0], config)
         assert numbers(page) == {key: pytest.approx(getattr(size, key), rel=5e-7) for key in numbers(page)}
-        assert recorded in page.locator(".qlib-figure section").inner_text()
+        assert recorded in page.get_by_role("region", name="Bits painter").inner_text()
+
+
+def test_the_steps_of_learning_move_on_their_page_and_a_link_holds_them(see):
+    page = see(PAINTERS[-1])
+    figure = page.get_by_role("region", name="Bits while they are learned")
+    figure.get_by_role("slider", name="Step").press("Home")
+    assert "Step 0 of 399" in figure.inner_text() and "8.00 bits on average" in figure.inner_text()
+    assert set(figure.locator("rect title").evaluate_all("all => all.map(e => e.textContent.split(': ')[1])")) == {"8 bits"}
+    figure.get_by_role("link", name="Link to this setting").click()
+    page.reload()
+    figure.get_by_text("Step 0 of 399").wait_for()
 
 
 def test_the_explorer_leads_to_the_lesson(see):
