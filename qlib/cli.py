@@ -169,7 +169,9 @@ def _run(arguments: argparse.Namespace) -> int:
         table, asked = results.load_table(path), experiment.runs()
         rows = {results.run_of(row): row for row in table.to_dict("records")}
         for run, what in zip(asked, ("float", " ".join(arguments.fields) or "quantized, 8 bits"), strict=True):
-            print(f"{what}: {results.accuracy_of(rows[run]) if run in rows else ', '.join(results.failures(path).values())}")
+            print(f"{what}: {results.accuracy_of(rows[run]) if run in rows else 'failed'}")
+        for error in dict.fromkeys(results.failures(path).values()):  # both runs may have failed for one reason
+            print(f"qlib: {error}", file=sys.stderr)
         return int(not all(run in rows for run in asked))
 
 

@@ -115,7 +115,17 @@ def test_a_grid_may_name_the_network_itself(own, tmp_path):
 
 def test_a_run_that_fails_says_why(capsys):
     assert main(["run", "target_weight_bits=3", "steps=1", *FEW]) == 1
-    assert "the targets were never met" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "target_weight_bits=3 steps=1: failed" in said.out and said.err.count("the targets were never met") == 1
+
+
+def test_what_ends_both_runs_is_said_once(own, tmp_path, capsys):
+    source = "import torch\n\n\ndef network():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))\n"
+    (tmp_path / "mine.py").write_text(source)
+    save_file(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)).state_dict(), tmp_path / "mine.safetensors")
+    assert main(["run", "weight_bits=4", *own]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("failed") == 2 and said.err.count("labels run from 0 to 2, but the network tells 2 classes") == 1
 
 
 def test_results_lists_selects_and_exports(tmp_path, capsys):
