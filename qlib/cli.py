@@ -170,9 +170,10 @@ def _run(arguments: argparse.Namespace) -> int:
         rows = {results.run_of(row): row for row in table.to_dict("records")}
         for run, what in zip(asked, ("float", " ".join(arguments.fields) or "quantized, 8 bits"), strict=True):
             print(f"{what}: {results.accuracy_of(rows[run]) if run in rows else 'failed'}")
-        for error in dict.fromkeys(results.failures(path).values()):  # both runs may have failed for one reason
+        failed = not all(run in rows for run in asked)
+        for error in dict.fromkeys(results.failures(path).values()) if failed else ():  # often one reason for both
             print(f"qlib: {error}", file=sys.stderr)
-        return int(not all(run in rows for run in asked))
+        return int(failed)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

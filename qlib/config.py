@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import operator
 from collections.abc import Iterable, Mapping
@@ -147,6 +148,11 @@ class QuantConfig:
     @classmethod
     def from_json(cls, text: str) -> QuantConfig:
         return cls.from_dict(json.loads(text))
+
+
+# Without this, help and documentation would show the arguments of `__new__`.
+_signature = inspect.signature(QuantConfig.__init__)
+QuantConfig.__signature__ = _signature.replace(parameters=list(_signature.parameters.values())[1:])
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """`QuantConfig`: one frozen, hashable value that survives YAML and JSON."""
 
 import dataclasses
+import inspect
 import json
 
 import pytest
@@ -121,3 +122,8 @@ def test_fields_left_out_of_a_text_keep_their_default():
 def test_yaml_reads_as_a_person_would_write_it():
     config = QuantConfig.from_yaml("activation_bits: {default: 4, fc: [2, 3]}\ninput_bits: null\npercentile: 99")
     assert config == QuantConfig(activation_bits={"default": 4, "fc": (2, 3)}, input_bits=None, percentile=99.0)
+
+
+def test_help_shows_every_field_and_its_default():
+    shown = inspect.signature(QuantConfig).parameters
+    assert {name: p.default for name, p in shown.items()} == {f.name: f.default for f in dataclasses.fields(QuantConfig)}

@@ -1,5 +1,6 @@
 """The figures that need no kernel, in a browser that reaches no other host: qlib's numbers, keys, touch, themes, links."""
 
+import dataclasses
 import json
 import math
 from functools import cache
@@ -40,7 +41,7 @@ def uniform(bits):
 def learned():
     bench = qlib.load_bench("digits")
     config, few = qlib.QuantConfig(first_last_bits=None), {"steps": 30, "learning_rate": 0.1, "allow_infeasible": True}
-    return qlib.learn_bitwidths(bench.models["base"], config, bench.training(64), 4, progress=False, **few)
+    return qlib.learn_bitwidths(bench.models["base"], config, bench.training(64), 6, progress=False, **few)
 
 
 @cache
@@ -50,8 +51,7 @@ def figure(name):
     if name == "painter":
         return painter.bits_painter(*example(), {"four": (uniform(4), "recorded"), "two": (uniform(2), "")})
     if name == "learning":
-        sizes = {e.name: e.weight_elements for e in qlib.footprint(*example(), uniform(4)).layers}
-        return learning.learning_steps(learned(), sizes, 4)
+        return learning.learning_steps(learned(), 6)
     if name == "comparison":
         return comparison.card_comparison({card.name: card for card in catalogue().values()}, "BRECQ", "QDrop")
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
@@ -237,7 +237,7 @@ def test_the_steps_of_learning_show_its_history_and_can_be_played(show):
     def agrees(i):
         row = history.iloc[i]
         limit = "which meets" if row.feasible else "above"
-        assert f"Step {i} of 29" in text.inner_text() and f"{limit} the limit of 4" in text.inner_text()
+        assert f"Step {i} of 29" in text.inner_text() and f"{limit} the limit of 6" in text.inner_text()
         assert f"loss {row.loss:.3f}, {row.average_weight_bits:.2f} bits on average" in text.inner_text()
         bars = page.locator("svg rect title").all_text_contents()
         assert bars == [f"{c.split(':')[1]}: {round(row[c])} bits" for c in history if c.startswith("weight:")]
@@ -254,9 +254,20 @@ def test_the_steps_of_learning_show_its_history_and_can_be_played(show):
     page.get_by_text("Step 29 of 29").wait_for()
     page.get_by_role("button", name="Play").wait_for()
     agrees(29)
+    assert learned().feasible and learned().step > 0
+    step.press("Home")
     page.get_by_role("button", name="The step that was kept").click()
     agrees(learned().step)
     page.get_by_text("the one that was kept:").wait_for()
+
+
+def test_steps_of_learning_are_rounded_to_the_choices_there_are():
+    found = learned()
+    few = dataclasses.replace(found, config=found.config.replace(bit_choices=[2, 4, 8]))
+    bits = learning.learning_steps(few, 6).state["bits"]
+    values = found.history.filter(like="weight:").to_numpy()
+    assert {b for row in bits for b in row} <= {2, 4, 8}
+    assert bits == [[min((2, 4, 8), key=lambda b: (abs(b - v), b)) for v in row] for row in values]
 
 
 def test_the_tradeoff_explorer_shows_recorded_rows(show):
@@ -355,8 +366,8 @@ def test_bad_tensors_and_settings_are_refused():
         quantizer.tensors_of(*example(), ["nowhere"])
     with pytest.raises(ValueError, match="belongs to lesson '3'.*known names|did you mean"):
         tradeoffs.tradeoff_explorer("3")
-    with pytest.raises(ValueError, match="elements names none of the layers"):
-        learning.learning_steps(learned(), {"nowhere": 3}, 4)
+    with pytest.raises(ValueError, match="no activation bits were learned"):
+        learning.learning_steps(learned(), 6, "activation")
     with pytest.raises(ValueError, match="needs two cards, got 0"):
         comparison.card_comparison({})
     with pytest.raises(ValueError, match="side must be"):

@@ -47,7 +47,7 @@ for a, b in (("BRECQ", "QDrop"), ("skip quantized", "skip in float")):
     assert pair["worth"] == {choice.field: list(map(str, choice.worth)) for choice in found if choice.worth}
 """
 STEPS = PANEL + """
-moves = learning_steps(learned, sizes, BITS).state
+moves = learning_steps(learned, BITS).state
 for step in (0, learned.step):
     row = learned.history.iloc[step]
     assert moves["bits"][step] == [round(row[f"weight:{layer['name']}"]) for layer in moves["layers"]]

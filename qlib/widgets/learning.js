@@ -8,7 +8,7 @@ function render({ model, el }) {
       model.get(name),
     ),
     last = bits.length - 1,
-    most = Math.max(8, ...bits.flat());
+    most = bits.reduce((highest, row) => Math.max(highest, ...row), 8);
   const root = frame(el, "Bits while they are learned"),
     spoken = announcer(),
     { link, update } = permanentLink("learning"),
@@ -42,8 +42,8 @@ function render({ model, el }) {
     play.textContent = "Stop";
     timer = setInterval(() => {
       step.set(Math.min(last, from + Math.round(((performance.now() - began) / 1000 / SECONDS) * last)));
-      show();
       if (step.value === last) stop();
+      show();
     }, 40);
   }
 

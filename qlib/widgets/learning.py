@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import numpy as np
 
 from ..bitwidths import LearnedBitwidths
 from .figure import Figure, table
 
-KINDS = {"weight": "weights", "activation": "activations"}
 
-
-def learning_steps(learned: LearnedBitwidths, elements: Mapping[str, int], limit: float) -> Figure:
+def learning_steps(learned: LearnedBitwidths, limit: float, kind: str = "weight") -> Figure:
     """A figure with a slider over the steps of ``learned.history``, which begins at the step that was kept.
 
-    ``elements``: how many weights each layer has, or activations each feature map, by name. It shows the kind that ``elements``
-    names. ``limit``: of the average bits. Raises ``ValueError`` where ``elements`` names no layer that learned.
+    ``limit``: of the average bits. ``kind``: whose bits, ``"weight"`` or ``"activation"``; rounded as the learner rounds them, of
+    a layer with bits by channel their mean. Raises ``ValueError`` where no bits of that kind were learned.
     """
-    history = learned.history
-    found = {kind: [c for c in history if c.startswith(f"{kind}:") and c.split(":", 1)[1] in elements] for kind in KINDS}
-    kind = max(found, key=lambda kind: len(found[kind]))
-    layers = [column.split(":", 1)[1] for column in found[kind]]
+    history, config = learned.history, learned.config
+    layers = [column.split(":", 1)[1] for column in history if column.startswith(f"{kind}:")]
     if not layers:
-        raise ValueError(f"elements names none of the layers whose bits were learned, such as {history.columns[-1]!r}")
-    bits = history[found[kind]].round().astype(int)
-    average = history[f"average_{kind}_bits"]
-    kept = history.iloc[learned.step]
+        raise ValueError(f"no {kind} bits were learned; columns of history are {', '.join(history.columns[:8])} ...")
+    choices = np.array([b for b in config.bit_choices if b > getattr(config, f"{kind}_symmetric")])  # which need two bits
+    values = history[[f"{kind}:{name}" for name in layers]].to_numpy(float)
+    bits = choices[np.searchsorted((choices[1:] + choices[:-1]) / 2, values)].tolist()
+    average, kept = history[f"average_{kind}_bits"], history.iloc[learned.step]
     fallback = table(f"Step {learned.step}, the one that was kept", {
         "loss": f"{kept.loss:.3f}", "average bits": f"{average[learned.step]:.3f}",
-        **{name: f"{b} bits" for name, b in zip(layers, bits.iloc[learned.step], strict=True)}})  # fmt: skip
-    return Figure("learning", {"layers": [{"name": name, "elements": elements[name]} for name in layers], "of": KINDS[kind],
-                               "bits": bits.to_numpy().tolist(), "loss": history.loss.round(4).tolist(),
-                               "average": average.round(4).tolist(), "feasible": history.feasible.astype(int).tolist(),
-                               "limit": limit, "kept": learned.step}, fallback)  # fmt: skip
+        **{name: f"{b} bits" for name, b in zip(layers, bits[learned.step], strict=True)}})  # fmt: skip
+    return Figure("learning", {"layers": [{"name": name} for name in layers], "of": f"{kind}s", "bits": bits,
+                               "loss": history.loss.round(4).tolist(), "average": average.round(4).tolist(),
+                               "feasible": history.feasible.astype(int).tolist(), "limit": limit, "kept": learned.step},
+                  fallback)  # fmt: skip

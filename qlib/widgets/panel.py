@@ -233,7 +233,7 @@ class Panel:
             self._first_answer(move, config, began)
         finally:
             torch.set_num_threads(self._threads)
-        self._light = time.monotonic() - began < LIGHT
+            self._light = self._light and time.monotonic() - began < LIGHT
         size = footprint(self.model, images[:1], config)
         network, calibrated = quantize(self.model, config, self.calibration), self._calibration_images
         said, seen, in_float = time.monotonic(), [], []
