@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from . import __version__, results
+from . import __version__, experiments, results
 from .benches import load_bench
 from .cards import QuantizationCard, catalogue, compare, hardware
 from .config import QuantConfig, suggestion
@@ -71,7 +71,7 @@ def _message(error: ValueError | OSError) -> str:
 
 def _list() -> int:
     for name, path in results.experiments().items():
-        experiment = results.Experiment.load(path)
+        experiment = experiments.Experiment.load(path)
         table = results.table_path(experiment.bench, experiment.name)
         recorded = len(results.load_table(table)) if table.exists() else 0
         failed = f", {n} failed" if (n := len(results.failures(table))) else ""
@@ -87,7 +87,7 @@ def _record(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _record_one(experiment: results.Experiment, path: Path, command: str, arguments: argparse.Namespace) -> int:
+def _record_one(experiment: experiments.Experiment, path: Path, command: str, arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in ("device", "precision", "workers", "scheduler", "shard", "retry")}
     table = results.record(experiment, path, command=command, **options)
     path = path if arguments.shard == (1, 1) else results.shard_path(path, *arguments.shard)
@@ -102,7 +102,7 @@ def _record_one(experiment: results.Experiment, path: Path, command: str, argume
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where networks run, as torch names it: cuda, cuda:1 (default: cpu)")
-    parser.add_argument("--precision", default="float32", choices=results.PRECISIONS, help="of products and their sums")
+    parser.add_argument("--precision", default="float32", choices=experiments.PRECISIONS, help="of products and their sums")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes of one thread each (default: this one)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster's, to compute the rows there")
     parser.add_argument("--shard", type=_part, default=(1, 1), metavar="I/N", help="the I-th of N parts, in a table of its own")
@@ -121,7 +121,7 @@ def _add_own_commands(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--seed", type=int, default=0, help="of the draw of calibration images")
     run.add_argument("--out", type=Path, metavar="TABLE.csv", help="a table to keep the rows in, beside those that are there")
     run.add_argument("--device", default="cpu", help="as torch names it")
-    run.add_argument("--precision", default="float32", choices=results.PRECISIONS)
+    run.add_argument("--precision", default="float32", choices=experiments.PRECISIONS)
     run.set_defaults(run=_run)
     sweep = commands.add_parser("sweep", help="compute the rows of a grid in a file of your own")
     sweep.add_argument("file", type=Path, metavar="GRID.yaml", help="with the fields of those in book/experiments")
@@ -159,7 +159,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if given["own"]:
         bench = load_bench(given["bench"], given["own"])
         images, calibration = images or min(2000, len(bench.held_out)), calibration or min(320, len(bench.train))
-    experiment = results.Experiment(
+    experiment = experiments.Experiment(
         "run", **given, fixed={k: yaml.safe_load(v) for k, v in fields.items()}, vary=(), networks=(arguments.network,),
         images=images or 2000, calibration_images=(calibration or 320,), seeds=(arguments.seed,))  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +177,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    experiment = results.Experiment.load(arguments.file)
+    experiment = experiments.Experiment.load(arguments.file)
     experiment = dataclasses.replace(experiment, **_given_bench(arguments, experiment.bench, experiment.own))
     path = arguments.out or arguments.file.with_suffix(".rows.csv")
     return _record_one(experiment, path, f"qlib sweep {arguments.file.name}", arguments)
@@ -211,13 +211,13 @@ def _merge(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _experiments(names: Sequence[str]) -> list[results.Experiment]:
+def _experiments(names: Sequence[str]) -> list[experiments.Experiment]:
     """Those of these names; without a bench, a name is one of ``digits``."""
     known, full = results.experiments(), [name if "/" in name else f"digits/{name}" for name in names]
     for name in full:
         if name not in known:
             raise ValueError(f"there is no experiment {name!r}{suggestion(name, known)}")
-    return [results.Experiment.load(known[name]) for name in full]
+    return [experiments.Experiment.load(known[name]) for name in full]
 
 
 def _part(text: str) -> tuple[int, int]:

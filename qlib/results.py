@@ -1,4 +1,4 @@
-"""Recorded results: experiments (named grids of configurations), rows keyed by what they depend on, and provenance.
+"""Recorded results: rows of experiments, keyed by what they depend on, and their provenance.
 
 A table is a CSV file, one row a configuration, network and calibration draw; beside it a YAML file says for every recording
 session which command, commit, versions and hardware made the rows, and which runs failed. Every finished row rewrites the table
@@ -12,9 +12,7 @@ import base64
 import csv
 import dataclasses
 import functools
-import hashlib
 import io
-import itertools
 import json
 import os
 import platform
@@ -22,9 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -33,260 +29,18 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from torch import Tensor
 
-from .benches import Batches, Bench, data_hash, load_bench, weights_hash
-from .bitwidths import LearnedBitwidths, analytic_bitwidths, learn_bitwidths, pseudo_labels
+from .benches import Bench, load_bench
 from .config import QuantConfig, suggestion
-from .evaluate import Accuracy, evaluate, wilson
-from .footprint import footprint
-from .model import quantize
+from .evaluate import Accuracy, wilson
+from .experiments import ALLOCATION_FIELDS, Allocation, Experiment, Laboratory, Run
 from .workers import spread
 
-CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 FIELDS = tuple(f.name for f in dataclasses.fields(QuantConfig))
 COLUMNS = ("key", "session", "bench", "network", "weights", "data", "code_version", "calibration_images", "calibration_seed",
            *FIELDS, "allocation", "precision", "n", "top1", "low", "high", "average_weight_bits", "average_activation_bits",
            "bits", "seconds", "correct")  # fmt: skip
 LATER = {"precision": "float32"}  # columns that older tables lack, and what their rows would hold there
-PRECISIONS = ("float32", "tf32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """How a run chooses its bits by layer: learned if a target is given, with the settings of `qlib.learn_bitwidths`, on
-    ``labels`` that are ``true``, or ``hard`` or ``soft`` ones of the float network; or analytic, so that no feature map is
-    larger than the largest of a network with ``largest_map_bits`` in every layer but the last.
-    """
-
-    target_weight_bits: float | None = None
-    target_activation_bits: float | None = None
-    steps: int = 1500
-    learning_rate: float = 0.01
-    penalty: float = 2.0
-    parametrization: str = "bits"
-    per_channel: bool = False
-    learn_ranges: bool = False
-    checkpoint: str = "average"
-    labels: str = "true"
-    largest_map_bits: int | None = None
-
-    def __post_init__(self):
-        learned = self.target_weight_bits is not None or self.target_activation_bits is not None
-        if learned == (self.largest_map_bits is not None):
-            raise ValueError("an allocation needs target_weight_bits or target_activation_bits, or else largest_map_bits")
-        if self.labels not in ("true", "hard", "soft"):
-            raise ValueError(f"labels must be 'true', 'hard' or 'soft', got {self.labels!r}")
-
-    @property
-    def learned(self) -> bool:
-        return self.largest_map_bits is None
-
-
-ALLOCATION_FIELDS = tuple(f.name for f in dataclasses.fields(Allocation))
-
-
-@dataclass(frozen=True)
-class Run:
-    """One row to be: what is quantized, how, and on which data it is calibrated (and, if so, learned) and evaluated.
-
-    Bits are learned on ``calibration_images`` training images, drawn from ``calibration_seed``, which are also calibrated on.
-    """
-
-    bench: str
-    network: str
-    config: QuantConfig
-    calibration_images: int
-    calibration_seed: int
-    images: int
-    allocation: Allocation | None = None
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A grid of runs on one bench. The configurations are all combinations of one element from each list in ``vary``, each
-    with every number of ``calibration_images`` and every one of the ``seeds`` that draw these.
-
-    ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` or of `Allocation` to
-    value. If ``float_baseline`` is set, every network is also recorded unquantized. ``own``: as for `qlib.load_bench`.
-    """
-
-    name: str
-    bench: str
-    fixed: Mapping[str, Any]
-    vary: tuple[tuple[Mapping[str, Any], ...], ...]
-    networks: tuple[str, ...] = ("base",)
-    images: int = 10_000
-    calibration_images: tuple[int, ...] = (320,)
-    seeds: tuple[int, ...] = (0,)
-    float_baseline: bool = True
-    own: Mapping[str, Any] | None = None
-
-    def load_bench(self) -> Bench:
-        return load_bench(self.bench, self.own) if self.own else load_bench(self.bench)
-
-    @classmethod
-    def load(cls, path: Path) -> Experiment:
-        """From a YAML file with these fields; ``vary`` is a list of axes, each a list of partial configurations or one mapping
-        from a field to its values. Raises ``ValueError`` naming the file and the field."""
-        known = [f.name for f in dataclasses.fields(cls)]
-        try:
-            given = yaml.safe_load(path.read_text("utf8"))
-            if not isinstance(given, Mapping):
-                raise ValueError("expected a mapping of fields")
-            for field in given:
-                if field not in known:
-                    raise ValueError(f"no field {field!r}{suggestion(field, known)}")
-            axes = [
-                [{name: v} for name, values in axis.items() for v in values] if isinstance(axis, Mapping) else axis
-                for axis in given.get("vary", [])
-            ]
-            tuples = {k: tuple(given[k]) for k in ("networks", "seeds", "calibration_images") if k in given}
-            experiment = cls(**{"name": path.stem, "fixed": {}, **given, **tuples, "vary": tuple(map(tuple, axes))})
-            experiment.runs()
-        except (ValueError, TypeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path}: {error}") from error
-        return experiment
-
-    def runs(self) -> list[Run]:
-        """Every run of the grid, in order; no run twice."""
-        runs = {}
-        for network in self.networks:
-            if self.float_baseline:
-                config = QuantConfig(weight_bits=None, activation_bits=None)
-                runs[Run(self.bench, network, config, 0, 0, self.images)] = None
-            for parts in itertools.product(*self.vary):
-                fields = {**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})}
-                chosen = {name: fields.pop(name) for name in ALLOCATION_FIELDS if name in fields}
-                config, allocation = QuantConfig.from_dict(fields), Allocation(**chosen) if chosen else None
-                for n, seed in itertools.product(self.calibration_images, self.seeds):
-                    runs[Run(self.bench, network, config, n, seed, self.images, allocation)] = None
-        return list(runs)
-
-
-class Laboratory:
-    """A bench whose data and hashes are made once, for many runs.
-
-    ``device``: where networks run, as torch names it. ``precision``: of products and their sums. ``float32``; ``tf32``, which
-    rounds factors to 10 bits of mantissa where a GPU can; or ``bfloat16`` by autocast. Quantizers compute in float32 always.
-    """
-
-    def __init__(self, bench: Bench, device: str = "cpu", precision: str = "float32"):
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}; got {precision!r}")
-        self.bench, self.device, self.precision = bench, _device(device), precision
-        self.weights = functools.cache(lambda network: weights_hash(self.network(network)))
-        self.calibration = functools.cache(lambda n, seed: self.bench.calibration(n, seed) if n else [])
-        self.training = functools.cache(self.bench.training)
-        self.validation = functools.lru_cache(1)(self.bench.validation)
-        self.hash = functools.cache(lambda stream, *arguments: data_hash(getattr(self, stream)(*arguments)))
-
-    def network(self, name: str) -> torch.nn.Module:
-        if name not in self.bench.models:
-            raise ValueError(f"bench {self.bench.name!r} has no network {name!r}{suggestion(name, self.bench.models)}")
-        return self.bench.models[name].to(self.device)
-
-    def on_device(self, batches: Batches) -> Batches | Prefetched:
-        return batches if self.device.type == "cpu" else Prefetched(batches, self.device)
-
-    def identity(self, run: Run) -> dict[str, Any]:
-        """What a row depends on, and the key made of it."""
-        stream = "training" if run.allocation and run.allocation.learned else "calibration"
-        data = self.hash(stream, run.calibration_images, run.calibration_seed) + self.hash("validation", run.images)
-        depends = {
-            "bench": run.bench,
-            "network": run.network,
-            "weights": self.weights(run.network),
-            "data": hashlib.sha256(data.encode()).hexdigest()[:16],
-            "code_version": CODE_VERSION,
-            "calibration_images": run.calibration_images,
-            "calibration_seed": run.calibration_seed,
-            **run.config.to_dict(),
-            **({"allocation": dataclasses.asdict(run.allocation)} if run.allocation else {}),
-            **({"precision": self.precision} if self.precision != "float32" else {}),
-            "n": run.images,
-        }
-        return {"key": hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16], **depends}
-
-    def measure(self, run: Run) -> dict[str, Any]:
-        """Choose bits if the run asks for it, quantize, calibrate, evaluate: the cells of a row that are results."""
-        with _computing(self.device, self.precision):
-            return self._measure(run)
-
-    def _measure(self, run: Run) -> dict[str, Any]:
-        network, draw = self.network(run.network), (run.calibration_images, run.calibration_seed)
-        config, calibration, ranges, cells = run.config, self.on_device(self.calibration(*draw)), None, {}
-        if run.allocation:
-            example = self.validation(run.images)[0][0][:1]
-            if run.allocation.learned:
-                calibration = self.on_device(self.training(*draw))
-                learned = self._learn(run, network, calibration)
-                config, ranges = learned.config, learned.ranges
-            else:
-                config = _within_largest_map(network, example, config, run.allocation.largest_map_bits)
-            size = footprint(network, example, config)
-            cells = {"average_weight_bits": size.average_weight_bits, "average_activation_bits": size.average_activation_bits,
-                     "bits": {e.name: [round(e.weight_bits, 4), round(e.activation_bits, 4)] for e in size.layers}}
-        quantized = quantize(network, config, calibration, ranges)
-        accuracy = evaluate(quantized, self.on_device(self.validation(run.images)))
-        low, high = accuracy.interval
-        return {**cells, "top1": round(accuracy.top1, 4), "low": round(low, 4), "high": round(high, 4),
-                "correct": pack(accuracy.correct)}  # fmt: skip
-
-    def _learn(self, run: Run, network: torch.nn.Module, training: Batches) -> LearnedBitwidths:
-        settings = dataclasses.asdict(run.allocation)
-        labels, _ = settings.pop("labels"), settings.pop("largest_map_bits")
-        if labels != "true":
-            training = pseudo_labels(network, training, soft=labels == "soft")
-        return learn_bitwidths(network, run.config, training, seed=run.calibration_seed, progress=False, **settings)
-
-
-class Prefetched:
-    """Batches on their way to a device: while one is computed on, the next is made, pinned and copied."""
-
-    def __init__(self, batches: Batches, device: torch.device):
-        self.batches, self.device = batches, device
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        with ThreadPoolExecutor(1) as pool:
-            coming = [pool.submit(self._load, i) for i in range(min(1, len(self.batches)))]
-            for i in range(len(self.batches)):
-                batch = coming.pop().result()
-                coming += [pool.submit(self._load, i + 1)] if i + 1 < len(self.batches) else []
-                yield batch
-
-    def _load(self, i: int) -> tuple[Tensor, Tensor]:
-        x, y = self.batches[i]
-        return (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True), y
-
-
-def _device(name: str) -> torch.device:
-    """Raises ``ValueError`` where torch does not know the device or this machine has none."""
-    try:
-        return torch.empty(1, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-@contextmanager
-def _computing(device: torch.device, precision: str) -> Iterator[None]:
-    """Products in this precision; torch's own settings before and after."""
-    places = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [place.allow_tf32 for place in places]
-    try:
-        for place in places:
-            place.allow_tf32 = precision == "tf32"
-        # Without its cache, which would not see that the learner writes new values into the weights.
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
-            yield
-    finally:
-        for place, allowed in zip(places, before, strict=True):
-            place.allow_tf32 = allowed
-
-
-def _within_largest_map(network: torch.nn.Module, example: torch.Tensor, config: QuantConfig, bits: int) -> QuantConfig:
-    elements = max(layer.activation_elements for layer in footprint(network, example, config).layers if layer.counted)
-    return analytic_bitwidths(network, example, config, elements * bits / 8)
 
 
 def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True, device: str = "cpu",
@@ -500,11 +254,6 @@ def run_of(row: Mapping[str, Any]) -> Run:
     numbers = (int(row[c]) for c in ("calibration_images", "calibration_seed", "n"))
     allocation = row["allocation"] and Allocation(**row["allocation"])
     return Run(row["bench"], row["network"], config, *numbers, allocation)
-
-
-def pack(correct: np.ndarray) -> str:
-    """A bool array as base64 text, eight images a byte."""
-    return base64.b64encode(np.packbits(correct).tobytes()).decode()
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from helpers import Block
 from PIL import Image
 from safetensors.torch import save_file
 
-from qlib import QuantConfig, QuantizationCard, evaluate, quantize, results
+from qlib import QuantConfig, QuantizationCard, evaluate, experiments, quantize, results
 from qlib.benches import Loaders, data_hash
 from qlib.cli import main
 
@@ -88,7 +88,7 @@ def test_loaders_of_ones_own_from_python(tmp_path):
         return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=9, shuffle=shuffle)
 
     bench = Loaders("mine", {"base": Block().eval()}, loader(0, True), loader(1, False))
-    grid = results.Experiment("grid", "mine", {}, (({"activation_bits": 3}, {"activation_bits": 5}),), images=30,
+    grid = experiments.Experiment("grid", "mine", {}, (({"activation_bits": 3}, {"activation_bits": 5}),), images=30,
                               calibration_images=(20,), seeds=(0, 1))  # fmt: skip
     rows = results.record(grid, tmp_path / "grid.csv", bench=bench, progress=False)
     assert len(rows) == 5 and set(rows.bench) == {"mine"} and rows.data.nunique() == 3  # float, and a draw for each seed

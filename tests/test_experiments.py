@@ -7,7 +7,7 @@ import torch
 from pytorchcv.model_provider import get_model
 from torchvision.models import resnet50
 
-from qlib import footprint, results
+from qlib import experiments, footprint, results
 from qlib.book import costs
 
 NETWORKS = {  # with random weights: names and shapes are all that matters here
@@ -26,7 +26,7 @@ def network(bench):
 
 @pytest.mark.parametrize("name", FILES)
 def test_names_and_limits_fit_the_network(name):
-    experiment = results.Experiment.load(FILES[name])
+    experiment = experiments.Experiment.load(FILES[name])
     model, example = network(experiment.bench)
     assert experiment.bench == name.split("/")[0] and experiment.images in (4000, 10_000, 50_000)
     seen = set()
@@ -34,7 +34,7 @@ def test_names_and_limits_fit_the_network(name):
         if run.allocation and not run.allocation.learned:
             key = run.allocation.largest_map_bits
             if key not in seen:
-                size = footprint(model, example, results._within_largest_map(model, example, run.config, key))
+                size = footprint(model, example, experiments._within_largest_map(model, example, run.config, key))
                 assert size.max_activation_bytes > 0
         elif isinstance(run.config.weight_bits, dict) or isinstance(run.config.activation_bits, dict):
             key = run.config
@@ -47,7 +47,7 @@ def test_names_and_limits_fit_the_network(name):
 
 @pytest.mark.parametrize("bench", ["cifar10", "imagenet"])
 def test_the_limits_of_table_2_are_those_of_end_layers_at_8_bits(bench):
-    experiment = results.Experiment.load(FILES[f"{bench}/first-last-learned"])
+    experiment = experiments.Experiment.load(FILES[f"{bench}/first-last-learned"])
     model, example = network(bench)
     for run in experiment.runs():
         if run.allocation and run.config.first_last_bits == 8:
@@ -59,20 +59,21 @@ def test_the_limits_of_table_2_are_those_of_end_layers_at_8_bits(bench):
 
 
 def test_the_cost_page_counts_rows_and_estimates_hours_only_from_recorded_ones(tmp_path, monkeypatch):
-    imagenet = [results.Experiment.load(path).runs() for name, path in FILES.items() if name.startswith("imagenet/")]
+    imagenet = [experiments.Experiment.load(path).runs() for name, path in FILES.items() if name.startswith("imagenet/")]
     text = costs.as_markdown()
     assert f"| **all** | {sum(map(len, imagenet)):,} |" in text
     monkeypatch.setattr(results, "table_path", lambda *_: tmp_path / "throughput.csv")
     assert "Hours are not estimated" in costs.as_markdown()
     seconds = {0: 10.0, 200: 30.0}
-    monkeypatch.setattr(results, "load_bench", lambda _, real=results.load_bench: real("digits"))
-    monkeypatch.setattr(results.Laboratory, "identity", lambda self, run: {
+    monkeypatch.setattr(experiments, "load_bench", lambda _, real=experiments.load_bench: real("digits"))
+    monkeypatch.setattr(experiments.Laboratory, "identity", lambda self, run: {
         "key": str(hash(run)), "bench": run.bench, "network": run.network, "weights": "", "data": "", "code_version": 2,
         "calibration_images": run.calibration_images, "calibration_seed": 0, **run.config.to_dict(),
         **({"allocation": results.dataclasses.asdict(run.allocation)} if run.allocation else {}), "n": run.images})
     monkeypatch.setattr(results, "_attempt", lambda _, item: {
         "top1": 0, "low": 0, "high": 0, "correct": "", "seconds": seconds[costs._steps(item[1])]})
-    results.record(results.Experiment.load(FILES["imagenet-generated/throughput"]), tmp_path / "throughput.csv", progress=False)
+    throughput = experiments.Experiment.load(FILES["imagenet-generated/throughput"])
+    results.record(throughput, tmp_path / "throughput.csv", progress=False)
     images, steps = sum(r.images for runs in imagenet for r in runs), sum(costs._steps(r) for runs in imagenet for r in runs)
     expected = (images * 10 / 4000 + steps * 20 / 200) / 3600
     assert f"| {steps:,} | {expected:.1f} |" in costs.as_markdown()

@@ -15,10 +15,10 @@ import pytest
 import torch
 from helpers import DATA
 
-from qlib import Accuracy, QuantConfig, results
+from qlib import Accuracy, QuantConfig, experiments, results
 from qlib.cli import main
 
-TINY = results.Experiment("tiny", "digits", {}, (({"activation_bits": 4}, {"activation_bits": 8}),), images=40,
+TINY = experiments.Experiment("tiny", "digits", {}, (({"activation_bits": 4}, {"activation_bits": 8}),), images=40,
                           calibration_images=(20,), seeds=(0, 1))  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def recorded_tables():
 def test_a_recorded_row_is_what_quantize_and_evaluate_give(table):
     rows = results.record(TINY, table, progress=False)
     assert len(rows) == 5 and rows.key.is_unique
-    laboratory = results.Laboratory(results.load_bench("digits"))
+    laboratory = experiments.Laboratory(results.load_bench("digits"))
     for row in rows.to_dict("records"):
         again = results.accuracy_of({**laboratory.measure(results.run_of(row)), "n": row["n"]})
         assert (again.correct == results.accuracy_of(row).correct).all()
@@ -46,13 +46,13 @@ def test_a_recorded_row_is_what_quantize_and_evaluate_give(table):
 
 def test_recording_again_computes_nothing(table, monkeypatch):
     before = results.record(TINY, table, progress=False)
-    monkeypatch.setattr(results.Laboratory, "measure", lambda *_: pytest.fail("a row was computed twice"))
+    monkeypatch.setattr(experiments.Laboratory, "measure", lambda *_: pytest.fail("a row was computed twice"))
     assert results.record(TINY, table, progress=False).equals(before)
     assert len(results.provenance(table)) == 1
 
 
 def test_an_interrupted_recording_goes_on_and_equals_an_uninterrupted_one(table, tmp_path, monkeypatch):
-    compute, count = results.Laboratory.measure, 0
+    compute, count = experiments.Laboratory.measure, 0
 
     def stops(self, run):
         nonlocal count
@@ -61,7 +61,7 @@ def test_an_interrupted_recording_goes_on_and_equals_an_uninterrupted_one(table,
             raise KeyboardInterrupt
         return compute(self, run)
 
-    monkeypatch.setattr(results.Laboratory, "measure", stops)
+    monkeypatch.setattr(experiments.Laboratory, "measure", stops)
     with pytest.raises(KeyboardInterrupt):
         results.record(TINY, table, progress=False)
     assert len(results.load_table(table)) == 2
@@ -75,9 +75,10 @@ def test_an_interrupted_recording_goes_on_and_equals_an_uninterrupted_one(table,
 def test_a_killed_recording_leaves_whole_rows_only(table):
     script = textwrap.dedent(f"""
         from pathlib import Path
-        from qlib import results
-        tiny = results.Experiment("tiny", "digits", {{}}, (tuple({{"activation_bits": b}} for b in range(1, 17)),), images=500,
-                                  calibration_images=(20,), seeds=tuple(range(10)))
+        from qlib import experiments, results
+        axis = tuple({{"activation_bits": b}} for b in range(1, 17))
+        tiny = experiments.Experiment("tiny", "digits", {{}}, (axis,), images=500,
+                                      calibration_images=(20,), seeds=tuple(range(10)))
         results.record(tiny, Path({str(table)!r}), progress=False)
     """)
     process = subprocess.Popen([sys.executable, "-c", script])
@@ -108,24 +109,24 @@ def test_a_row_that_cannot_be_written_leaves_the_table_as_it_was(table, monkeypa
     lambda run: dataclasses.replace(run, images=41),
 ])  # fmt: skip
 def test_the_key_changes_with_whatever_the_row_depends_on(change):
-    laboratory = results.Laboratory(results.load_bench("digits"))
-    run = results.Run("digits", "base", QuantConfig(), 20, 0, 40)
+    laboratory = experiments.Laboratory(results.load_bench("digits"))
+    run = experiments.Run("digits", "base", QuantConfig(), 20, 0, 40)
     assert laboratory.identity(run)["key"] != laboratory.identity(change(run))["key"]
 
 
 def test_the_key_changes_with_the_code_version_and_the_weights(monkeypatch):
-    run = results.Run("digits", "base", QuantConfig(), 20, 0, 40)
-    key = results.Laboratory(results.load_bench("digits")).identity(run)["key"]
+    run = experiments.Run("digits", "base", QuantConfig(), 20, 0, 40)
+    key = experiments.Laboratory(results.load_bench("digits")).identity(run)["key"]
     bench = results.load_bench("digits")
     next(bench.models["base"].parameters()).data[0] += 1
-    assert results.Laboratory(bench).identity(run)["key"] != key
-    monkeypatch.setattr(results, "CODE_VERSION", results.CODE_VERSION + 1)
-    assert results.Laboratory(results.load_bench("digits")).identity(run)["key"] != key
+    assert experiments.Laboratory(bench).identity(run)["key"] != key
+    monkeypatch.setattr(experiments, "CODE_VERSION", experiments.CODE_VERSION + 1)
+    assert experiments.Laboratory(results.load_bench("digits")).identity(run)["key"] != key
 
 
 def test_packing_loses_nothing():
     correct = np.random.default_rng(0).random(1003) < 0.7
-    row = {"correct": results.pack(correct), "n": 1003}
+    row = {"correct": experiments.pack(correct), "n": 1003}
     assert (results.accuracy_of(row).correct == correct).all()
 
 
@@ -152,7 +153,7 @@ def test_a_faulty_experiment_file_is_refused_with_its_name_and_the_culprit(tmp_p
     path = tmp_path / "grid.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=culprit) as error:
-        results.Experiment.load(path)
+        experiments.Experiment.load(path)
     assert "grid.yaml" in str(error.value)
 
 
@@ -172,11 +173,11 @@ def test_record_names_what_it_does_not_know(capsys):
 
 @pytest.mark.parametrize("path", recorded_tables(), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_recorded_table_is_complete_and_current(path):
-    experiment = results.Experiment.load(results.experiments()[f"{path.parent.name}/{path.stem}"])
+    experiment = experiments.Experiment.load(results.experiments()[f"{path.parent.name}/{path.stem}"])
     recorded = results.load_table(path)
     runs = {results.run_of(row) for row in recorded.to_dict("records")}
     assert runs <= set(experiment.runs())  # a table may still be growing, but holds nothing else
-    assert set(recorded.code_version) == {results.CODE_VERSION}
+    assert set(recorded.code_version) == {experiments.CODE_VERSION}
     assert set(recorded.session) <= set(range(len(results.provenance(path))))
 
 
@@ -200,7 +201,7 @@ def test_a_random_row_of_every_table_is_recomputed(path, image_files):
             pytest.skip("its images are not here, or all its rows are learned")
     row = random.SystemRandom().choice(rows)
     print(f"row {row['key']} of {path.name}")
-    laboratory, run = results.Laboratory(results.load_bench(row["bench"])), results.run_of(row)
+    laboratory, run = experiments.Laboratory(results.load_bench(row["bench"])), results.run_of(row)
     assert laboratory.identity(run)["key"] == row["key"]
     now, then = results.accuracy_of({**laboratory.measure(run), "n": run.images}), results.accuracy_of(row)
     learned = run.allocation is not None and run.allocation.learned  # such a rounding changes the path of all later steps
@@ -210,15 +211,15 @@ def test_a_random_row_of_every_table_is_recomputed(path, image_files):
 
 def test_batches_on_their_way_to_a_device_are_all_there_in_order():
     batches = [(torch.full((2, 1), float(i)), torch.tensor([i, i])) for i in range(5)]
-    ahead = results.Prefetched(batches, torch.device("cpu"))
+    ahead = experiments.Prefetched(batches, torch.device("cpu"))
     for _ in range(2):  # as often as it is asked
         assert [(x.tolist(), y.tolist()) for x, y in ahead] == [(x.tolist(), y.tolist()) for x, y in batches]
-    assert list(results.Prefetched([], torch.device("cpu"))) == []
+    assert list(experiments.Prefetched([], torch.device("cpu"))) == []
 
 
 def test_precision_is_part_of_the_key_unless_it_is_float32(table):
-    run, bench = results.Run("digits", "base", QuantConfig(), 20, 0, 40), results.load_bench("digits")
-    keys = {precision: results.Laboratory(bench, precision=precision).identity(run)["key"] for precision in results.PRECISIONS}
+    run, bench = experiments.Run("digits", "base", QuantConfig(), 20, 0, 40), results.load_bench("digits")
+    keys = {p: experiments.Laboratory(bench, precision=p).identity(run)["key"] for p in experiments.PRECISIONS}
     assert len(set(keys.values())) == 3
     rows = results.record(TINY, table, progress=False, precision="bfloat16")
     assert set(rows.precision) == {"bfloat16"} and results.provenance(table)[0]["precision"] == "bfloat16"
@@ -236,7 +237,7 @@ def test_a_device_that_is_not_there_and_a_precision_that_is_none_are_refused(cap
     assert main(["record", "digits/pooling", "--device", "abacus"]) == 2
     assert "abacus" in capsys.readouterr().err
     with pytest.raises(ValueError, match="float16"):
-        results.Laboratory(results.load_bench("digits"), precision="float16")
+        experiments.Laboratory(results.load_bench("digits"), precision="float16")
 
 
 def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):

@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from qlib import results
+from qlib import experiments, results
 from qlib.cli import main
 from qlib.workers import spread
 
-TINY = results.Experiment("tiny", "digits", {}, (tuple({"activation_bits": b} for b in (3, 4, 5, 6)),), images=60,
+TINY = experiments.Experiment("tiny", "digits", {}, (tuple({"activation_bits": b} for b in (3, 4, 5, 6)),), images=60,
                           calibration_images=(20,), seeds=(0, 1))  # fmt: skip
 SAME = [c for c in results.COLUMNS if c not in ("session", "seconds")]
 
@@ -145,11 +145,12 @@ def test_a_run_that_fails_is_noted_and_does_not_stop_the_rest(table, workers, mo
                                                           {"activation_bits": 5}),))  # fmt: skip
     rows = results.record(faulty, table, progress=False, workers=workers)
     assert len(rows) == 3 and [e[:10] for e in results.failures(table).values()] == ["ValueError"]
-    monkeypatch.setattr(results.Laboratory, "measure", lambda *_: pytest.fail("a failed run was tried again"))
+    monkeypatch.setattr(experiments.Laboratory, "measure", lambda *_: pytest.fail("a failed run was tried again"))
     assert results.record(faulty, table, progress=False).equals(rows)
     monkeypatch.undo()
-    measure = results.Laboratory.measure
-    monkeypatch.setattr(results.Laboratory, "measure", lambda self, run: measure(self, dataclasses.replace(run, allocation=None)))
+    measure = experiments.Laboratory.measure
+    cured = {"allocation": None}
+    monkeypatch.setattr(experiments.Laboratory, "measure", lambda self, run: measure(self, dataclasses.replace(run, **cured)))
     assert len(results.record(faulty, table, progress=False, retry=True)) == 4 and results.failures(table) == {}
 
 
@@ -177,7 +178,7 @@ def test_a_file_that_cannot_grow_leaves_the_rows_that_are_there(table):
 
 
 def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_computed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(results.Laboratory, "measure", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(experiments.Laboratory, "measure", lambda *_: pytest.fail("computed"))
     (tmp_path / "taken").write_text("a file where a folder is wanted")
     assert main(["run", "--images", "20", "--calibration-images", "20", "--out", str(tmp_path / "taken" / "rows.csv")]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("qlib: ") and (tmp_path / "taken").is_file()

@@ -1,7 +1,7 @@
 """The reproduction page's table: what every experiment on ImageNet costs, from the throughput that was recorded at full size."""
 
 from qlib import results
-from qlib.results import Experiment, Run
+from qlib.experiments import Experiment, Run
 
 MEASURED = ("imagenet-generated", "throughput")
 
