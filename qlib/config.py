@@ -78,10 +78,7 @@ class QuantConfig:
     bit_choices: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
 
     def __new__(cls, *values: Any, **fields: Any) -> QuantConfig:
-        known = [f.name for f in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                raise TypeError(f"QuantConfig has no field {name!r}{suggestion(name, known)}")
+        cls._refuse_unknown(fields, TypeError)  # as Python does, and with a suggestion
         return super().__new__(cls)
 
     def __post_init__(self):
@@ -128,11 +125,15 @@ class QuantConfig:
         """The inverse of `to_dict`; fields left out keep their default, an unknown one is a ``ValueError``."""
         if not isinstance(fields, Mapping):
             raise ValueError(f"a configuration is a mapping of field names to values, got {type(fields).__name__}")
-        known = [f.name for f in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                raise ValueError(f"QuantConfig has no field {name!r}{suggestion(name, known)}")
+        cls._refuse_unknown(fields, ValueError)
         return cls(**fields)
+
+    @classmethod
+    def _refuse_unknown(cls, names: Iterable[object], error: type[Exception]) -> None:
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in names:
+            if name not in known:
+                raise error(f"QuantConfig has no field {name!r}{suggestion(name, known)}")
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
