@@ -274,11 +274,16 @@ def test_what_cannot_be_is_refused(own, bench, arguments, message):
 
 
 def test_a_panel_leaves_torch_with_as_many_threads_as_before(panel):
-    panel.controls["weight_bits"].value = 5
-    panel.wait(SOON)
-    assert panel._threads == torch.get_num_threads()
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads()
+    usual = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        panel.controls["weight_bits"].value = 5
+        panel.wait(SOON)
+        assert panel._threads == torch.get_num_threads()
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_networks_run_in_other_threads_while_one_is_read():

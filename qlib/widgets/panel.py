@@ -118,7 +118,6 @@ class Panel:
                        **known}  # fmt: skip
         self._in_float: dict[Any, np.ndarray] = {}  # which images the float network gets right, by part of the validation images
         self.baseline: Accuracy | None = None
-        self._threads = torch.get_num_threads()
         self._light = True  # a network so small that threads would wait for one another, beside those of the kernel's cells
         self.controls = {name: _control(name, getattr(start, name), choices.get(name)) for name in DEFAULTS}
         self._answer, self._card, self._body = W.HTML(), W.HTML(), ""
@@ -196,6 +195,7 @@ class Panel:
         for name, control in self.controls.items():
             control.disabled = name not in acting
         with self._changed:
+            self._threads = torch.get_num_threads()
             self._move, self._values, self._accuracy, self._size = self._move + 1, values, None, None
             self._show("Measuring ...", busy=True, old=True)
             if self._thread is None:
