@@ -166,7 +166,10 @@ export function permanentLink(name) {
     place = element("span", {}, published() ? link : "");
   let asked = [...new URLSearchParams(published() ? location.search : "")].filter(([key]) => key.startsWith(`${name}.`));
   const update = (values, usual) => {
-    const missing = asked.filter(([key, text]) => String(values[key.slice(name.length + 1)]) !== text);
+    const missing = asked.filter(([key, text]) => {
+      const value = values[key.slice(name.length + 1)];
+      return String(value) !== text && (typeof value !== "number" || Number(text) !== value);
+    });
     if (missing.length)
       place.prepend(
         `The link that led here asks for ${missing.map((pair) => pair.join(" = ")).join(", ")}, which is not there. `,

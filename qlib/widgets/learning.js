@@ -78,7 +78,7 @@ function render({ model, el }) {
     element("div", { class: "row" }, play, back),
     sentence,
     picture,
-    element("p", {}, `Every bar is a layer with ${model.get("of")}; its bits are rounded as the network sees them.`),
+    element("p", {}, `Every bar is a layer with ${model.get("of")}; its bits are rounded to those that it may have.`),
     element("p", {}, link),
     spoken.line,
   );
