@@ -29,7 +29,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 caption { text-align: left; padding: 0.2rem 0; }
 th, td { text-align: left; padding: 0.15rem 0.6rem 0.15rem 0; border-top: 1px solid var(--line); font-weight: 400; vertical-align: top; }
 thead th { font-weight: 600; }
-td { overflow-wrap: anywhere; }
+td, li { overflow-wrap: anywhere; }
 svg { display: block; width: 100%; overflow: visible; }
 svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
 p { margin: 0.4rem 0; }
