@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
@@ -95,7 +96,7 @@ def shows_a_picture(cell):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_lesson_runs_and_its_sliders_give_what_quantize_and_evaluate_give(path):
     """With a quarter of the images: the book has them run with all."""
-    notebook = parameterize_notebook(nbformat.read(path, as_version=4), {"LIVE_IMAGES": 500})
+    notebook = parameterize_notebook(load_notebook_node(str(path)), {"LIVE_IMAGES": 500})
     lesson = list(notebook.cells)
     notebook.cells.append(nbformat.v4.new_code_cell(CHECK.format(answers=f"[{', '.join(ANSWERS[path.stem])}]")))
     notebook.cells.append(nbformat.v4.new_code_cell(SLIDERS.get(path.stem, PANEL)))
