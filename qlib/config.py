@@ -7,8 +7,10 @@ import difflib
 import inspect
 import json
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import yaml
@@ -30,6 +32,7 @@ SWITCHES = ("weight_symmetric", "activation_symmetric", "activation_dynamic", "q
             "quantize_output")  # fmt: skip
 MAX_BITS = 16  # finer grids are not exact in float32
 MAX_LAYER_BITS = 32  # 17 to 32 pass through as float and count at their bits
+LATER = {"later": True}  # metadata of a field that was added after rows were recorded: `QuantConfig.identity`
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class QuantConfig:
     ``weight_bits``, ``activation_bits``: an int (1 to 16), ``None`` to leave that side in float, or a dictionary from layer or
     tensor name (as `qlib.footprint` lists them) to bits, where ``"default"`` (8 if absent) is for names not given, and a value
     may be a tuple with one int per output channel. In a dictionary 17 to 32 bits are allowed: such a tensor stays in float and
-    counts at its bits (paper, figure 7).
+    counts at its bits (paper, figure 7). A name may be a shell pattern, such as ``"layer1.*"`` (with case):
+    an exact name goes before a pattern, a pattern before ``"default"``, of two patterns the more specific
+    (more characters that are no wildcards); two equally specific ones that fit one name are an error.
 
     ``weight_symmetric``, ``activation_symmetric``, ``symmetric_grid``: section 2.1 and `qlib.affine.make_grid`; symmetric needs
     2 bits or more. ``..._granularity``: one range per output channel of a weight (axis 0), per channel of an activation (axis
@@ -53,6 +58,11 @@ class QuantConfig:
     image (``None``: float). ``quantize_output``: quantize the logits. ``first_last_bits``: of the first and the last layer's
     weights and of what these two produce (``None``: treated like the rest). ``bit_choices``: what mixed precision may choose
     from (section 2.3).
+
+    ``float_layers``: names or shell patterns of modules that are left in float whole, whatever they hold
+    (embeddings, recurrent layers, modules of your own, a whole submodule). What enters them is not quantized
+    for them; what leaves them is float until it enters a layer. They count 32 bits and are never the first or
+    the last layer. A convolution or linear layer with 32 bits in both dictionaries is the same thing.
 
     Raises ``ValueError`` naming the field, the value and what is allowed.
     """
@@ -75,6 +85,7 @@ class QuantConfig:
     quantize_output: bool = True
     calibration_upstream: str = "float"
     first_last_bits: int | None = 8
+    float_layers: tuple[str, ...] = dataclasses.field(default=(), metadata=LATER)
     bit_choices: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
 
     def __new__(cls, *values: Any, **fields: Any) -> QuantConfig:
@@ -102,6 +113,7 @@ class QuantConfig:
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be above 50 and at most 100, got {self.percentile!r}")
         object.__setattr__(self, "percentile", float(self.percentile))
+        object.__setattr__(self, "float_layers", _names("float_layers", self.float_layers))
         if isinstance(self.bit_choices, (str, Mapping)) or not isinstance(self.bit_choices, Iterable):
             raise ValueError(f"bit_choices must be a sequence of ints, got {self.bit_choices!r}")
         choices = sorted({_bits("bit_choices", b, MAX_BITS) for b in self.bit_choices})
@@ -119,6 +131,13 @@ class QuantConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain ints, floats, strings, lists and dictionaries: what YAML and JSON hold."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def identity(self) -> dict[str, Any]:
+        """`to_dict` as the key of a recorded row needs it: without the fields that were added later and have
+        their default, so that a new field changes no key."""
+        later = {field.name: field.default for field in dataclasses.fields(self) if field.metadata == LATER}
+        return {name: value for name, value in self.to_dict().items()
+                if name not in later or getattr(self, name) != later[name]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> QuantConfig:
@@ -157,10 +176,58 @@ QuantConfig.__signature__ = _signature.replace(parameters=list(_signature.parame
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:
-    """The end of an error message: the closest known name, or all of them."""
+    """The end of an error message: the closest known name, or all of them, up to thirty."""
     known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known names: {', '.join(known)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    more = f" and {len(known) - 30} more" if len(known) > 30 else ""
+    return f"; known names: {', '.join(known[:30])}{more}"
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name is a shell pattern: whether it holds a wildcard."""
+    return any(wildcard in name for wildcard in "*?[")
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether the module ``name``, or one around it, has one of these names or fits one of these patterns."""
+    parts = name.split(".")
+    around = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(module == pattern or fnmatchcase(module, pattern) for pattern in patterns for module in around)
+
+
+def entry(field: str, table: Mapping[str, Bits], name: str) -> Bits | None:
+    """What a bits dictionary says of ``name``: under the name itself, else under the most specific pattern
+    that it fits, else ``None``; ``"default"`` is left to the caller.
+
+    Raises ``ValueError`` naming ``field`` where two equally specific patterns fit.
+    """
+    if name in table and name != "default":
+        return table[name]
+    fitting = sorted((key for key in table if is_pattern(key) and fnmatchcase(name, key)), key=_specificity)
+    if len(fitting) > 1 and _specificity(fitting[-2]) == _specificity(fitting[-1]):
+        both = " and ".join(map(repr, fitting[-2:]))
+        raise ValueError(f"{field}: the patterns {both} are equally specific and both fit {name!r}; "
+                         f"give {name!r} an entry of its own, or make one pattern longer")
+    return table[fitting[-1]] if fitting else None
+
+
+def _specificity(pattern: str) -> int:
+    """How many characters of a shell pattern are no wildcards."""
+    return len(re.sub(r"\*|\?|\[!?\]?[^\]]*\]", "", pattern))
+
+
+def _names(field: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise ValueError(f"{field} must be a tuple of names or patterns, got {value!r}: write ({value!r},), "
+                         f"or in YAML [{value}]")
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"{field} must be a tuple of names or patterns of modules, got {value!r}")
+    for name in value:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{field}: names and patterns are strings that are not empty, got {name!r}")
+    return tuple(sorted(set(value)))
 
 
 def _side(name: str, value: Any, least: int) -> int | dict[str, Bits] | None:

@@ -180,7 +180,7 @@ class Laboratory:
             "code_version": CODE_VERSION,
             "calibration_images": run.calibration_images,
             "calibration_seed": run.calibration_seed,
-            **run.config.to_dict(),
+            **run.config.identity(),
             **({"allocation": dataclasses.asdict(run.allocation)} if run.allocation else {}),
             **({"precision": self.precision} if self.precision != "float32" else {}),
             "n": run.images,

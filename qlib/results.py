@@ -40,7 +40,11 @@ FIELDS = tuple(f.name for f in dataclasses.fields(QuantConfig))
 COLUMNS = ("key", "session", "bench", "network", "weights", "data", "code_version", "calibration_images", "calibration_seed",
            *FIELDS, "allocation", "precision", "n", "top1", "low", "high", "average_weight_bits", "average_activation_bits",
            "bits", "seconds", "correct")  # fmt: skip
-LATER = {"precision": "float32"}  # columns that older tables lack, and what their rows would hold there
+_USUAL = QuantConfig()
+LATER = {  # columns that older tables lack, and what their rows would hold there
+    "precision": "float32",
+    **{name: value for name, value in _USUAL.to_dict().items() if name not in _USUAL.identity()},
+}
 
 
 def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True, device: str = "cpu",
@@ -291,7 +295,8 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         reader = csv.DictReader(file)
         if set(COLUMNS) - set(reader.fieldnames or ()) - set(LATER) or set(reader.fieldnames or ()) - set(COLUMNS):
             raise ValueError(f"{path} is not a table of this version of qlib (its columns differ): move it away and record again")
-        return [{**LATER, **row} for row in reader]
+        later = {name: _cell(value) for name, value in LATER.items()}
+        return [{**later, **row} for row in reader]
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -70,6 +70,7 @@ CHOICES = {"weight_bits": st.integers(2, 16) | LAYERS | st.none(), "activation_b
            "pooling": st.sampled_from(["high_precision", "low_precision", "float"]),
            "input_bits": st.integers(2, 16) | st.none(), "quantize_output": SWITCH,
            "calibration_upstream": st.sampled_from(["float", "quantized"]), "first_last_bits": st.integers(2, 16) | st.none(),
+           "float_layers": st.sampled_from([(), ("fc",), ("fc", "layer1.*")]),
            "bit_choices": st.lists(st.integers(2, 16), min_size=1, max_size=4, unique=True).map(lambda b: tuple(sorted(b)))}
 DERIVED = {  # what else follows from the bits of a side: how they are given to layers, and whether anything is quantized at all
     "weight_bits": {"allocation", "batch_norm", "quantizer", "rounding", "technique"},
@@ -96,6 +97,30 @@ def test_a_changed_choice_changes_its_field_and_no_other(choices, field, data):
         assert ("batch_norm" in derived) == (quantized[0] != quantized[1])
         layers = [any(isinstance(b, dict) for b in (config.weight_bits, config.activation_bits)) for config in configs]
         assert ("allocation" in derived) == (layers[0] != layers[1])
+
+
+def test_a_card_lists_the_layers_that_a_run_left_in_float():
+    card = QuantizationCard.from_run(QuantConfig(float_layers=["layer1.*", "fc"]))
+    assert card["float_layers"] == ["fc", "layer1.*"] and card.acts("float_layers")
+    assert QuantizationCard.from_yaml(card.to_yaml()) == card
+    assert f"{'Layers left in float':32} fc, layer1.*" in str(card)
+    without = QuantizationCard.from_run(QuantConfig())
+    assert without["float_layers"] == [] and not without.acts("float_layers")
+    assert f"{'Layers left in float':32} none" in str(without)
+    in_float = QuantConfig(weight_bits=None, activation_bits=None, float_layers=["fc"])
+    assert not QuantizationCard.from_run(in_float).acts("float_layers")
+
+
+def test_a_card_from_before_a_field_was_added_stays_valid():
+    data = json.loads(json.dumps(QuantizationCard.from_run(QuantConfig(weight_bits=4)).data))
+    del data["operations"]["float_layers"]
+    assert list(Draft202012Validator(SCHEMA).iter_errors(data)) == []
+    old = QuantizationCard(data)
+    assert old["float_layers"] == NOT_REPORTED and not old.acts("float_layers")
+    now, named = (QuantizationCard.from_run(QuantConfig(float_layers=names)) for names in ((), ("fc",)))
+    assert "float_layers" not in {choice.field for choice in old.differences(now)}
+    (choice,) = [choice for choice in old.differences(named) if choice.field == "float_layers"]
+    assert choice.confound and choice.b == ["fc"]
 
 
 def test_a_run_on_a_bench_fills_in_what_the_bench_knows(bench, cards):

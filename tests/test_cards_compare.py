@@ -54,6 +54,7 @@ def test_what_does_not_act_does_not_differ():
     assert differing(percentile=99.0) == differing(symmetric_grid="restricted") == differing(bit_choices=(2, 4, 8)) == []
     assert differing(activation_symmetric=True, symmetric_grid="restricted") == ["activation_symmetric", "symmetric_grid"]
     assert differing(activation_bits=None) == ["activation_bits"]
+    assert differing(float_layers=[]) == [] and differing(float_layers=["fc"]) == ["float_layers"]
 
 
 def test_what_one_side_leaves_open_is_a_confound(cards):
@@ -102,6 +103,19 @@ def test_first_and_last_layer_are_weights_too():
     card = QuantizationCard.of("x", weight_bits=8, activation_bits=8, first_last_bits=6)
     assert [(f.field, f.verdict) for f in card.fits("integer-2-4-8")] == [("first_last_bits", "slower")]
     assert ("first_last_bits", "cannot") in [(f.field, f.verdict) for f in card.fits("litert-int8")]
+
+
+def test_layers_left_in_float_are_checked_like_those_of_32_bits():
+    card = QuantizationCard.from_run(QuantConfig(float_layers=["fc", "layer1.*"]))
+    found = {f.field: f for f in card.fits("integer-only")}
+    for finding in (found["weight_bits"], found["activation_bits"]):
+        assert (finding.verdict, finding.value, finding.layers) == ("cannot", "float", ("fc", "layer1.*"))
+    assert "cannot: Weight bits = float in fc, layer1.*. The whole graph" in str(found["weight_bits"])
+    verdicts = {f.field: f.verdict for f in card.fits("onnxruntime-cpu")}
+    assert verdicts == {"weight_bits": "cannot", "activation_bits": "slower"}
+    assert not {"weight_bits", "activation_bits"} & {f.field for f in RUN.fits("integer-only")}
+    weights_only = QuantizationCard.from_run(QuantConfig(activation_bits=None, float_layers=["fc"]))
+    assert [f.layers for f in weights_only.fits("integer-only") if f.field == "activation_bits"] == [()]
 
 
 def test_what_the_card_does_not_say_is_unknown():

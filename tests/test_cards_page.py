@@ -113,6 +113,7 @@ HOSTILE = '<img src=x onerror=alert(1)> "\\ \' {a: &b [*b]} !!python/object # \u
 TYPED = [  # what is typed, and what the card then holds
     ("name", HOSTILE, HOSTILE), ("name", "5", "5"), ("labels", "true", "true"), ("weight_bits", "2, 3, 4", [2, 3, 4]),
     ("weight_bits", '{"default": 4, "fc": [8, 2]}', {"default": 4, "fc": [8, 2]}), ("weight_bits", "4.0", 4),
+    ("float_layers", '["fc", "layer1.*"]', ["fc", "layer1.*"]), ("float_layers", "[]", []),
     ("time", "12.5", 12.5), ("time", "4 % of an epoch", "4 % of an epoch"), ("bias", "float", "float"),
     ("accuracy", '{"top1": 71.6, "low": 71.2, "high": 72, "n": 50000}', {"top1": 71.6, "low": 71.2, "high": 72, "n": 50000}),
 ]  # fmt: skip
@@ -129,7 +130,8 @@ def test_what_is_typed_is_what_the_card_holds(show, field, typed, value):
 
 MISTAKES = [("weight_bits", "four"), ("weight_bits", "33"), ("weight_bits", "{}"), ("images", "2.5"), ("images", "-1"),
             ("link", "javascript:alert(1)"), ("accuracy", "101"), ("accuracy", '{"top1": 3}'), ("weights_hash", "xyz"),
-            ("bit_choices", "8"), ("percentile", "null")]  # fmt: skip
+            ("bit_choices", "8"), ("percentile", "null"), ("float_layers", "fc"),
+            ("float_layers", '["fc", 3]')]
 
 
 @pytest.mark.parametrize("field, typed", MISTAKES)

@@ -24,6 +24,18 @@ def test_renderings_say_every_field(cards):
     assert "\\textit{6 not reported}" in QuantizationCard.of("x", pooling="float").to_latex()
 
 
+def test_layers_left_in_float_are_named_up_to_sixteen():
+    def views(names):
+        card = QuantizationCard.of("x", weight_bits=8, float_layers=names)
+        return card.to_markdown().replace("\\", ""), card.to_latex()
+
+    for view in views(["fc", "layer1.*"]):
+        assert "Layers left in float" in view and "fc, layer1.*" in view
+    assert all("layer15 and 4 more" in view for view in views([f"layer{i}" for i in range(20)]))
+    table, latex = views([])
+    assert "| Layers left in float | none |" in table and "Layers left in float" not in latex
+
+
 def test_html_of_a_stranger_holds_no_markup_of_theirs():
     card = QuantizationCard.of(HOSTILE, remarks=HOSTILE, authors=HOSTILE, technique=HOSTILE, sources={"technique": HOSTILE})
     page = BeautifulSoup(card.to_html(), "html.parser")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qlib import QuantConfig
+from qlib.config import entry, is_pattern, matches
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_size=1, max_size=12)
 SOME_BITS = st.integers(2, 16)
@@ -36,6 +37,7 @@ STRATEGIES = {
     "quantize_output": st.booleans(),
     "calibration_upstream": st.sampled_from(["float", "quantized"]),
     "first_last_bits": st.one_of(st.none(), SOME_BITS),
+    "float_layers": st.lists(NAMES.filter(str.strip), max_size=3),
     "bit_choices": st.lists(st.integers(1, 16), min_size=1, max_size=5),
 }
 CONFIGS = st.builds(QuantConfig, **STRATEGIES)
@@ -74,6 +76,8 @@ def test_equal_configurations_hash_alike():
     second = QuantConfig(weight_bits={"b": (2, 4), "a": 3}, bit_choices=(2, 8))
     assert first == second and len({first, second}) == 1
     assert first != QuantConfig(weight_bits={"a": 3, "b": [4, 2]}, bit_choices=[8, 2])
+    named = [QuantConfig(float_layers=names) for names in (["b", "a", "b"], ("a", "b"))]
+    assert len(set(named)) == 1 and named[0].float_layers == ("a", "b")
 
 
 def test_defaults_are_those_of_the_interface():
@@ -96,6 +100,7 @@ def test_defaults_are_those_of_the_interface():
         "quantize_output": True,
         "calibration_upstream": "float",
         "first_last_bits": 8,
+        "float_layers": [],
         "bit_choices": [1, 2, 3, 4, 5, 6, 7, 8],
     }
 
@@ -119,6 +124,15 @@ def test_fields_left_out_of_a_text_keep_their_default():
     assert QuantConfig.from_yaml("weight_bits: 3") == QuantConfig(weight_bits=3)
 
 
+def test_a_field_that_was_added_later_is_part_of_a_key_only_where_it_is_set():
+    later = {field.name for field in FIELDS.values() if field.metadata.get("later")}
+    assert later == {"float_layers"}
+    for config in (QuantConfig(), QuantConfig(weight_bits=4, float_layers=[])):
+        assert config.identity() == {k: value for k, value in config.to_dict().items() if k not in later}
+    named = QuantConfig(float_layers=["fc"])
+    assert named.identity() == named.to_dict() and named.identity()["float_layers"] == ["fc"]
+
+
 def test_yaml_reads_as_a_person_would_write_it():
     config = QuantConfig.from_yaml("activation_bits: {default: 4, fc: [2, 3]}\ninput_bits: null\npercentile: 99")
     assert config == QuantConfig(activation_bits={"default": 4, "fc": (2, 3)}, input_bits=None, percentile=99.0)
@@ -127,3 +141,69 @@ def test_yaml_reads_as_a_person_would_write_it():
 def test_help_shows_every_field_and_its_default():
     shown = inspect.signature(QuantConfig).parameters
     assert {name: p.default for name, p in shown.items()} == {f.name: f.default for f in dataclasses.fields(QuantConfig)}
+
+
+# Names and shell patterns
+
+
+@pytest.mark.parametrize("name, patterns, found", [
+    ("fc", ["fc"], True),
+    ("layer1.0.conv1", ["layer1"], True),  # a module around it
+    ("layer1.0.conv1", ["layer1.0"], True),
+    ("layer1.0.conv1", ["layer1.*"], True),
+    ("layer1", ["layer1.*"], False),
+    ("layer10.conv", ["layer1"], False),
+    ("layer1.0.conv1", ["conv1"], False),
+    ("layer1.0.conv1", ["*.conv?"], True),
+    ("layer2.attention.query", ["layer?.attention"], True),
+    ("block3", ["block[12]", "block[!3]"], False),
+    ("Encoder.fc", ["encoder.*"], False),  # with case
+    ("a[0]", ["a[0]"], True),  # a name that looks like a pattern
+    ("fc", [], False),
+])
+def test_a_module_is_named_by_itself_by_a_pattern_or_by_one_around_it(name, patterns, found):
+    assert matches(name, patterns) is found
+
+
+def test_a_wildcard_makes_a_pattern():
+    assert not any(map(is_pattern, ["fc", "layer1.0", "default"]))
+    assert all(map(is_pattern, ["layer1.*", "conv?", "block[12]"]))
+
+
+BITS = {
+    "default": 8,
+    "*": 7,
+    "layer1.*": 6,
+    "layer1.*.conv1": 5,
+    "layer1.0.conv1": 4,
+    "layer[12].0.fc": (2, 3),
+}
+
+
+@pytest.mark.parametrize("name, bits", [
+    ("layer1.0.conv1", 4),  # an exact name before a pattern
+    ("layer1.1.conv1", 5),  # the more specific pattern, though both fit
+    ("layer1.1.conv2", 6),
+    ("layer2.0.conv1", 7),
+    ("layer2.0.fc", (2, 3)),
+    ("layer1.0.fc", (2, 3)),  # ten characters that are no wildcards against seven
+    ("default", 7),  # a tensor of that name gets what its pattern says
+])
+def test_the_more_specific_entry_of_a_bits_dictionary_goes_first(name, bits):
+    for table in (BITS, dict(reversed(BITS.items()))):
+        assert entry("weight_bits", table, name) == bits
+
+
+def test_what_no_name_and_no_pattern_fits_has_no_entry():
+    assert entry("weight_bits", {"default": 8, "layer1.*": 4, "FC": 3}, "fc") is None
+    assert entry("weight_bits", {"default": 8}, "default") is entry("weight_bits", {}, "fc") is None
+
+
+def test_two_equally_specific_patterns_that_fit_one_name_are_an_error():
+    table = {"layer1.*": 4, "*.conv12": 3, "*": 2}
+    assert entry("activation_bits", table, "layer1.0.conv1") == 4
+    both = r"activation_bits: the patterns 'layer1\.\*' and '\*\.conv12' are .* both fit 'layer1\.0\.conv12'"
+    with pytest.raises(ValueError, match=both):
+        entry("activation_bits", table, "layer1.0.conv12")
+    assert entry("activation_bits", {**table, "layer1.0.conv12": 5}, "layer1.0.conv12") == 5
+    assert entry("activation_bits", {**table, "layer1.*.conv12": 6}, "layer1.0.conv12") == 6

@@ -27,6 +27,11 @@ def table(tmp_path):
     return tmp_path / "tiny.csv"
 
 
+@pytest.fixture(scope="module")
+def digits():
+    return experiments.Laboratory(results.load_bench("digits"))
+
+
 def recorded_tables():
     try:
         return sorted((results.clone() / "book" / "results").glob("*/*.csv"))
@@ -103,6 +108,7 @@ def test_a_row_that_cannot_be_written_leaves_the_table_as_it_was(table, monkeypa
 
 @pytest.mark.parametrize("change", [
     lambda run: dataclasses.replace(run, config=run.config.replace(percentile=99.9)),
+    lambda run: dataclasses.replace(run, config=run.config.replace(float_layers=["fc"])),
     lambda run: dataclasses.replace(run, network="better"),
     lambda run: dataclasses.replace(run, calibration_seed=1),
     lambda run: dataclasses.replace(run, calibration_images=21),
@@ -249,6 +255,26 @@ def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(old[:2])
-    assert set(results.load_table(table).precision) == {"float32"}
+    def untouched(rows):
+        return set(rows.precision) == {"float32"} and list(rows.float_layers) == [[]] * len(rows)
+
+    assert {"precision", "float_layers"} == set(results.LATER)
+    assert untouched(results.load_table(table))
     after = results.record(TINY, table, progress=False)
-    assert list(after.key) == list(before.key) and set(after.precision) == {"float32"}
+    assert list(after.key) == list(before.key) and untouched(after)
+    with open(table, newline="") as file:
+        assert csv.DictReader(file).fieldnames == list(results.COLUMNS)
+
+
+def test_layers_left_in_float_are_a_column_that_is_read_back(table):
+    layers = ["features.stage1.*", "output"]
+    experiment = dataclasses.replace(TINY, vary=(({}, {"float_layers": layers}),), seeds=(0,))
+    rows = results.record(experiment, table, progress=False)
+    assert list(rows.float_layers) == [[], [], layers] and rows.key.is_unique
+    assert [results.run_of(row) for row in rows.to_dict("records")] == experiment.runs()
+
+
+@pytest.mark.parametrize("name", ["float-baseline", "skip-residual", "largest-map", "first-last-learned"])
+def test_landed_rows_keep_their_keys(digits, name):
+    for row in results.load_table(results.table_path("digits", name)).iloc[[0, -1]].to_dict("records"):
+        assert digits.identity(results.run_of(row))["key"] == row["key"]

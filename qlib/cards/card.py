@@ -65,8 +65,9 @@ class QuantizationCard:
 
     def acts(self, field: str) -> bool:
         """Whether a field means anything beside the others: a percentile where no range is one, the kind of a symmetric grid
-        where none is symmetric, choices of bits where there is one bitwidth, calibration where ranges are dynamic, those of a
-        side that stays in float, and those of maps that the placement leaves in float (`qlib.placement`)."""
+        where none is symmetric, choices of bits where there is one bitwidth, calibration where ranges are
+        dynamic, layers left in float where none is named, those of a side that stays in float, and those of maps
+        that the placement leaves in float (`qlib.placement`)."""
         weights, activations = self["weight_bits"] != "float", self["activation_bits"] != "float"
         if field in OF_WEIGHTS and not weights or field in OF_ACTIVATIONS and not activations:
             return False
@@ -79,6 +80,8 @@ class QuantizationCard:
             return not isinstance(self["weight_bits"], int) or not isinstance(self["activation_bits"], (int, str))
         if field == "first_last_bits":
             return weights or activations
+        if field == "float_layers":
+            return self[field] not in ([], NOT_REPORTED) and (weights or activations)
         if field == "calibration_upstream":
             return self["activation_dynamic"] is not True
         if field == "pooling":
@@ -293,7 +296,7 @@ def _deviations(table: pd.DataFrame, row: Mapping[str, Any], names: Sequence[str
     for name in (name for name in [*names, "network"] if name in FIELDS):
         values: dict[str, Any] = {}
         for value in table[name]:
-            simple = WORDS[name] if value is None and name in WORDS else value
+            simple = WORDS[name] if value is None and name in WORDS else "none" if value == [] else value
             simple = simple if isinstance(simple, (str, int, float, bool)) else json.dumps(simple)[:200]
             values.setdefault(json.dumps(value), simple)
         values.pop(json.dumps(row[name]), None)

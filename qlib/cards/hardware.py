@@ -104,7 +104,7 @@ def check(card: QuantizationCard, target: str | Path | Mapping[str, Any]) -> lis
         field, by_verdict = statement["field"], {}
         if not card.acts(field):
             continue
-        for layer, value in _single(card[field]):
+        for layer, value in [*_single(card[field]), *_in_float(card, field)]:
             verdict = ("unknown" if value in UNKNOWN else "slower" if _among(value, statement.get("slower", []))
                        else None if _among(value, statement["runs"]) else "cannot")  # fmt: skip
             values, layers = by_verdict.setdefault(verdict, ({}, {}))
@@ -118,6 +118,12 @@ def check(card: QuantizationCard, target: str | Path | Mapping[str, Any]) -> lis
 
 
 UNKNOWN = (NOT_REPORTED, "mixed")
+
+
+def _in_float(card: QuantizationCard, field: str) -> list[tuple[str, str]]:
+    """The layers that are left in float whole, where a field says the bits of all others."""
+    of_bits = field in ("weight_bits", "activation_bits") and card[field] != "float"
+    return [(name, "float") for name in card["float_layers"]] if of_bits and card.acts("float_layers") else []
 
 
 def _among(value: Any, known: list[Any]) -> bool:

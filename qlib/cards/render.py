@@ -39,6 +39,9 @@ def shown(field: str, value: Any) -> str:
             return ", ".join(f"{name}: {shown(field, bits)}" for name, bits in value.items())
         every = [b for bits in value.values() for b in (bits if isinstance(bits, list) else [bits])]
         return f"by layer, {min(every)} to {max(every)} ({len(value)} entries)"
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        more = f" and {len(value) - 16} more" if len(value) > 16 else ""
+        return ", ".join(value[:16]) + more or "none"
     if isinstance(value, list):
         return ", ".join(map(str, value)) if len(value) <= 16 else f"by channel, {min(value)} to {max(value)}"
     if value in ENUMERATED:
@@ -152,6 +155,7 @@ def phrases(card: QuantizationCard, category: str) -> list[str]:
             one("pooling", {"high_precision": "Average pooling computed at high precision and requantized", "float":
                             "Average pooling left in float", "low_precision": "Average pooling computed at low precision"}),
         ]  # fmt: skip
+        done |= {"float_layers"} if not card.acts("float_layers") else set()
     elif category == "mixed_precision":
         found = [
             one("weight_bits", {int: "{} bit weights", "float": "Full precision weights", "mixed": "Mixed precision weights"}),

@@ -121,6 +121,7 @@ def _choices(row: Mapping[str, Any], x: str, ends: tuple[str, ...]) -> dict[str,
         "Calibrated with layers upstream": "in float" if row["calibration_upstream"] == "float" else "quantized",
         "Average pooling": shown("pooling", row["pooling"]).replace("_", " "),
         "First and last layer": _first_last(row, ends),
+        "Layers left in float": shown("float_layers", row["float_layers"]),
         "Bits by layer": "uniform",
         "Allowed bits": shown("bit_choices", row["bit_choices"]) if learned else "one",
         "Labels": {"true": "true", "hard": "hard, by the float network", "soft": "soft, by the float network"}.get(
