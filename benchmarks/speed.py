@@ -25,7 +25,8 @@ from torch.fx.experimental.optimization import fuse
 
 from qlib import Accuracy, QuantConfig, evaluate, load_bench, quantize
 from qlib.benches import Batches
-from qlib.model import Quantizer
+from qlib.network import read, verify
+from qlib.quantizer import Quantizer
 from qlib.results import _processor
 
 BITS = 4
@@ -146,6 +147,24 @@ def table(title: str, base: Callable[[], Accuracy], tasks: dict[str, Callable[[]
     return medians
 
 
+def verification(images: int, repeats: int) -> float:
+    """The share of `quantize` that goes into comparing what was read with what was given: print and return the median."""
+    bench, shares = load_bench("digits"), []
+    model, calibration = bench.models["base"], bench.calibration(images)
+    quantize(model, CONFIG, calibration)
+    for _ in range(repeats):
+        start = time.perf_counter()
+        quantize(model, CONFIG, calibration)
+        whole = time.perf_counter() - start
+        network = read(model, calibration[0][0])
+        start = time.perf_counter()
+        verify(model, network, calibration[0][0], "the calibration batch")
+        shares.append((time.perf_counter() - start) / whole)
+    print(f"\nComparing what was read with what was given / quantizing and calibrating; {repeats} repeats")
+    print(f"{'':46}{statistics.median(shares):8.1%}{min(shares):9.1%}")
+    return statistics.median(shares)
+
+
 def run(images: int, calibration: int, repeats: int, peers: bool = False, compiled: bool = False) -> dict[str, float]:
     """Print both tables for that many validation and calibration images; returns all median ratios by label."""
     bench = load_bench("digits")
@@ -190,6 +209,7 @@ def main() -> None:
     if (load := os.getloadavg()[0]) > 0.5:
         print(f"the machine is busy (load {load:.1f}): these ratios mean little")
     run(arguments.images, arguments.calibration, arguments.repeats, arguments.peers, compiled)
+    verification(arguments.calibration, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -25,26 +25,28 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from .affine import Grid, fake_quantize
 from .benches import Batches
-from .config import MAX_LAYER_BITS, Bits, QuantConfig
+from .config import MAX_LAYER_BITS, Bits, QuantConfig, entry
 from .evaluate import Accuracy, evaluate
 from .footprint import Layer, footprint
-from .graph import evaluation_copy, read
 from .model import (
-    Quantizer,
     calibrate,
-    device_of,
-    inputs_of,
     insert_quantizers,
     quantize,
     quantize_weights,
+    read_verified,
     run,
     save_passes,
     weight_grid,
 )
+from .network import evaluation_copy, read
+from .network.inputs import check_inputs, device_of, examples_in, first, inputs_of, on, picked_from, pooled, split
+from .network.operations import rows_of, weight_of_rows
 from .placement import place
+from .quantizer import Quantizer
 
 START = 8.0
 AVERAGED = 10  # steps that the exponential average of accuracy (0.9, 0.1) looks back on
@@ -119,7 +121,7 @@ def learn_bitwidths(
     """
     _check(config, target_weight_bits, target_activation_bits, steps, batch_size, parametrization, checkpoint, learn_ranges)
     images, labels = _pool(batches)
-    data = list(zip(images.split(EVALUATED), labels.split(EVALUATED), strict=True))
+    data = list(zip(split(images, EVALUATED), labels.split(EVALUATED), strict=True))
     network, sides = _student(model, config, data, target_weight_bits, target_activation_bits, parametrization == "log2",
                               per_channel, learn_ranges)  # fmt: skip
     optimizer = torch.optim.Adam([p for side in sides for p in side.parameters], lr=learning_rate)
@@ -128,12 +130,12 @@ def learn_bitwidths(
 
     from tqdm import tqdm
 
-    with tqdm(_order(len(images), batch_size, steps, seed), desc="learning bitwidths", unit="step", total=steps,
+    with tqdm(_order(len(labels), batch_size, steps, seed), desc="learning bitwidths", unit="step", total=steps,
               disable=None if progress else True) as bar:  # fmt: skip
         for step, picked in enumerate(bar):
             for side in sides:
                 side.apply()
-            x, y = images[picked].to(device), labels[picked].to(device)
+            x, y = on(picked_from(images, picked), device), labels[picked].to(device)
             output = run(forward, x, f"training batch {step}")
             _check_output(output, y)
             loss = F.cross_entropy(output, y)
@@ -159,7 +161,7 @@ def learn_bitwidths(
                          "larger learning_rate or penalty, or pass allow_infeasible=True")
     learned = config.replace(
         **{f"{kind}_bits": {**_named(getattr(config, f"{kind}_bits")), **bits} for kind, bits in keep.bits.items()})
-    size = footprint(model, images[:1], learned)
+    size = footprint(model, first(images, 1), learned)
     columns = ["step", "loss", "accuracy", "feasible", *(f"average_{side.kind}_bits" for side in sides),
                *(f"{side.kind}:{name}" for side in sides for name in side.names)]  # fmt: skip
     return LearnedBitwidths(
@@ -176,12 +178,13 @@ def analytic_bitwidths(model: nn.Module, example_input: Tensor, config: QuantCon
     whose map is among the largest, does not (paper, appendix B). Poolings are held to the limit too. Equal maxima hide very
     different totals: compare `footprint`. Raises ``ValueError`` naming the tensor if one does not fit, or stays in float.
     """
-    network, bits = read(model), {}
-    placed, least = place(network, config).feature_maps, 1 + config.activation_symmetric
-    last = next(o.name for o in network.listed() if o.node.target == network.layers[-1])
+    network, bits = read(model, example_input, config.float_layers), {}
+    placement, least = place(network, config), 1 + config.activation_symmetric
+    placed, left = placement.feature_maps, {o.name for o in network.listed() if o.node in placement.in_float}
+    last = next(o.name for o in network.listed() if o.node.target == placement.last)
     for layer in footprint(model, example_input, config).layers:
         if placed[layer.name] is None:
-            if layer.counted:
+            if layer.counted and layer.name not in left:
                 raise ValueError(f"{layer.name!r} stays in float under this configuration: it has no bits to choose")
             continue
         most = min(int(8 * max_activation_bytes / layer.activation_elements + 1e-9), MAX_LAYER_BITS)
@@ -201,8 +204,8 @@ def pseudo_labels(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], so
     device = device_of(network)
     labelled = []
     with torch.no_grad():  # not inference mode: its tensors could not be learned from
-        for x in inputs_of(batches):
-            output = run(network, x.to(device), f"batch {len(labelled)}").cpu()
+        for x in inputs_of(batches, "image"):
+            output = run(network, on(x, device), f"batch {len(labelled)}").cpu()
             labelled.append((x, output.softmax(1) if soft else output.argmax(1)))
     return labelled
 
@@ -302,14 +305,16 @@ class _Weights(_Side):
     def _use(self, changed: list[bool]) -> None:
         chosen = self.chosen()
         for name in (name for name, moved in zip(self.names, changed, strict=True) if moved):
-            grid = weight_grid(name, self.floats[name], self.config, chosen[name])
-            quantized = self.modules[name].weight.data.copy_(fake_quantize(self.floats[name], grid))
-            self.errors[name] = quantized - clip(self.floats[name], grid)
+            rows, layer = self.floats[name], self.modules[name]
+            grid = weight_grid(name, rows, self.config, chosen[name])
+            quantized = fake_quantize(rows, grid)
+            layer.weight.data.copy_(weight_of_rows(quantized, layer))
+            self.errors[name] = quantized - clip(rows, grid)
 
     def _gradient(self) -> Tensor:
         parts = []
         for name, count in zip(self.names, self.counts, strict=True):
-            product = self.modules[name].weight.grad * self.errors[name]
+            product = rows_of(self.modules[name].weight.grad, self.modules[name]) * self.errors[name]
             parts.append(product.flatten(1).sum(1) if count > 1 else product.sum().reshape(1))
         return -shrinkage(self.rounded, self.config.weight_symmetric, self.config.symmetric_grid) * torch.cat(parts)
 
@@ -365,10 +370,10 @@ class LearnedQuantizer(nn.Module):
         super().__init__()
         self.fixed, self.bits, self.ends = quantizer, None, None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, examples: int | None = None) -> Tensor:
         q = self.fixed
         x = x.relu() if q.rectifies else x
-        grid = q._grid_of_each_image(x) if q.config.activation_dynamic else q.grid
+        grid = q.grid_of_each_example(x, examples) if q.config.activation_dynamic else q.grid
         slope = shrinkage(self.bits.detach(), q.config.activation_symmetric, q.config.symmetric_grid)
         return _Learned.apply(x, grid, slope, self.bits, *(self.ends or (None, None)))
 
@@ -453,26 +458,30 @@ def _student(model: nn.Module, config: QuantConfig, data: Batches, weight_target
         start = start.replace(weight_bits=_named(config.weight_bits))
     if activation_target is not None:
         start = start.replace(activation_bits=_named(config.activation_bits))
-    traced = read(model)
+    inputs = inputs_of(data)
+    traced = read_verified(model, start, inputs)
     placement, quantizers = insert_quantizers(traced, start)
     network = traced.module.requires_grad_(False)
-    floats = {name: network.get_submodule(name).weight.clone() for name in placement.weight_bits}
+    modules = {name: network.get_submodule(name) for name in placement.weight_bits}
+    floats = {name: rows_of(module.weight, module).clone() for name, module in modules.items()}
     if config.calibration_upstream == "quantized":
         quantize_weights(traced, start, placement.weight_bits)
-    calibrate(traced, quantizers, data)
+    calibrate(traced, quantizers, inputs)
     if config.calibration_upstream == "float":
         quantize_weights(traced, start, placement.weight_bits)
     save_passes(traced, quantizers)
-    more = footprint(model, data[0][0][:1], start).layers, config, log2, device_of(network)
-    ends = {traced.layers[0], traced.layers[-1]} if config.first_last_bits is not None else set()
+    more = footprint(model, first(inputs[0], 1), start).layers, config, log2, device_of(network)
+    ends = placement.ends if config.first_last_bits is not None else frozenset()
     sides: list[_Side] = []
     if weight_target is not None:
-        free = [name for name in dict.fromkeys(traced.layers) if name not in ends and name not in start.weight_bits]
+        fixed = {traced.tied.get(name, name) for name in traced.layers
+                 if name in ends or entry("weight_bits", start.weight_bits, name) is not None}
+        free = [name for name in traced.layers if name not in fixed and name not in traced.tied]
         entries = {name: len(floats[name]) if per_channel else 1 for name in free}
-        modules = {name: network.get_submodule(name) for name in free}
         sides.append(_Weights(floats, modules, config, weight_target, entries, *more))
     if activation_target is not None:
-        fixed = {o.name for o in traced.listed() if o.node.target in ends} | set(start.activation_bits)
+        fixed = {o.name for o in traced.listed()
+                 if o.node.target in ends or entry("activation_bits", start.activation_bits, o.name) is not None}
         free = {o.name for o in traced.listed() if o.counted and placement.feature_maps[o.name] is not None} - fixed
         learners = []
         for name, module in list(network.named_modules()):
@@ -500,23 +509,26 @@ def _order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[Tens
         waiting = waiting[batch_size:]
 
 
-def _pool(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _pool(batches: Iterable[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
     """All images and all labels."""
     images, labels = [], []
     for i, batch in enumerate(batches):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+        pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and batch[1] is not None
+        if not pair or not isinstance(batch[0], (Tensor, tuple, dict)):
             raise ValueError(f"training batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
+        check_inputs(batch[0], f"training batch {i}")
+        n, y = examples_in(batch[0]), torch.as_tensor(batch[1])
         images.append(batch[0])
-        labels.append(torch.as_tensor(batch[1], device=batch[0].device))
-        y = labels[-1]
-        if len(y) != len(images[-1]) or y.dim() != (2 if y.is_floating_point() else 1):
-            raise ValueError(f"training batch {i}: expected {len(images[-1])} integer labels, or rows of class probabilities, "
+        labels.append(y)
+        if len(y) != n or y.dim() != (2 if y.is_floating_point() else 1):
+            raise ValueError(f"training batch {i}: expected {n} integer labels, or rows of class probabilities, "
                              f"got {tuple(y.shape)} of {y.dtype}")
-    if not sum(map(len, images)):
+    if not sum(map(len, labels)):
         raise ValueError("there is no data to learn from: batches is empty (a generator may have been used up already)")
-    if len({(x.shape[1:], y.shape[1:], y.dtype) for x, y in zip(images, labels, strict=True)}) > 1:
+    shapes = [pytree.tree_map(lambda t: t.shape[1:], x) for x in images]
+    if any(shape != shapes[0] for shape in shapes) or len({(y.shape[1:], y.dtype) for y in labels}) > 1:
         raise ValueError("training batches differ in the shape of their images or the kind of their labels")
-    x, y = torch.cat(images), torch.cat(labels)
+    x, y = pooled(images), torch.cat(labels)
     if len(classes := _classes(y).unique()) < 2:
         raise ValueError(f"all {len(y)} training labels are class {classes.item()}: bits cannot be learned from one class")
     return x, y

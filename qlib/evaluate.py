@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .model import device_of, run
+from .model import run
+from .network.inputs import check_inputs, device_of, examples_in, on
 
 Z = NormalDist().inv_cdf(0.975)  # 95 % intervals throughout
 MARGIN = 2.0  # points: within this, two accuracies count as equal
@@ -49,7 +50,8 @@ def wilson(p: float, n: int) -> tuple[float, float]:
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
-    """Top-1 accuracy of ``model`` on batches of (float inputs ``(n, ...)``, integer labels ``(n,)``), in evaluation mode.
+    """Top-1 accuracy of ``model`` on batches of (inputs, integer labels ``(n,)``), in evaluation mode. Inputs are a tensor
+    ``(n, ...)``, a tuple of several, or a dictionary by name.
 
     Raises ``ValueError`` naming the batch if there are no images, a batch is not such a pair, does not fit the network, or is
     not finite, if the network's output is not, or if it has no score for a label.
@@ -61,17 +63,18 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
         with torch.inference_mode():
             for i, batch in enumerate(batches):
                 pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and batch[1] is not None
-                if not pair or not isinstance(batch[0], Tensor):
+                if not pair or not isinstance(batch[0], (Tensor, tuple, dict)):
                     raise ValueError(f"evaluation batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
-                x, labels = batch[0], torch.as_tensor(batch[1], device=batch[0].device)
-                if labels.shape != (len(x),) or labels.is_floating_point():
-                    raise ValueError(f"evaluation batch {i}: expected {len(x)} integer labels, "
+                check_inputs(batch[0], f"evaluation batch {i}")
+                x, n, labels = batch[0], examples_in(batch[0]), torch.as_tensor(batch[1])
+                if labels.shape != (n,) or labels.is_floating_point():
+                    raise ValueError(f"evaluation batch {i}: expected {n} integer labels, "
                                      f"got {tuple(labels.shape)} of {labels.dtype}")
-                output = run(model, x.to(device, non_blocking=True), f"evaluation batch {i}")
-                if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(x):
+                output = run(model, on(x, device), f"evaluation batch {i}")
+                if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != n:
                     what = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
                     raise ValueError(f"evaluation batch {i}: the network gives {what}, not a row of class scores "
-                                     f"for each of {len(x)} images")
+                                     f"for each of {n} images")
                 if not torch.isfinite(output).all():
                     raise ValueError(f"the network's output for evaluation batch {i} holds NaN or infinity")
                 if labels.numel() and not 0 <= labels.min() <= labels.max() < output.shape[1]:

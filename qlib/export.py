@@ -15,9 +15,11 @@ from torch.nn.utils import parametrize
 
 from .affine import Grid
 from .config import MAX_BITS, QuantConfig
-from .graph import evaluation_copy, read
-from .model import Quantizer, insert_quantizers, save_passes, weight_grid, with_quantizers
+from .model import insert_quantizers, save_passes, weight_grid, with_quantizers
+from .network import evaluation_copy, read
+from .network.operations import TRANSPOSED
 from .placement import place
+from .quantizer import Quantizer
 
 EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
 OPSET, OPSET_OF_4_BITS = 17, 21
@@ -31,7 +33,8 @@ def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".weights.{os.getpid()}"
     try:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in quantized.state_dict().items()}, temporary)
+        # Tied weights are written for each of their layers: copies, since a file may not hold one tensor twice.
+        save_file({name: tensor.contiguous().cpu().clone() for name, tensor in quantized.state_dict().items()}, temporary)
         os.replace(temporary, folder / "weights.safetensors")
     finally:
         temporary.unlink(missing_ok=True)
@@ -53,14 +56,12 @@ def load_quantized(model: nn.Module, folder: str | Path) -> nn.Module:
     if config.weight_bits is None and config.activation_bits is None:
         module = evaluation_copy(model)
     else:
-        network = read(model)
+        network = read(model, None, config.float_layers)
         module = network.module
         _, quantizers = insert_quantizers(network, config)
         names = {id(m): name for name, m in module.named_modules()}
         for quantizer in quantizers.values():
-            for part in Grid._fields:  # empty until calibration, so that loading would not know them
-                quantizer.register_buffer(part, state.get(f"{names[id(quantizer)]}.{part}"))
-            if quantizer.scale is None and not config.activation_dynamic:
+            if f"{names[id(quantizer)]}.scale" not in state and not config.activation_dynamic:
                 raise ValueError(f"{folder} holds no range for {quantizer.name!r}: it is of another network")
     try:
         module.load_state_dict(state)
@@ -88,12 +89,17 @@ def export_onnx(model: nn.Module, config: QuantConfig, calibration: Iterable | T
     for field, value in refused.items():
         if getattr(config, field) == value:
             raise ValueError(f"{field}={value!r} cannot be written as pairs of QuantizeLinear and DequantizeLinear")
-    floats = read(model)
+    floats = read(model, example_input, config.float_layers)
     placement = place(floats, config)
     for name, bits in [*placement.weight_bits.items(), *placement.quantizers.values()]:
         if bits not in EXPORTED_BITS and not (isinstance(bits, int) and bits > MAX_BITS):
             raise ValueError(f"{name!r} has {bits} bits; ONNX can say {' or '.join(map(str, EXPORTED_BITS))}")
-    grids = {name: weight_grid(name, floats.module.get_submodule(name).weight.data, config, bits)
+    layers = {name: floats.module.get_submodule(name) for name in placement.weight_bits}
+    for name, layer in layers.items():
+        if isinstance(layer, TRANSPOSED):
+            raise ValueError(f"{name!r} is a transposed convolution, whose ranges per output channel are not written yet: use "
+                             f"float_layers=({name!r},)")  # fmt: skip
+    grids = {name: weight_grid(name, layers[name].weight.data, config, bits)
              for name, bits in placement.weight_bits.items() if bits in EXPORTED_BITS}  # fmt: skip
     network, _ = with_quantizers(model, config, calibration, ranges)
     for name, grid in grids.items():

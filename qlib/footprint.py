@@ -7,13 +7,18 @@ addition and linear layers, per image; no scales, no biases. What the placement 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from .config import Bits, QuantConfig
-from .graph import Kind, Network, read
+from .network import Kind, Network, Operation, read
+from .network.inputs import call, check_inputs, device_of, examples_in, on, one_line
+from .network.operations import label, layer_of
 from .placement import place
 
 FLOAT_BITS = 32
@@ -88,40 +93,39 @@ class Footprint:
                 f"{self.max_activation_bytes / 1e3:.1f} kB")
 
 
-def footprint(model: nn.Module, example_input: Tensor, config: QuantConfig) -> Footprint:
-    """The cost of ``model`` under ``config``, from shapes alone (nothing is computed).
+def footprint(model: nn.Module, example_input: Any, config: QuantConfig) -> Footprint:
+    """The cost of ``model`` under ``config``, from shapes alone.
 
-    ``example_input``: a float batch ``(n, ...)`` of any size; its values do not matter. Raises ``ValueError`` like
-    `qlib.quantize`.
+    ``example_input``: a batch ``(n, ...)`` of any size, or a tuple or dictionary of several inputs; values do not matter. Nothing
+    is computed where shapes follow from shapes, and nothing is compared: whether the network was read rightly is seen by
+    `qlib.quantize`. What ``float_layers`` leave in float counts 32 bits: modules that are looked into, a row for each of their
+    operations; others, such as recurrent layers, one for their weights and output. Raises ``ValueError`` like `qlib.quantize`.
     """
-    if not isinstance(example_input, Tensor) or example_input.dim() < 2:
-        what = tuple(example_input.shape) if isinstance(example_input, Tensor) else f"a {type(example_input).__name__}"
-        raise ValueError(f"example_input must be a batch of inputs, a tensor (n, ...), got {what}")
-    network = read(model)
-    network.module.to("meta")
+    check_inputs(example_input, "example_input", "a batch of inputs, a tensor (n, ...), or a tuple or dictionary of such")
+    network = read(model, example_input, config.float_layers)
     placement = place(network, config)
-    shapes = _Shapes(network.module)
-    shapes.run(example_input.to("meta"))
-    images, seen, layers = len(example_input), set(), []
+    shapes = _shapes(network.module, example_input)
+    examples, seen, layers = examples_in(example_input), set(), []
     for operation in network.listed():
-        shape = shapes.of.get(operation.result)
-        weight_elements, weight_bits = 0, 0.0
-        if operation.kind is Kind.WEIGHT and operation.node.target not in seen:
-            seen.add(operation.node.target)
-            weight = network.module.get_submodule(operation.node.target).weight
-            weight_elements, weight_bits = weight.numel(), _mean(placement.weight_bits.get(operation.node.target))
-        elements = 0 if shape is None else shape.numel() // images
+        weights = [w for w in network.weights_of(operation) if id(w) not in seen]
+        seen.update(map(id, weights))
+        weight_bits = _mean(placement.weight_bits.get(operation.node.target)) if weights else 0.0
+        elements = sum(shape.numel() for shape in shapes.get(operation.result, ())) // examples
         bits = _mean(placement.feature_maps[operation.name])
-        layers.append(
-            Layer(operation.name, operation.kind.value, weight_elements, weight_bits, elements, bits, operation.counted))
+        layers.append(Layer(operation.name, kind_in_words(operation), sum(w.numel() for w in weights), weight_bits, elements,
+                            bits, operation.counted))  # fmt: skip
     in_float = dict.fromkeys(_called(o.node, network) for o in network.listed() if o.kind is Kind.OTHER)
     return Footprint(tuple(layers), tuple(in_float))
 
 
+def kind_in_words(operation: Operation) -> str:
+    """What an operation is, and whether it was left in float."""
+    return "left in float" if operation.in_float else operation.kind.value
+
+
 def _called(node: fx.Node, network: Network) -> str:
-    if node.op == "call_module":
-        return type(network.module.get_submodule(node.target)).__name__
-    return node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+    layer = layer_of(node, network.module)
+    return label(node) if layer is None else type(layer).__name__
 
 
 def _mean(bits: Bits | None) -> float:
@@ -133,13 +137,28 @@ def _mean(bits: Bits | None) -> float:
 class _Shapes(fx.Interpreter):
     def __init__(self, module: fx.GraphModule):
         super().__init__(module)
-        self.of: dict[fx.Node, torch.Size] = {}
+        self.of: dict[fx.Node, tuple[torch.Size, ...]] = {}
 
-    def run_node(self, n: fx.Node):
+    def run_node(self, n: fx.Node) -> Any:
         try:
             result = super().run_node(n)
-        except RuntimeError as error:
-            raise ValueError(f"the example input does not fit the network at {n.target}: {str(error).splitlines()[0]}") from error
-        if isinstance(result, Tensor):
-            self.of[n] = result.shape
+        except (RuntimeError, TypeError, IndexError) as error:
+            raise ValueError(f"the example input does not fit the network at {n.target}: {one_line(error)}") from error
+        self.of[n] = tuple(t.shape for t in pytree.tree_leaves(result) if isinstance(t, Tensor))
         return result
+
+
+def _shapes(module: fx.GraphModule, example_input: Any) -> dict[fx.Node, tuple[torch.Size, ...]]:
+    """The shapes of the tensors that every node gives, found without computing, or by computing where values decide."""
+    names = [n.target for n in module.graph.nodes if n.op == "placeholder"]
+    found = _Shapes(copy.deepcopy(module).to("meta"))
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            call(found.run, on(example_input, torch.device("meta")), names)
+    except ValueError:
+        found = _Shapes(module)
+        with torch.no_grad():
+            call(found.run, on(example_input, device_of(module)), names)
+        return found.of
+    there = dict(zip(found.module.graph.nodes, module.graph.nodes, strict=True))
+    return {there[node]: shapes for node, shapes in found.of.items()}

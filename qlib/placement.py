@@ -1,6 +1,6 @@
 """Where quantizers go under a configuration (paper, section 2.2 and figure 1).
 
-`place` decides, for a network that `qlib.graph` has read and a `QuantConfig`, which tensors are quantized, in which form every
+`place` decides, for a network that `qlib.network` has read and a `QuantConfig`, which tensors are quantized, in which form every
 operation receives its inputs, and with how many bits. It looks at no data.
 
 **Everything quantized** (``quantize_skip=True, quantize_residual=True``): the image; every output of a convolution or linear
@@ -19,18 +19,26 @@ positions, masks and softmax are in float, from quantized scores. The bits of a 
 from them stay in float, and whatever feeds a convolution or linear layer is quantized at its input.
 
 **Both False**: only the inputs of convolution and linear layers are quantized.
+
+**float_layers**, and layers with 32 bits in both dictionaries, compute in float like other operations do: what enters is not
+quantized for them, and what they give is quantized where it enters a layer. They are never the first or last layer.
+
+**Tied weights** are one tensor with one set of bits: those given to one of its layers, else ``first_last_bits`` if one of them is
+the first or last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 
 from torch import fx
 
-from .config import MAX_BITS, Bits, QuantConfig, suggestion
-from .graph import Kind, Network, Operation
+from .config import MAX_BITS, MAX_LAYER_BITS, Bits, QuantConfig, entry, is_pattern, suggestion
+from .network import Kind, Network, Operation
+from .network.operations import TUPLES, data_of, known_name, moves_channels
 
 
 @dataclass
@@ -41,6 +49,7 @@ class Placement:
     tensor quantized right behind a node (bits above 16 stay in float and have none). ``takes_quantized``: the (consumer,
     producer) edges that carry the quantized tensor. ``integer_means``: poolings that work on codes, with the node whose
     quantizer made these. ``feature_maps``: by operation name, the bits its tensor is stored with, ``None`` where it is float.
+    ``ends``: the first and the last layer; ``last``: the latter. ``in_float``: the operations left in float whole.
     """
 
     weight_bits: dict[str, Bits]
@@ -48,6 +57,9 @@ class Placement:
     takes_quantized: set[tuple[fx.Node, fx.Node]]
     integer_means: dict[fx.Node, fx.Node]
     feature_maps: dict[str, Bits | None]
+    ends: frozenset[str]
+    last: str
+    in_float: frozenset[fx.Node]
 
 
 def place(network: Network, config: QuantConfig) -> Placement:
@@ -69,6 +81,9 @@ class _Placer:
     def __init__(self, network: Network, config: QuantConfig):
         self.network, self.config = network, config
         self.operations = network.operations
+        self.in_float = {node for node, o in network.operations.items() if o.in_float or self._has_32_bits(o)}
+        layers = [o.node.target for node, o in self.operations.items() if o.kind is Kind.WEIGHT and node not in self.in_float]
+        self.ends, self.last = frozenset(layers[:1] + layers[-1:]), layers[-1] if layers else ""
         self.producers = {o.result: o for o in network.operations.values()}
         self.wishes: dict[fx.Node, dict[fx.Node, _Wish]] = {n: {} for n in network.module.graph.nodes}  # by producer, consumer
         self.quantized: set[fx.Node] = set()
@@ -76,11 +91,14 @@ class _Placer:
 
     def place(self) -> Placement:
         config, names = self.config, [o.name for o in self.network.listed()]
-        _check_names("weight_bits", config.weight_bits, self.network.layers)
-        _check_names("activation_bits", config.activation_bits, names)
+        left = {o.name for o in self.network.listed() if o.in_float}
+        weights = dict.fromkeys([*self.network.layers, *(name for name in names if name in left)])
+        _check_names("weight_bits", config.weight_bits, weights, left)
+        _check_names("activation_bits", config.activation_bits, names, left)
         weight_bits = {} if config.weight_bits is None else {name: self.weight_bits(name) for name in self.network.layers}
+        rest = self.ends, self.last, frozenset(self.in_float)
         if config.activation_bits is None:
-            return Placement(weight_bits, {}, set(), {}, dict.fromkeys(names))
+            return Placement(weight_bits, {}, set(), {}, dict.fromkeys(names), *rest)
         for node in reversed(self.network.module.graph.nodes):
             self._ask(node)
         quantizers = {node: (self.producer(node).name, self.activation_bits(self.producer(node)))
@@ -91,17 +109,33 @@ class _Placer:
         means = {}
         if config.pooling == "low_precision" and config.quantize_skip:
             for node, operation in self.operations.items():
-                if operation.kind is Kind.POOL and (source := self._grid_of(node.all_input_nodes[0], quantizers)):
+                pools = operation.kind is Kind.POOL and node not in self.in_float
+                if pools and (source := self._grid_of(data_of(node), quantizers)):
                     means[node] = source
                     quantizers.pop(node, None)
-        maps = {o.name: self.activation_bits(o) if self._stored_quantized(o.result) else None
-                for o in self.network.listed()}
-        return Placement(weight_bits, quantizers, edges, means, maps)
+        maps = {o.name: self.activation_bits(o) if self._stored_quantized(o) else None for o in self.network.listed()}
+        return Placement(weight_bits, quantizers, edges, means, maps, *rest)
 
     # Bits: an entry by name, then first_last_bits, then the default
 
+    def _has_32_bits(self, operation: Operation) -> bool:
+        """Whether a layer has 32 bits in both dictionaries, and so is left in float whole."""
+        given = (("weight_bits", self.config.weight_bits), ("activation_bits", self.config.activation_bits))
+        return operation.kind is Kind.WEIGHT and all(
+            isinstance(table, Mapping) and entry(field, table, operation.name) == MAX_LAYER_BITS for field, table in given
+        )
+
     def weight_bits(self, layer: str) -> Bits:
-        return self._bits(self.config.weight_bits, layer, layer in (self.network.layers[0], self.network.layers[-1]))
+        first = self.network.tied.get(layer, layer)
+        tied = [first, *(name for name, other in self.network.tied.items() if other == first)]
+        given = {name: self._entry("weight_bits", name) for name in tied}
+        given = {name: bits for name, bits in given.items() if bits is not None}
+        if len(set(given.values())) > 1:
+            each = " and ".join(f"{bits} for {name!r}" for name, bits in given.items())
+            raise ValueError(f"weight_bits: {', '.join(map(repr, tied))} share one weight, which cannot have {each}")
+        if given:
+            return next(iter(given.values()))
+        return self._usual_bits("weight_bits", not self.ends.isdisjoint(tied))
 
     def activation_bits(self, operation: Operation) -> Bits:
         config = self.config
@@ -109,16 +143,21 @@ class _Placer:
             if config.first_last_bits and not config.quantize_skip and not config.quantize_residual:
                 return min(config.input_bits, config.first_last_bits)  # the first layer's input
             return config.input_bits
-        ends = operation.kind is Kind.WEIGHT and operation.node.target in (self.network.layers[0], self.network.layers[-1])
-        return self._bits(config.activation_bits, operation.name, ends)
+        given = self._entry("activation_bits", operation.name)
+        if given is not None and operation.node not in self.in_float:
+            return given
+        return self._usual_bits("activation_bits", operation.kind is Kind.WEIGHT and operation.node.target in self.ends)
 
-    def _bits(self, given: int | Mapping[str, Bits], name: str, first_or_last: bool) -> Bits:
-        table = given if isinstance(given, Mapping) else {}
-        if name in table:
-            return table[name]
+    def _entry(self, field: str, name: str) -> Bits | None:
+        table = getattr(self.config, field)
+        return entry(field, table, name) if isinstance(table, Mapping) else None
+
+    def _usual_bits(self, field: str, first_or_last: bool) -> Bits:
+        """Those of a name that the configuration does not give."""
         if first_or_last and self.config.first_last_bits is not None:
             return self.config.first_last_bits
-        return table.get("default", 8) if isinstance(given, Mapping) else given
+        given = getattr(self.config, field)
+        return given.get("default", 8) if isinstance(given, Mapping) else given
 
     # Form of every tensor
 
@@ -127,10 +166,10 @@ class _Placer:
         settled: dict[fx.Node, bool] = {}
         for node in self.network.module.graph.nodes:
             operation = self.producers.get(node)
-            if operation is None:
+            if operation is None or operation.node in self.in_float and operation.kind is not Kind.KEEPS_GRID:
                 settled[node] = False
             elif operation.kind is Kind.KEEPS_GRID:
-                settled[node] = settled[node.all_input_nodes[0]]
+                settled[node] = settled[data_of(node)]
             elif self.config.quantize_skip:
                 settled[node] = operation.kind is not Kind.OTHER
             else:
@@ -150,7 +189,7 @@ class _Placer:
             passes = wishes <= {_Wish.AS_IT_COMES} or (self.settled[node] and _Wish.FLOAT not in wishes)
             image_in_float = self.producer(node).kind is Kind.INPUT and config.input_bits is None
             wanted = _Wish.QUANTIZED in wishes or (self.settled[node] and _Wish.AS_IT_COMES in wishes)
-            if wanted and not passes and not image_in_float:
+            if wanted and not passes and not image_in_float and known_name(node) not in TUPLES:
                 self.quantized.add(node)
             self._wish(node, _Wish.AS_IT_COMES if passes else _Wish.FLOAT)
         else:
@@ -158,9 +197,9 @@ class _Placer:
                 self.quantized.add(node)
             if operation is None:  # the activation function of a layer, or a constant
                 self._wish(node, _Wish.FLOAT)
-            elif operation.kind in (Kind.WEIGHT, Kind.PRODUCT):
+            elif operation.kind in (Kind.WEIGHT, Kind.PRODUCT) and node not in self.in_float:
                 self._wish(node, _Wish.QUANTIZED)
-            elif operation.residual is None:
+            elif operation.residual is None or node in self.in_float:
                 self._wish(node, _Wish.AS_IT_COMES if config.quantize_skip or config.quantize_residual else _Wish.FLOAT)
             else:
                 for operand in node.all_input_nodes:
@@ -178,38 +217,46 @@ class _Placer:
             return False
         if operation.kind is Kind.INPUT:
             return self.config.input_bits is not None
-        if wish is _Wish.AS_IT_COMES and operation.kind is Kind.OTHER:
-            return False
+        if operation.kind is Kind.OTHER or operation.node in self.in_float:
+            return wish is _Wish.QUANTIZED
         if operation.kind is Kind.POOL and self.config.quantize_skip:
             return self.config.pooling != "float"
         if operation.kind in (Kind.ADD, Kind.POOL) and not self.config.quantize_skip:
             return wish is _Wish.QUANTIZED
         return True
 
-    def _stored_quantized(self, node: fx.Node) -> bool:
+    def _stored_quantized(self, operation: Operation) -> bool:
         """Whether every consumer takes the quantized tensor, be it after max-pooling and the like."""
+        node = operation.result
+        if operation.node in self.in_float:
+            return False
         if node in self.quantized:
             return all(self._receives_quantized(node, wish) for wish in self.wishes[node].values())
         keeps = [self.operations.get(user) for user in node.users]
-        return bool(keeps) and all(o and o.kind is Kind.KEEPS_GRID and self._stored_quantized(o.node) for o in keeps)
+        return bool(keeps) and all(o and o.kind is Kind.KEEPS_GRID and self._stored_quantized(o) for o in keeps)
 
     def producer(self, node: fx.Node) -> Operation:
         """The operation that computed what ``node`` holds, before max-pooling and the like."""
         while (operation := self.producers.get(node)) is None or operation.kind is Kind.KEEPS_GRID:
-            node = node.all_input_nodes[0]
+            node = data_of(node)
         return operation
 
     def _grid_of(self, node: fx.Node, quantizers: Mapping[fx.Node, object]) -> fx.Node | None:
-        """The node whose quantizer gave ``node`` its grid."""
+        """The node whose quantizer gave ``node`` its grid; none where channels with grids of their own have moved since."""
+        by_channel = self.config.activation_granularity == "per_channel" or isinstance(self.config.activation_bits, Mapping)
         while node not in quantizers:
             if self.operations.get(node) is None or self.operations[node].kind is not Kind.KEEPS_GRID:
                 return None
-            node = node.all_input_nodes[0]
+            if by_channel and moves_channels(node, self.network.module):
+                return None
+            node = data_of(node)
         return node
 
 
-def _check_names(field_name: str, given: object, known: Iterable[str]) -> None:
-    if isinstance(given, Mapping):
-        for name in given:
-            if name != "default" and name not in known:
-                raise ValueError(f"{field_name}: the network has no {name!r}{suggestion(name, known)}")
+def _check_names(field_name: str, given: object, known: Iterable[str], left_in_float: Container[str]) -> None:
+    for name, bits in given.items() if isinstance(given, Mapping) else ():
+        fits = [k for k in known if k == name or is_pattern(name) and fnmatchcase(k, name)]
+        if name != "default" and not fits:
+            raise ValueError(f"{field_name}: the network has no {name!r}{suggestion(name, known)}")
+        if name in left_in_float and bits != MAX_LAYER_BITS:
+            raise ValueError(f"{field_name} gives {name!r} {bits} bits, but float_layers leave it in float: decide for one")

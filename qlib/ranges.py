@@ -43,6 +43,13 @@ def find_range(x: Tensor, method: str, percentile: float, make_grid: MakeGrid) -
     return found.range()
 
 
+def check_span(low: Tensor, high: Tensor, what: str) -> None:
+    """Raises ``ValueError`` where a range is so wide that float32 holds no step for it."""
+    widest = torch.maximum(-low, high).amax()
+    if torch.isfinite(widest) and not torch.isfinite(2 * widest):
+        raise ValueError(f"{what} reach {widest.item():.3g}, and float32 holds no range of twice that: scale them down")
+
+
 class MinMax:
     """Smallest and largest value seen."""
 
@@ -117,6 +124,7 @@ class SquaredError:
 
     def update(self, x: Tensor, total: int) -> None:
         self.ends.update(x, total)
+        check_span(*self.ends.range(), "its values")
         needed = torch.maximum(-self.ends.low, self.ends.high).clamp(min=torch.finfo(torch.float32).tiny).double()
         if self.extent is None:
             self.extent = needed

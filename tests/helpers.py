@@ -11,7 +11,7 @@ import torchvision
 from pytorchcv.model_provider import get_model
 from torch import fx, nn
 
-from qlib.model import Quantizer
+from qlib.quantizer import Quantizer
 
 SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

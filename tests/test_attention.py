@@ -8,7 +8,7 @@ from helpers import MODES, Record, images, levels
 from torch import fx, nn
 
 from qlib import QuantConfig, QuantizationCard, footprint, quantize
-from qlib.graph import Kind, read
+from qlib.network import Kind, read
 
 
 class Attention(nn.Module):
@@ -29,6 +29,12 @@ CALLS = {
     "tokens of itself": lambda layer, x: layer(x, x, x, need_weights=False)[0],
     "of others": lambda layer, x: layer(x, x.flip(1), 2 * x, need_weights=False)[0],
     "with a mask": lambda layer, x: layer(x, x, x, need_weights=False, attn_mask=MASK)[0],
+    "with a padding mask": lambda layer, x: layer(x, x, x, key_padding_mask=x[..., 0] > 1)[0],
+    "with a padding mask of numbers": lambda layer, x: layer(x, x, x, key_padding_mask=x[..., 0])[0],
+    "with a mask for each head": lambda layer, x: layer(x, x, x, attn_mask=MASK.repeat(24, 1, 1))[0],
+    "with weights": lambda layer, x: (lambda y, w: y + w.mean(-1, keepdim=True))(*layer(x, x, x)),
+    "with weights of heads": lambda layer, x: (lambda y, w: y * w.amax((1, 3))[..., None])(
+        *layer(x, x, x, average_attn_weights=False)),
     "with a mask of bools": lambda layer, x: layer(x, x, x, need_weights=False, attn_mask=MASK > 1)[0],
     "with a mask of infinities": lambda layer, x: layer(x, x, x, need_weights=False, attn_mask=FUTURE)[0],
     "causal": lambda layer, x: F.scaled_dot_product_attention(x, x.flip(1), x * x, is_causal=True),
@@ -178,9 +184,8 @@ class Opaque(nn.Module):
 
 @pytest.mark.parametrize("network, reason", [
     (Opaque(), "the top level calls _opaque with weights of its own"),
-    (Attention(lambda layer, x: layer(x, x, x, key_padding_mask=x[..., 0] > 9)[0]), "at attention: nn.MultiheadAttention with a"),
-    (Attention(CALLS["tokens of itself"], add_bias_kv=True), "at attention: nn.MultiheadAttention with a padding mask or added"),
-], ids=["opaque", "padding", "added keys"])  # fmt: skip
+    (Attention(CALLS["tokens of itself"], add_bias_kv=True), "at attention: nn.MultiheadAttention with added keys"),
+], ids=["opaque", "added keys"])
 def test_weights_that_would_silently_stay_in_float_are_refused(network, reason):
     with pytest.raises(ValueError, match=reason):
         read(network)

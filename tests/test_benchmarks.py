@@ -24,6 +24,11 @@ def test_prints_ratios(capsys):
         assert any(line.startswith(label) and f" {ratio:.2f} " in line for line in printed.splitlines())
 
 
+def test_the_share_of_comparing_what_was_read(capsys):
+    share = runpy.run_path(str(SPEED))["verification"](images=10, repeats=1)
+    assert share > 0 and f"{share:.1%}" in capsys.readouterr().out
+
+
 def test_the_learners_ratios():
     ratios = runpy.run_path(str(SPEED.with_name("learning.py")))["run"](steps=1, repeats=1)
     assert len(ratios) == 3 and all(isinstance(ratio, float) for ratio in ratios.values())

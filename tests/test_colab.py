@@ -59,7 +59,7 @@ for name, control in panel.controls.items():
     if isinstance(control, W.Checkbox):
         control.value = not control.value
     elif isinstance(control, W.SelectMultiple):
-        control.value = (2, 4)
+        control.value = control.options[1:4:2]
     elif "range" not in name:
         control.index = len(control.options) - 1 if control.index else 1
 panel.controls["weight_bits"].index = panel.controls["activation_bits"].index = 3

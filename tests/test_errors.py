@@ -6,6 +6,7 @@ from helpers import FLOAT, Block, images
 from torch import nn
 
 from qlib import QuantConfig, compare, evaluate, footprint, load_bench, quantize, verdict
+from qlib.config import suggestion
 from qlib.evaluate import Accuracy
 
 
@@ -104,6 +105,23 @@ def test_bit_choices(choices):
         QuantConfig(bit_choices=choices)
 
 
+@pytest.mark.parametrize("layers, message", [
+    ("fc", r"must be a tuple of names or patterns, got 'fc': write \('fc',\), or in YAML \[fc\]"),
+    (None, "must be a tuple of names or patterns of modules, got None"),
+    ({"fc": 32}, "must be a tuple of names or patterns of modules, got {'fc': 32}"),
+    (["fc", 3], "names and patterns are strings that are not empty, got 3"),
+    (("fc", ""), "names and patterns are strings that are not empty, got ''"),
+])
+def test_float_layers(layers, message):
+    with refuses(f"float_layers.*{message}"):
+        QuantConfig(float_layers=layers)
+
+
+def test_a_name_like_no_other_is_answered_by_thirty_of_them():
+    assert suggestion("zzz", ["a", "b"]) == "; known names: a, b"
+    assert suggestion("zzz", [f"layer{i}" for i in range(99)]).endswith(", layer28, layer29 and 69 more")
+
+
 # The network
 
 
@@ -150,9 +168,10 @@ def test_weight_that_is_not_finite(name, value):
         quantize(net, QuantConfig(), images())
 
 
-def test_layer_whose_weights_cannot_be_quantized():
-    with refuses(r"layer '1' \(ConvTranspose2d\) holds the weight 'weight'"):
-        quantize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 3, 3)), QuantConfig(), images())
+@pytest.mark.parametrize("layer", [nn.GRU(8, 8), nn.Bilinear(8, 8, 8), nn.Embedding(8, 8)], ids=lambda m: type(m).__name__)
+def test_layer_whose_weights_cannot_be_quantized(layer):
+    with refuses(rf"layer '1' \({type(layer).__name__}\) holds the weight .*leave it in float: float_layers=\('1',\)"):
+        quantize(nn.Sequential(nn.Conv2d(3, 4, 3), layer), QuantConfig(), images())
 
 
 class Functional(nn.Module):

@@ -270,6 +270,14 @@ def test_steps_of_learning_are_rounded_to_the_choices_there_are():
     assert bits == [[min((2, 4, 8), key=lambda b: (abs(b - v), b)) for v in row] for row in values]
 
 
+def test_rows_that_leave_other_layers_in_float_are_no_point_together():
+    table = results.load_table(results.table_path("digits", "skip-residual"))
+    apart = table.assign(float_layers=[["output"] if seed else [] for seed in table.calibration_seed])
+    whole, parted = (tradeoffs.lines(rows, "activation_bits", ()) for rows in (table, apart))
+    assert whole["same"]["Layers left in float"] == "none"
+    assert {line["fields"]["Layers left in float"] for line in parted["lines"]} == {"none", "output"}
+
+
 def test_the_tradeoff_explorer_shows_recorded_rows(show):
     page = show("tradeoffs")
     page.get_by_text("The numbers", exact=True).click()

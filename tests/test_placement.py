@@ -7,8 +7,8 @@ from helpers import MODES, NETWORKS, Block, Record, images, levels, quantizers, 
 from torch import nn
 
 from qlib import QuantConfig, footprint, quantize
-from qlib.graph import Kind, read
-from qlib.model import Quantizer
+from qlib.network import Kind, read
+from qlib.quantizer import Quantizer
 
 LAST_OF_BRANCH = {
     "torchvision resnet18": r"layer\d\.\d\.conv2",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import qlib
 from qlib.config import CHOICES
-from qlib.graph import read
+from qlib.network import read
 from qlib.widgets import explore
 from qlib.widgets import panel as panels
 
@@ -70,7 +70,7 @@ def last(control):
     if isinstance(control, ipywidgets.Checkbox):
         control.value = not control.value
     elif isinstance(control, ipywidgets.SelectMultiple):
-        control.value = (2, 4)
+        control.value = control.options[1:4:2]
     else:
         control.index = len(control.options) - (2 if control.index == len(control.options) - 1 else 1)
 
@@ -181,7 +181,7 @@ OTHER = {"weight_symmetric": True, "activation_symmetric": True, "symmetric_grid
          "weight_granularity": "per_tensor", "activation_granularity": "per_channel", "weight_range": "mse", "input_bits": 2,
          "activation_range": "mse", "activation_dynamic": True, "pooling": "low_precision", "quantize_output": False,
          "calibration_upstream": "quantized", "first_last_bits": 2, "quantize_skip": False, "quantize_residual": False,
-         "bit_choices": (1,)}  # fmt: skip
+         "float_layers": ("body",), "bit_choices": (1,)}  # fmt: skip
 
 
 @given(configs)
@@ -202,6 +202,19 @@ def test_fields_that_do_not_act_are_disabled_until_they_do(panel):
     assert not panel.controls["percentile"].disabled
     panel.controls["activation_bits"].value = "float"
     assert panel.controls["pooling"].disabled and panel.config.activation_bits is None
+
+
+def test_layers_left_in_float_are_chosen_among_those_of_the_network(own):
+    panel = explore(*own, float_layers=["bod*"])
+    control = panel.controls["float_layers"]
+    assert control.options == ("bod*", "first", "body", "project", "body2", "last")
+    assert control.value == panel.config.float_layers == ("bod*",)
+    control.value = ()
+    assert not control.disabled and panel.config.float_layers == ()
+    control.value = ("first", "body")
+    assert panel.config.float_layers == ("body", "first") and panel.card["float_layers"] == ["body", "first"]
+    panel.controls["weight_bits"].value = panel.controls["activation_bits"].value = "float"
+    assert control.disabled
 
 
 def test_float_on_both_sides_is_the_baseline(own):

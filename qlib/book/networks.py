@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from qlib import QuantConfig, quantize, results
 from qlib.book import ROOT
-from qlib.graph import BATCH_NORMS, Kind, read
+from qlib.network import Kind, read
+from qlib.network.operations import BATCH_NORMS
 
 TABLE = ROOT / "book" / "results" / "networks.csv"
 COLUMNS = ("library", "network", "version", "pixels", "statistics", "read", "layers", "additions", "products", "error_float",

@@ -29,8 +29,9 @@ from ..cards.card import CATEGORIES, FIELDS, SCHEMA, WORDS, QuantizationCard
 from ..config import CHOICES, MAX_BITS, QuantConfig, suggestion
 from ..evaluate import Accuracy, compare, evaluate
 from ..footprint import Footprint, footprint
-from ..graph import evaluation_copy
-from ..model import inputs_of, quantize
+from ..model import quantize
+from ..network import evaluation_copy
+from ..network.inputs import inputs_of
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(QuantConfig)}
 PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
@@ -119,7 +120,10 @@ class Panel:
         self._in_float: dict[Any, np.ndarray] = {}  # which images the float network gets right, by part of the validation images
         self.baseline: Accuracy | None = None
         self._light = True  # a network so small that threads would wait for one another, beside those of the kernel's cells
-        self.controls = {name: _control(name, getattr(start, name), choices.get(name)) for name in DEFAULTS}
+        modules = _modules(self.model)
+        self.controls = {
+            name: _control(name, getattr(start, name), choices.get(name), modules) for name in DEFAULTS
+        }
         self._answer, self._card, self._body = W.HTML(), W.HTML(), ""
         self.widget = W.VBox([W.HTML(STYLE), *(self.controls[name] for name in dict.fromkeys(front)), self._answer,
                               *_folded("all other choices", self._others(front)),
@@ -358,8 +362,8 @@ class _Until(TorchFunctionMode):
 
 
 def _acting(config: QuantConfig) -> set[str]:
-    """The fields that mean something beside the others."""
-    card = QuantizationCard.from_run(config)
+    """The fields that mean something beside the others, or would if they named something."""
+    card = QuantizationCard.from_run(config, float_layers=config.float_layers or ("any",))
     return {name for name in DEFAULTS if card.acts(name)}
 
 
@@ -367,8 +371,15 @@ def _acting(config: QuantConfig) -> set[str]:
 # Controls, of what ipywidgets 7.7 and 8 both have
 
 
-def _control(name: str, value: Any, choices: Mapping[str, Any] | None) -> W.Widget:
+def _modules(model: nn.Module) -> list[str]:
+    """The modules that hold a matrix of weights, and those around them."""
+    modules = model.named_modules()
+    return [name for name, module in modules if name and any(p.dim() > 1 for p in module.parameters())]
+
+
+def _control(name: str, value: Any, choices: Mapping[str, Any] | None, modules: Sequence[str]) -> W.Widget:
     """The control of a field of `QuantConfig`, by the kind of its default; or of ``choices``, values by name.
+    ``modules``: those that may be left in float.
 
     ``None`` is a word in its list, for to ipywidgets a value of ``None`` means that nothing is selected."""
     label = {"description": FIELDS[name]["title"], TOOLTIP: FIELDS[name]["description"],
@@ -386,6 +397,8 @@ def _control(name: str, value: Any, choices: Mapping[str, Any] | None) -> W.Widg
         return W.Dropdown(options=[(choice.replace("_", " "), choice) for choice in CHOICES[name]], value=value, **label)
     if isinstance(default, float):
         return W.SelectionSlider(options=[(f"{p:g}", p) for p in sorted({*PERCENTILES, value})], value=value, **label)
+    if default == ():
+        return W.SelectMultiple(options=list(dict.fromkeys([*value, *modules])), value=value, rows=4, **label)
     every = range(1, MAX_BITS + 1)
     if isinstance(default, tuple):
         return W.SelectMultiple(options=every, value=value, rows=4, **label)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..affine import fake_quantize, make_grid, quantize
-from ..graph import Kind, read
-from ..model import inputs_of
+from ..network import Kind, read
+from ..network.inputs import inputs_of
 from ..ranges import find_range
 from .figure import Figure, table
 

@@ -1,0 +1,265 @@
+"""`read`: from a module to a `Network`, in a form that can be quantized.
+
+Batch norms are folded, operations in place made ordinary, and all weights put into layers. Where quantizers go is
+`qlib.placement`; all that is asked of a configuration here is what it leaves in float.
+
+**Parameters.** What follows from parameters and numbers alone (standardized weights, tables of relative positions) is computed
+once, in float; it is quantized only where it is the weight of a convolution or linear function, which then becomes a layer.
+
+Of an addition's two operands, the *residual* is the one with more convolution and linear layers on its own path, the *skip*
+the other (if equal, the second operand).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx, nn
+
+from .axes import channel_axes, mover_of_examples
+from .inputs import call, device_of, first, names_of, on
+from .nodes import single
+from .operations import (
+    NORMS,
+    VIEWS,
+    WEIGHT_LAYERS,
+    Kind,
+    constant,
+    data_of,
+    holds_shape,
+    is_activation,
+    is_instance,
+    is_known,
+    kind_by_table,
+    kind_of,
+    known_name,
+    label,
+    layer_of,
+    operands,
+)
+from .rewrite import (
+    compute_constants,
+    fold_batch_norms,
+    make_layers,
+    separate_elements,
+    way_out,
+    without_in_place,
+)
+from .trace import TOP, place_of, traced
+
+
+@dataclass
+class Operation:
+    """One node of the traced network. ``name`` is the layer's path, or the module's path and the operation's name."""
+
+    node: fx.Node
+    kind: Kind
+    name: str
+    result: fx.Node  # the activation function that directly follows, or the node itself
+    residual: fx.Node | None = None  # of an addition of two tensors: the operand that is the residual branch
+    counted: bool = False  # as a feature map (outputs of convolution, addition and linear layers)
+    in_float: bool = False  # left in float whole
+
+
+@dataclass
+class Network:
+    """A folded, traced network in evaluation mode, its operations by node, and its weight layers in execution order.
+
+    ``aside``: nodes that hold shapes, or follow from parameters alone; to a quantizer they are not there. ``tied``: layers
+    whose weight is that of an earlier one, and the first that has it. ``folds``: the layer and the batch norm that every folded
+    layer is made of. ``rounded``: whether weights were computed first, so that float32 rounded them once more. ``channels``: by
+    node, the axis of channels of what it gives, where that is known. ``moves_examples``: an operation after which examples may
+    no longer be the first axis, or nothing. ``given``: a copy of what was read, where there is one at hand.
+    """
+
+    module: fx.GraphModule
+    operations: dict[fx.Node, Operation]
+    layers: list[str] = field(default_factory=list)
+    aside: set[fx.Node] = field(default_factory=set)
+    tied: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, tuple[nn.Module, nn.Module]] = field(default_factory=dict)
+    rounded: bool = False
+    channels: dict[fx.Node, int] = field(default_factory=dict)
+    moves_examples: str = ""
+    given: nn.Module | None = None
+
+    def listed(self) -> list[Operation]:
+        """The operations whose outputs a configuration can name, in execution order."""
+        return [o for o in self.operations.values() if o.kind not in (Kind.INPUT, Kind.KEEPS_GRID)]
+
+    def weights_of(self, operation: Operation) -> list[Tensor]:
+        """The weights that an operation multiplies with; one list for all that share a tensor."""
+        layer = layer_of(operation.node, self.module)
+        if operation.kind is Kind.WEIGHT:
+            return [layer.weight]
+        if not operation.in_float:
+            return []
+        own = list(layer.parameters()) if layer is not None else []
+        own += [constant(self.module, n) for n in operation.node.all_input_nodes if n.op == "get_attr"]
+        return [p for p in own if p.dim() > 1 and p.is_floating_point()]
+
+
+def read(model: nn.Module, example: object = None, float_layers: tuple[str, ...] = ()) -> Network:
+    """Trace a copy of ``model`` in evaluation mode, fold its batch norms and classify its operations.
+
+    ``example``: inputs of a few examples, as the network takes them (a tensor, a tuple, or a dictionary by name), where there
+    are some: they say which inputs are given, and how many axes tensors have. ``float_layers``: as in `QuantConfig`.
+
+    Raises ``ValueError`` naming the layer when the model cannot be traced, holds weights that are not convolution or linear
+    layers, or no weights at all; and when a weight is NaN or infinite.
+    """
+    if isinstance(model, nn.Module) and any(getattr(m, "quantized_by_qlib", False) is True for m in model.modules()):
+        raise ValueError("this network is quantized already: take the float network that it was made from")
+    module, computed, given = traced(model, names_of(example), float_layers)
+    without_in_place(module)
+    rounded = compute_constants(module) or computed
+    make_layers(module)
+    _refuse_other_weights(module)
+    folds = fold_batch_norms(module, lambda: _ranks(module, example))
+    separate_elements(module)
+    module.graph.eliminate_dead_code(lambda node: known_name(node) not in VIEWS)  # which rewrites have made idle
+    module.recompile()
+    network = Network(module, {}, folds=folds, rounded=rounded, given=given)
+    _classify(network)
+    if not network.layers:
+        why = "float_layers leave every layer in float" if float_layers else "there are no weights to quantize"
+        raise ValueError(f"{type(model).__name__} has no convolution or linear layer: {why}")
+    for name, parameter in [*module.named_parameters(), *module.named_buffers()]:
+        if not isinstance(parameter, nn.Parameter):
+            parameter = parameter.masked_fill(parameter == float("-inf"), 0)  # which masks of attention may hold
+        if parameter.is_floating_point() and not parameter.is_meta and not torch.isfinite(parameter).all():
+            raise ValueError(f"{name} holds NaN or infinity (after folding batch norm): mend the weights first")
+    return network
+
+
+class _Ranks(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule):
+        super().__init__(module)
+        self.of: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.of[n] = result.dim()
+        return result
+
+
+def _ranks(module: fx.GraphModule, example: object) -> dict[fx.Node, int]:
+    """How many axes every tensor of a network has; of none where there is no example, or it does not fit."""
+    if example is None:
+        return {}
+    found = _Ranks(module)
+    inputs = on(first(example, 1), device_of(module))
+    try:
+        with torch.no_grad():
+            call(found.run, inputs, [n.target for n in module.graph.nodes if n.op == "placeholder"])
+    except Exception:  # said where the network is run, with the batch's name
+        return {}
+    return found.of
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# Refusals
+
+
+def _refuse_other_weights(module: fx.GraphModule) -> None:
+    for node in module.graph.nodes:
+        if node.meta.get("float"):
+            continue
+        layer = layer_of(node, module)
+        if layer is not None:
+            _refuse_unknown_layer(node, layer)
+            continue
+        own = [n for n in node.all_input_nodes if n.op == "get_attr"]
+        name, kind = known_name(node) or label(node), kind_by_table(node, module)
+        most = max((constant(module, n).dim() for n in own), default=0)
+        weights = most > 0 if kind is Kind.PRODUCT else kind is Kind.WEIGHT or (most > 1 and not _takes_tables(node))
+        if weights:
+            raise ValueError(f"{place_of(node)} calls {name} with weights of its own: use the layer module (nn.Conv2d, "
+                             f"nn.Linear) so that its weights can be found, {way_out(node)}")  # fmt: skip
+
+
+def _takes_tables(node: fx.Node) -> bool:
+    """Whether a function may take parameters that are no weights, such as positions that are added."""
+    return is_known(node) or node.op == "output" or node.target is single
+
+
+def _refuse_unknown_layer(node: fx.Node, layer: nn.Module) -> None:
+    weights = [name for name, _ in layer.named_parameters()]
+    fine = is_instance(layer, WEIGHT_LAYERS) or isinstance(layer, (*NORMS, nn.PReLU))
+    if weights and not fine:
+        raise ValueError(f"layer {node.target!r} ({type(layer).__name__}) holds the weight {weights[0]!r}, and only convolution "
+                         "(Conv1d to Conv3d, also transposed) and Linear layers can be quantized: replace it by these, "
+                         f"{way_out(node)}")  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# Operations
+
+
+def _is_aside(node: fx.Node, aside: set[fx.Node]) -> bool:
+    """Whether a node holds (part of) a shape, or follows from shapes and parameters alone."""
+    if node.op == "get_attr" or holds_shape(node):
+        return True
+    return node.op.startswith("call_") and aside.issuperset(node.all_input_nodes)
+
+
+def _classify(network: Network) -> None:
+    module, taken, absorbed = network.module, set(), set()
+    for node in module.graph.nodes:
+        if node.op == "output" or node in absorbed:
+            continue
+        in_float = node.meta.get("float", False)
+        if _is_aside(node, network.aside) and not (in_float and node.op == "call_module"):
+            network.aside.add(node)
+            continue
+        kind = kind_of(node, module, network.aside)
+        path = node.target if node.op == "call_module" else place_of(node) + "." + (label(node) or node.name)
+        stem = name = str(path).removeprefix(f"{TOP}.")
+        number = 1
+        while name in taken:
+            name, number = f"{stem}_{number}", number + 1
+        taken.add(name)
+        operation = Operation(node, kind, name, node, in_float=in_float)
+        followed = (Kind.WEIGHT, Kind.ADD, Kind.MULTIPLY, Kind.CONCAT, Kind.PRODUCT)
+        if kind in followed and len(node.users) == 1:
+            (user,) = node.users
+            if is_activation(user, module) and data_of(user) is node:
+                operation.result = user
+                absorbed.add(user)
+        operation.counted = kind in (Kind.WEIGHT, Kind.ADD) or bool(network.weights_of(operation))
+        network.operations[node] = operation
+        if kind is Kind.WEIGHT and not in_float and node.target not in network.layers:
+            network.layers.append(node.target)
+    network.channels = channel_axes(module)
+    network.moves_examples = mover_of_examples(module, network.aside)
+    _find_tied(network)
+    _find_residuals(network)
+
+
+def _find_tied(network: Network) -> None:
+    """Which layers have the weight of an earlier one. Raises ``ValueError`` where one of the two is left in float."""
+    owners: dict[int, Operation] = {}
+    for operation in network.operations.values():
+        for weight in network.weights_of(operation):
+            earlier = owners.setdefault(id(weight), operation)
+            if earlier.in_float != operation.in_float:
+                quantized, left = (o.name for o in sorted((earlier, operation), key=lambda o: o.in_float))
+                raise ValueError(f"{left!r} is left in float, but its weight is that of {quantized!r}, which is quantized: "
+                                 f"leave both in float, float_layers=({left!r}, {quantized!r})")
+            if operation.kind is Kind.WEIGHT and earlier.node.target != operation.node.target:
+                network.tied[operation.node.target] = earlier.node.target
+
+
+def _find_residuals(network: Network) -> None:
+    """Which operand of every addition is the residual branch: the one with more weight layers that the other lacks."""
+    above: dict[fx.Node, frozenset[fx.Node]] = {}  # the weight layers that lead to a node
+    for node in network.module.graph.nodes:
+        before = frozenset().union(*(above[n] for n in node.all_input_nodes))
+        operation = network.operations.get(node)
+        above[node] = before | {node} if operation and operation.kind is Kind.WEIGHT else before
+        if operation and operation.kind is Kind.ADD:
+            one, other = operands(node)
+            own = [len(above[one] - above[other]), len(above[other] - above[one])]
+            operation.residual = other if own[1] > own[0] else one

@@ -1,0 +1,270 @@
+"""Reads a network with `torch.fx`: a traced copy, before anything in it is rewritten.
+
+Weights that are computed from others (weight norm, spectral norm, pruning, any parametrization) are computed first. Attention
+is written out (`qlib.network.attention`). Hooks become a part of the network. Inputs that are not given have their default.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from ..config import matches, suggestion
+from .attention import WRITTEN_OUT, scaled_dot_product_attention
+from .inputs import one_line
+from .nodes import single
+
+_TRACING = threading.Lock()  # while it traces, torch.fx swaps methods of nn.Module itself
+HALF = (torch.float16, torch.bfloat16)
+TOP = "the top level"
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode. Raises ``ValueError`` for what is not a module, or cannot be copied."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    held = [value for module in model.modules() for value in vars(module).values()]
+    copies: dict[int, object] = {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
+    copies |= {id(d): OrderedDict() for d in held if type(d) is OrderedDict and not d}  # half of the time it takes
+    try:
+        return copy.deepcopy(model, copies).eval()
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} cannot be copied: {one_line(error)}") from error
+
+
+def place_of(node: fx.Node) -> str:
+    """The path of the module in which a node was traced."""
+    stack = node.meta.get("nn_module_stack")
+    return (list(stack)[-1] if stack else "") or TOP
+
+
+class Traced(NamedTuple):
+    """A traced copy of a network; whether weights of it were computed first; and, if neither they nor hooks stood in the way, the
+    copy that was traced, which still computes what was given."""
+
+    module: fx.GraphModule
+    computed: bool
+    given: nn.Module | None
+
+
+def traced(model: nn.Module, inputs: Collection[str | int] = (), float_layers: tuple[str, ...] = ()) -> Traced:
+    """``model`` traced in evaluation mode. ``inputs``: the names or positions of those that will be given.
+
+    Nodes of modules that ``float_layers`` names have ``meta["float"]``; those of a module's output have ``meta["gives"]``, the
+    module's path and the number of its call. Raises ``ValueError`` naming the layer when the model cannot be traced.
+    """
+    _check_float_layers(model, float_layers)
+    for whole in ((), float_layers) if float_layers else ((),):  # first, look into modules left in float, too
+        network = evaluation_copy(model)
+        computed = compute_weights(network)
+        halves = [p for p in (*network.parameters(), *network.buffers()) if p.dtype in HALF]
+        tracer = _Tracer(inputs, whole)
+        try:
+            with _TRACING:
+                graph = tracer.trace(network)
+            break
+        except Exception as error:
+            where = tracer.path[-1] if tracer.path else TOP
+            problem = ValueError(
+                f"{type(model).__name__} cannot be traced by torch.fx, at {where}: {one_line(error)}. "
+                "Control flow that depends on tensor values must be rewritten, moved into a function marked by torch.fx.wrap, or "
+                f"moved into a module that is left in float: float_layers=({where if tracer.path else 'its name'!r},)"
+            )
+            problem.__cause__ = error
+    else:
+        raise problem
+    hooked = _clear_hooks(network, except_in=whole)
+    module = fx.GraphModule(network, graph, type(model).__name__)
+    for node in graph.nodes:
+        path = node.target if node.op == "call_module" else place_of(node).split("@")[0]
+        node.meta["float"] = bool(float_layers) and path != TOP and matches(path, float_layers)
+    if halves:
+        warnings.warn(f"{type(model).__name__} is of {halves[0].dtype}: it is simulated in float32", stacklevel=2)
+        _in_single_precision(module)
+    return Traced(module, computed, None if computed or hooked else network)
+
+
+def _check_float_layers(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    names = [name for name, _ in model.named_modules() if name] if patterns else []
+    for pattern in patterns:
+        if not any(matches(name, (pattern,)) for name in names):
+            raise ValueError(f"float_layers: the network has no module {pattern!r}{suggestion(pattern, names)}")
+
+
+def compute_weights(model: nn.Module) -> bool:
+    """Put ordinary parameters in the place of those that are computed: by a parametrization, or by a hook at every call. Whether
+    there were any."""
+    found = False
+    for module in list(model.modules()):
+        for name in list(getattr(module, "parametrizations", {})) if parametrize.is_parametrized(module) else ():
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            found = True
+    for module in model.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            before = _plain_tensors(module)
+            if not before or key in module._forward_pre_hooks_with_kwargs:
+                continue
+            try:
+                with torch.no_grad():
+                    other_inputs = hook(module, ())
+            except Exception:  # it looks at the inputs: tracing does it justice, or refuses it
+                continue
+            changed = {name: t for name, t in _plain_tensors(module).items() if t is not before.get(name)}
+            if other_inputs is not None or not changed:
+                continue
+            del module._forward_pre_hooks[key]
+            found = True
+            for name, tensor in changed.items():
+                delattr(module, name)
+                module.register_parameter(name, nn.Parameter(tensor.detach().clone(), requires_grad=False))
+    return found
+
+
+def _plain_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What a module holds of tensors that are neither parameters nor buffers, as weights are that a hook computes."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+
+
+def _clear_hooks(network: nn.Module, except_in: tuple[str, ...]) -> bool:
+    """Forget the hooks that have become a part of the graph. Whether there were any."""
+    found = [hooks for name, module in network.named_modules() if not (except_in and matches(name, except_in))
+             for hooks in _hooks_of(module) if hooks]  # fmt: skip
+    for hooks in found:
+        hooks.clear()
+    return bool(found)
+
+
+def _hooks_of(module: nn.Module) -> list[dict]:
+    names = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+             "_forward_hooks_always_called")  # fmt: skip
+    return [getattr(module, name) for name in names]
+
+
+def _in_single_precision(module: fx.GraphModule) -> None:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dtype in HALF:
+            tensor.data = tensor.data.float()
+    for node in [n for n in module.graph.nodes if n.op == "placeholder"]:
+        with module.graph.inserting_after(node):
+            cast = module.graph.call_function(single, (node,))
+        node.replace_all_uses_with(cast, lambda user, cast=cast: user is not cast)
+
+
+AUGMENTED = {  # what `x += y` and its like call, and what `x + y` does
+    getattr(operator, f"i{name.rstrip('_')}"): getattr(operator, name)
+    for name in "add sub mul matmul truediv floordiv mod pow and_ or_ xor lshift rshift".split()
+}
+
+
+class _Proxy(fx.Proxy):
+    """A tensor to be that may be changed in place."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _augmented(in_place: Callable, ordinary: Callable) -> Callable:
+    def method(self: _Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", in_place, (self, other), {}, name=ordinary.__name__)
+
+    return method
+
+
+for _in_place, _ordinary in AUGMENTED.items():
+    setattr(_Proxy, f"__{_in_place.__name__}__", _augmented(_in_place, _ordinary))
+
+
+class _Tracer(fx.Tracer):
+    """Symbolic tracing that writes attention out, keeps hooks, remembers which module it is in and which nodes are the outputs of
+    which, and lets networks that run in other threads run."""
+
+    def __init__(self, inputs: Collection[str | int], whole: tuple[str, ...]):
+        super().__init__()
+        self.inputs, self.whole = inputs, whole
+        self.path: list[str] = []
+        self.calls: dict[str, int] = {}
+        self.thread = threading.get_ident()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if self.whole and matches(module_qualified_name, self.whole):
+            return True
+        return self._is_plain(m, module_qualified_name) and not any(_hooks_of(m))
+
+    def _is_plain(self, m: nn.Module, path: str) -> bool:
+        """Whether a module is torch's own, consists of nothing else, and runs as it was written."""
+        return super().is_leaf_module(m, path) and not any(m.children()) and "forward" not in vars(m)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        self.path.append(path)
+        with self._replaced_forward(m, path):
+            result = super().call_module(m, forward, args, kwargs)
+        self.path.pop()
+        call = self.calls[path] = self.calls.get(path, 0) + 1
+        if isinstance(result, fx.Proxy):
+            result.node.meta.setdefault("gives", []).append((path, call))
+        return result
+
+    @contextmanager
+    def _replaced_forward(self, m: nn.Module, path: str) -> Iterator[None]:
+        """While ``m`` is called: what is written out in the place of its forward, or, of a layer with hooks, a node."""
+        written = WRITTEN_OUT.get(_full_name(m)) if "forward" not in vars(m) else None
+        if self.is_leaf_module(m, path) or (written is None and not self._is_plain(m, path)):
+            yield
+            return
+        signature = inspect.signature(type(m).forward)
+
+        def node_or_written(*args, **kwargs):
+            if written is not None:
+                given = signature.bind(m, *args, **kwargs).arguments
+                return written(m, **dict(list(given.items())[1:]))
+            if any(isinstance(value, fx.Proxy) for value in vars(m).values()):  # weights that a hook has just computed
+                return type(m).forward(m, *args, **kwargs)
+            return self.create_proxy("call_module", path, args, kwargs)
+
+        before = dict(vars(m))
+        m.forward = node_or_written
+        try:
+            yield
+        finally:
+            for name in [n for n, value in vars(m).items() if value is not before.get(n) and n not in before]:
+                delattr(m, name)
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        """Inputs that have a default and are not given have that; hooks of the whole network are called."""
+        fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        for i, arg in enumerate(args):
+            if i > 0 and isinstance(arg, fx.Proxy) and arg.node.args:
+                if i == 1 or i - 1 in self.inputs or arg.node.target in self.inputs:
+                    continue
+                args[i] = arg.node.args[0]
+                self.graph.erase_node(arg.node)
+        if any(_hooks_of(self.root)):
+            return type(self.root).__call__, args
+        return fn, args
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_proxy(self, kind, target, args, kwargs, *more, **options):
+        if target is F.scaled_dot_product_attention:
+            return scaled_dot_product_attention(*args, **kwargs)
+        return super().create_proxy(kind, target, args, kwargs, *more, **options)
+
+
+def _full_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -1,0 +1,200 @@
+"""`verify`: whether what was read computes what was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from .inputs import call, device_of, examples_in, first, on, one_line, run
+from .network import Network, read
+from .rewrite import folded
+from .trace import HALF, TOP, evaluation_copy
+
+EXAMPLES = 4
+TOLERANCE = 1e-6  # of a difference, relative to how much outputs differ between examples
+LEAST_SPREAD = 1e-5  # of outputs, relative to their size: below, what examples differ by is itself rounding
+
+
+def verify(model: nn.Module, network: Network, inputs: Any, what: str, float_layers: tuple[str, ...] = ()) -> None:
+    """Compare once what was read (``network``) with what was given (``model``), on up to four examples, both in float64.
+
+    ``inputs``: of a batch, which ``what`` names. Raises ``ValueError`` naming the first layer whose outputs differ, if those of
+    the networks differ by more than 1e-6 of how much they differ between examples.
+    """
+    inputs = on(first(inputs, EXAMPLES), device_of(model))
+    exact = _doubled_inputs(inputs)
+    given, network.given = network.given or evaluation_copy(model), None
+    for context in (nullcontext, _Doubling):  # the second, slower, where numbers are made or cast while it runs
+        try:
+            with context():
+                expected = _run_in_float64(given, exact)
+                found = _read_in_float64(model, exact, float_layers) if network.rounded else network
+                if _agree(_run_in_float64(found.module, exact, _exact_folds(found)), expected):
+                    return
+            problem = None
+        except Exception as error:
+            problem = error
+    if problem is not None:
+        with torch.no_grad():
+            run(evaluation_copy(model), inputs, what)
+        raise ValueError(f"{type(model).__name__} cannot be compared with what was read of it: {one_line(problem)}") from problem
+    with context():
+        again = _agree(_run_in_float64(given, exact), expected)
+        where = _first_difference(given, found, exact)
+    if not again:
+        raise ValueError(f"{type(model).__name__} gives other outputs when it is run again, in evaluation mode: look for dropout "
+                         "or random numbers that evaluation mode does not switch off")
+    raise ValueError(f"{type(model).__name__} was read wrongly: the outputs of {where} differ from those of the network given. "
+                     f"Write that part in other words, or leave it in float: float_layers=({where!r},)")
+
+
+@contextmanager
+def slow_attention() -> Iterator[None]:
+    """Let torch's transformers compute every position; their fast path leaves padded ones at zero."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _in_float64(model: nn.Module, exact: dict[str, Tensor]) -> Iterator[None]:
+    """While it lasts, all that a module holds is in float64; ``exact``: what to put there by name."""
+    before = []
+    for path, module in model.named_modules():
+        for held in (module._parameters, module._buffers, vars(module)):
+            for name, value in list(held.items()):
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    before.append((held, name, value))
+                    wide = exact.get(f"{path}.{name}", value.detach()).double()
+                    held[name] = nn.Parameter(wide, requires_grad=False) if isinstance(value, nn.Parameter) else wide
+    try:
+        yield
+    finally:
+        for held, name, value in before:
+            held[name] = value
+
+
+def _run_in_float64(model: nn.Module, inputs: Any, exact: dict[str, Tensor] | None = None) -> Any:
+    with torch.no_grad(), slow_attention(), _in_float64(model, exact or {}):
+        return call(model, pytree.tree_map(torch.clone, inputs))  # which a network may overwrite
+
+
+def _read_in_float64(model: nn.Module, inputs: Any, float_layers: tuple[str, ...]) -> Network:
+    with _in_float64(copied := evaluation_copy(model), {}):
+        return read(copied, inputs, float_layers)
+
+
+def _exact_folds(network: Network) -> dict[str, Tensor]:
+    """The weights and biases of folded layers, folded in float64."""
+    folds = {path: folded(layer, norm, torch.float64) for path, (layer, norm) in network.folds.items()}
+    return {f"{path}.{name}": t for path, pair in folds.items() for name, t in zip(("weight", "bias"), pair, strict=True)}
+
+
+def _doubled_inputs(inputs: Any) -> Any:
+    return pytree.tree_map(lambda t: t.double() if t.is_floating_point() else t, inputs)
+
+
+def _agree(actual: Any, expected: Any) -> bool:
+    """Whether outputs are the same: tensors within the tolerance, all else equal."""
+    actual, structure = pytree.tree_flatten(actual)
+    expected, other = pytree.tree_flatten(expected)
+    if structure != other:
+        return False
+    return all(map(_close, actual, expected))
+
+
+def _close(actual: Any, expected: Any) -> bool:
+    if not isinstance(actual, Tensor) or not isinstance(expected, Tensor):
+        return actual is expected or actual == expected
+    if actual.shape != expected.shape:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(actual, expected)
+    finite = torch.isfinite(expected)
+    if not torch.equal(actual[~finite], expected[~finite]) and not expected.isnan().any():
+        return False
+    actual, expected = torch.where(finite, actual, 0).double(), torch.where(finite, expected, 0).double()
+    spread = (expected - expected.mean(0)).norm() if expected.dim() else expected.norm()
+    return bool((actual - expected).norm() <= TOLERANCE * max(spread, LEAST_SPREAD * expected.norm()))
+
+
+class _Doubling(TorchFunctionMode):
+    """Lets a network compute in float64 though it asks for float32: in casts, and in tensors that it makes."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        narrow = (torch.float32, *HALF)
+
+        def widened(argument: Any) -> Any:
+            return torch.float64 if isinstance(argument, torch.dtype) and argument in narrow else argument
+
+        args, kwargs = pytree.tree_map(widened, (args, kwargs or {}))
+        if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
+            func = torch.Tensor.double
+        result = func(*args, **kwargs)
+        return result.double() if isinstance(result, Tensor) and result.dtype in narrow else result
+
+
+class _Recorded(fx.Interpreter):
+    """Runs a network and keeps what the modules of the one given would have given."""
+
+    def __init__(self, module: fx.GraphModule):
+        super().__init__(module)
+        self.outputs: dict[tuple[str, int], Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        for place in n.meta.get("gives", ()):
+            self.outputs[place] = result
+        return result
+
+
+def _first_difference(given: nn.Module, network: Network, inputs: Any) -> str:
+    """The first module whose outputs differ."""
+    outputs: dict[tuple[str, int], Any] = {}
+    calls: dict[str, int] = {}
+
+    def keep(path: str, result: Any) -> None:
+        calls[path] = calls.get(path, 0) + 1
+        outputs[path, calls[path]] = pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, result)
+
+    hooks = [m.register_forward_hook(lambda _, __, result, path=path: keep(path, result))
+             for path, m in given.named_modules() if path]  # fmt: skip
+    seen = _Recorded(network.module)
+    try:
+        _run_in_float64(given, inputs)
+        with torch.no_grad(), _in_float64(network.module, _exact_folds(network)):
+            call(seen.run, inputs, [n.target for n in network.module.graph.nodes if n.op == "placeholder"])
+    except Exception:  # what was recorded until then says where
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for place, expected in outputs.items():
+        if place in seen.outputs and not _agree(seen.outputs[place], expected):
+            return place[0]
+    return TOP
+
+
+def examples_first(model: nn.Module, inputs: Any) -> bool:
+    """Whether a network treats the examples along the first axis of its inputs and outputs one by one."""
+    inputs = _doubled_inputs(on(first(inputs, EXAMPLES), device_of(model)))
+    if examples_in(inputs) < 2:
+        return True
+    given = evaluation_copy(model)
+    with _Doubling():
+        together = pytree.tree_leaves(_run_in_float64(given, inputs))
+        try:
+            alone = pytree.tree_leaves(_run_in_float64(given, first(inputs, 1)))
+        except Exception:
+            return False
+    pairs = zip(together, alone, strict=True)
+    return all(not isinstance(t, Tensor) or (t.dim() > 0 and _close(t[:1], a)) for t, a in pairs)

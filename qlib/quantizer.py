@@ -1,0 +1,208 @@
+"""The module behind an activation tensor: it observes calibration data, gets a grid, and quantizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .affine import Grid, clamp_, fake_quantize, make_grid
+from .config import Bits, QuantConfig
+from .ranges import check_span, collector, find_range
+
+
+def grid_of(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: str) -> Grid:
+    """`qlib.affine.make_grid`, also for one number of bits a channel."""
+    if isinstance(bits, tuple):
+        bits = torch.tensor(bits, device=low.device) + torch.zeros_like(low)  # one for every range, also of every example
+    return make_grid(low, high, bits, symmetric, variant)
+
+
+def refuse_mixed_rows(what: str, bits: Bits, method: str, granularity: str) -> None:
+    """Raises ``ValueError`` where channels have their own bits and one range of least squared error is wanted for all."""
+    if isinstance(bits, tuple) and method == "mse" and granularity == "per_tensor":
+        raise ValueError(f"{what} gives every channel its own bits, so one least-squares range for the tensor is not "
+                         "defined: use granularity 'per_channel', or range 'minmax' or 'percentile'")
+
+
+class Quantizer(nn.Module):
+    """Fake-quantizes an activation tensor, examples first; its grid is fixed by calibration, or found for each example.
+
+    ``axis``: of channels; where it is ``None``, axis 1 of images (four axes and more), the last of others. Tensors that are no
+    floats (token ids, masks) pass as they are, and so do tensors without values.
+    """
+
+    def __init__(self, config: QuantConfig, name: str, bits: Bits, axis: int | None = 1):
+        super().__init__()
+        refuse_mixed_rows(f"activation_bits[{name!r}]", bits, config.activation_range, config.activation_granularity)
+        self.name, self.bits, self.config, self.axis = name, bits, config, axis
+        for part in Grid._fields:
+            self.register_buffer(part, None)
+        self.collector, self.share, self.dims = None, (1, 1), 0
+        self.range: tuple[Tensor, Tensor] | None = None
+        self.rectifies = self.in_place = False  # whether it does a ReLU's work, and may overwrite its input
+        self._constants: tuple[float | Tensor, ...] | None = None
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, bits={self.bits}, {'dynamic' if self.config.activation_dynamic else 'static'}"
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that calibration fixed; where ranges are dynamic there is none, see `grid_of_each_example`."""
+        return Grid(*(getattr(self, part) for part in Grid._fields))
+
+    @grid.setter
+    def grid(self, grid: Grid) -> None:
+        for part, value in grid._asdict().items():
+            setattr(self, part, value)
+        self._constants = None
+
+    def forward(self, x: Tensor, examples: int | None = None) -> Tensor:
+        """``x`` quantized. ``examples``: how many there are, where each has a range of its own."""
+        if not x.is_floating_point() or x.numel() == 0:
+            return x
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # autocast's bfloat16 cannot hold the codes of 9 bits and more
+        if self.collector is not None:
+            return self._collect(x)
+        if self.config.activation_dynamic:
+            return fake_quantize(x, self.grid_of_each_example(x, examples))
+        if self.scale is None:
+            raise ValueError(f"{self.name!r} has no range: calibration saw no values of it that are floats")
+        if self.clip is not None or (torch.is_grad_enabled() and x.requires_grad):
+            return fake_quantize(x.relu() if self.rectifies else x, self.grid)
+        inverse, low, high, scale = self._constants or self.prepare()
+        x = (x.mul_(inverse) if self.in_place else x * inverse).round_()  # the same arithmetic, in place
+        return (clamp_(x, low, high) if isinstance(low, Tensor) else x.clamp_(low, high)).mul_(scale)
+
+    def prepare(self) -> tuple[float | Tensor, ...]:
+        """What the pass in place computes with; kept as numbers where it is single values, which are clamped by faster."""
+        low, high = self.code_min - self.zero_point, self.code_max - self.zero_point
+        constants = (1 / self.scale, low.clamp(min=0) if self.rectifies else low, high, self.scale)
+        if all(c.numel() == 1 for c in constants):  # tensors would not follow a move to another device
+            self._constants = constants = tuple(c.item() for c in constants)
+        return constants
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """A grid may have another form than the one that is here, and comes with other constants."""
+        for part in Grid._fields:
+            there = state.get(prefix + part)
+            if there is not None and (getattr(self, part) is None or getattr(self, part).shape != there.shape):
+                setattr(self, part, torch.empty_like(there))
+        super()._load_from_state_dict(state, prefix, *rest)
+        self._constants, self.range = None, None
+
+    # Channels and examples
+
+    def _axis(self, dims: int) -> int:
+        """The axis of channels in a tensor of so many axes."""
+        axis = self.axis if self.axis is not None else 1 if dims > 3 else -1
+        return axis % dims if -dims <= axis < dims else dims - 1
+
+    @property
+    def _per_channel(self) -> bool:
+        return self.config.activation_granularity == "per_channel"
+
+    def _grid(self, low: Tensor, high: Tensor) -> Grid:
+        return grid_of(low, high, self.bits, self.config.activation_symmetric, self.config.symmetric_grid)
+
+    def _check_channels(self, x: Tensor) -> None:
+        channels = x.shape[self._axis(x.dim())]
+        if isinstance(self.bits, tuple) and len(self.bits) != channels:
+            raise ValueError(f"activation_bits[{self.name!r}] has {len(self.bits)} entries, but the tensor {channels} channels")
+
+    def grid_of_each_example(self, x: Tensor, examples: int | None = None) -> Grid:
+        """The grids of the examples in ``x``; fields broadcast against it."""
+        if examples is not None and len(x) != examples:
+            raise ValueError(f"activation_dynamic finds a range for each example, but the first axis of {self.name!r} "
+                             f"{tuple(x.shape)} is not that of the {examples} examples: use static ranges")
+        self._check_channels(x)
+        axis = self._axis(x.dim())
+        rows = (x.movedim(axis, 1).flatten(0, 1) if self._per_channel else x).detach()
+        rows = rows.reshape(len(rows), -1)
+
+        def make(low: Tensor, high: Tensor) -> Grid:  # fields (..., examples, channels or 1)
+            return self._grid(*(end.reshape(*end.shape[:-1], len(x), -1) for end in (low, high)))
+
+        def spread(field: Tensor | None) -> Tensor | None:
+            if field is None or field.dim() == 0:
+                return field
+            before, after = [1] * (axis - 1), [1] * (x.dim() - 1 - axis)
+            return field.reshape(-1 if field.dim() > 1 else 1, *before, field.shape[-1], *after)
+
+        return Grid(*map(spread, make(*find_range(rows, self.config.activation_range, self.config.percentile, make))))
+
+    # Calibration
+
+    def start(self) -> None:
+        """Begin to collect a static range; before every batch, ``share`` is to say how many of all examples it brings."""
+        self.collector = collector(self.config.activation_range, self.config.percentile, self._grid)
+        self.dims = 0
+
+    def _collect(self, x: Tensor) -> Tensor:
+        self._check_channels(x)
+        self.dims = x.dim()
+        rows = x.movedim(self._axis(x.dim()), 0).flatten(1) if self._per_channel else x.reshape(1, -1)
+        batch, examples = self.share
+        try:
+            self.collector.update(rows, total=rows.shape[1] * examples // batch)
+        except ValueError as error:
+            raise ValueError(f"activation_range of {self.name!r}: {error}") from error
+        return x if self.config.calibration_upstream == "float" else fake_quantize(x, self.grid_so_far())
+
+    def grid_so_far(self) -> Grid:
+        """The grid of what has been collected."""
+        return self._spread(self._grid(*self.collector.range()))
+
+    def _spread(self, grid: Grid) -> Grid:
+        return grid.reshape(-1, *[1] * (self.dims - 1 - self._axis(self.dims)))
+
+    def finish(self, ends: tuple[float, float] | None = None) -> None:
+        """Fix the range, as collected or as given, and with it the grid. A tensor of which no floats were seen gets none."""
+        collected, self.collector = self.collector, None
+        if not self.dims:
+            return
+        found = collected.range()
+        if not all(torch.isfinite(end).all() for end in found):
+            raise ValueError(f"the values of {self.name!r} reach NaN or infinity during calibration")
+        if ends is not None:
+            found = tuple(torch.as_tensor(end, dtype=found[0].dtype, device=found[0].device).reshape(-1) for end in ends)
+        check_span(*found, f"the values of {self.name!r}")
+        self.range = tuple(end.clone() for end in found)
+        self.set_grid()
+
+    def set_grid(self) -> None:
+        """The grid of the range and the bits as they are now."""
+        self.grid = self._spread(self._grid(*self.range))
+
+
+class OnCodes(nn.Module):
+    """From values on a quantizer's grid to codes, or from a mean of codes to the value of the rounded mean (integer pooling).
+
+    Codes count from the zero-point, so that a pooling that pads with zeros pads with the code of 0.
+    """
+
+    def __init__(self, source: Quantizer, back: bool):
+        super().__init__()
+        object.__setattr__(self, "source", source)  # not a submodule: it is one already
+        self.back = back
+
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """``before``: what the quantizer got, from which it finds the ranges of examples where they are dynamic."""
+        source = self.source
+        if source.collector is not None and source.config.calibration_upstream == "float":
+            return x  # calibration in float
+        if source.config.activation_dynamic:
+            grid, dims = source.grid_of_each_example(before), before.dim()
+        else:
+            grid = source.grid_so_far() if source.collector is not None else source.grid
+            dims = grid.scale.dim() + 1  # of a range per channel
+        if (lost := dims - x.dim()) > 0:  # axes that the pooling took away
+            grid = Grid(*(f if f is None or f.dim() <= lost else f[(..., *[0] * lost)] for f in grid))
+        if self.back:
+            return (_round(x + grid.zero_point) - grid.zero_point) * grid.scale
+        return _round(x * (1 / grid.scale))
+
+
+def _round(x: Tensor) -> Tensor:
+    return x + (x.round() - x).detach()  # exact in float32; the gradient passes straight through
