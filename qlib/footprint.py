@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from .config import Bits, QuantConfig
 from .network import Kind, Network, Operation, read
 from .network.inputs import call, check_inputs, device_of, examples_in, on, one_line
-from .network.operations import label, layer_of
+from .network.operations import label, layer_of, same_tensor
 from .placement import place
 
 FLOAT_BITS = 32
@@ -102,13 +102,15 @@ def footprint(model: nn.Module, example_input: Any, config: QuantConfig) -> Foot
     operations; others, such as recurrent layers, one for their weights and output. Raises ``ValueError`` like `qlib.quantize`.
     """
     check_inputs(example_input, "example_input", "a batch of inputs, a tensor (n, ...), or a tuple or dictionary of such")
+    if not examples_in(example_input):
+        raise ValueError("example_input holds no examples: pass a batch of one or more")
     network = read(model, example_input, config.float_layers)
     placement = place(network, config)
     shapes = _shapes(network.module, example_input)
     examples, seen, layers = examples_in(example_input), set(), []
     for operation in network.listed():
-        weights = [w for w in network.weights_of(operation) if id(w) not in seen]
-        seen.update(map(id, weights))
+        weights = [w for w in network.weights_of(operation) if same_tensor(w) not in seen]
+        seen.update(map(same_tensor, weights))
         weight_bits = _mean(placement.weight_bits.get(operation.node.target)) if weights else 0.0
         elements = sum(shape.numel() for shape in shapes.get(operation.result, ())) // examples
         bits = _mean(placement.feature_maps[operation.name])

@@ -18,6 +18,9 @@ positions, masks and softmax are in float, from quantized scores. The bits of a 
 **quantize_skip=False**: the skip path carries high precision, the projection's output included; additions and what is pooled
 from them stay in float, and whatever feeds a convolution or linear layer is quantized at its input.
 
+**pooling="low_precision"** averages codes where what is averaged has one grid; means over grids of several channels, or of two
+operations, are computed in float and quantized again.
+
 **Both False**: only the inputs of convolution and linear layers are quantized.
 
 **float_layers**, and layers with 32 bits in both dictionaries, compute in float like other operations do: what enters is not
@@ -38,7 +41,7 @@ from torch import fx
 
 from .config import MAX_BITS, MAX_LAYER_BITS, Bits, QuantConfig, entry, is_pattern, suggestion
 from .network import Kind, Network, Operation
-from .network.operations import TUPLES, data_of, known_name, moves_channels
+from .network.operations import TUPLES, argument, data_of, known_name, moves_channels
 
 
 @dataclass
@@ -109,7 +112,7 @@ class _Placer:
         means = {}
         if config.pooling == "low_precision" and config.quantize_skip:
             for node, operation in self.operations.items():
-                pools = operation.kind is Kind.POOL and node not in self.in_float
+                pools = operation.kind is Kind.POOL and node not in self.in_float and self._within_channels(node)
                 if pools and (source := self._grid_of(data_of(node), quantizers)):
                     means[node] = source
                     quantizers.pop(node, None)
@@ -241,13 +244,24 @@ class _Placer:
             node = data_of(node)
         return operation
 
+    def _by_channel(self) -> bool:
+        """Whether channels of an activation may have grids of their own."""
+        return self.config.activation_granularity == "per_channel" or isinstance(self.config.activation_bits, Mapping)
+
+    def _within_channels(self, pool: fx.Node) -> bool:
+        """Whether what a pooling averages has one grid, so that its codes can be averaged."""
+        if not self._by_channel():
+            return True
+        axes = argument(pool, 1, "dim", ()) if known_name(pool) == "mean" else ()
+        axes = axes if isinstance(axes, (list, tuple)) else (axes,)
+        return self.network.channels.get(data_of(pool)) == 1 and all(axis == -1 or axis > 1 for axis in axes)
+
     def _grid_of(self, node: fx.Node, quantizers: Mapping[fx.Node, object]) -> fx.Node | None:
         """The node whose quantizer gave ``node`` its grid; none where channels with grids of their own have moved since."""
-        by_channel = self.config.activation_granularity == "per_channel" or isinstance(self.config.activation_bits, Mapping)
         while node not in quantizers:
             if self.operations.get(node) is None or self.operations[node].kind is not Kind.KEEPS_GRID:
                 return None
-            if by_channel and moves_channels(node, self.network.module):
+            if self._by_channel() and moves_channels(node, self.network.module):
                 return None
             node = data_of(node)
         return node

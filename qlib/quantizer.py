@@ -107,18 +107,18 @@ class Quantizer(nn.Module):
         return grid_of(low, high, self.bits, self.config.activation_symmetric, self.config.symmetric_grid)
 
     def _check_channels(self, x: Tensor) -> None:
-        channels = x.shape[self._axis(x.dim())]
+        channels = x.shape[self._axis(x.dim())] if x.dim() > 1 else 1
         if isinstance(self.bits, tuple) and len(self.bits) != channels:
             raise ValueError(f"activation_bits[{self.name!r}] has {len(self.bits)} entries, but the tensor {channels} channels")
 
     def grid_of_each_example(self, x: Tensor, examples: int | None = None) -> Grid:
         """The grids of the examples in ``x``; fields broadcast against it."""
-        if examples is not None and len(x) != examples:
+        if examples is not None and (x.dim() == 0 or len(x) != examples):
             raise ValueError(f"activation_dynamic finds a range for each example, but the first axis of {self.name!r} "
                              f"{tuple(x.shape)} is not that of the {examples} examples: use static ranges")
         self._check_channels(x)
         axis = self._axis(x.dim())
-        rows = (x.movedim(axis, 1).flatten(0, 1) if self._per_channel else x).detach()
+        rows = (x.movedim(axis, 1).flatten(0, 1) if self._per_channel and x.dim() > 1 else x).detach()
         rows = rows.reshape(len(rows), -1)
 
         def make(low: Tensor, high: Tensor) -> Grid:  # fields (..., examples, channels or 1)
@@ -130,6 +130,8 @@ class Quantizer(nn.Module):
             before, after = [1] * (axis - 1), [1] * (x.dim() - 1 - axis)
             return field.reshape(-1 if field.dim() > 1 else 1, *before, field.shape[-1], *after)
 
+        if not torch.compiler.is_compiling():
+            check_span(*torch.aminmax(rows), f"the values of {self.name!r}")
         return Grid(*map(spread, make(*find_range(rows, self.config.activation_range, self.config.percentile, make))))
 
     # Calibration
@@ -141,8 +143,8 @@ class Quantizer(nn.Module):
 
     def _collect(self, x: Tensor) -> Tensor:
         self._check_channels(x)
-        self.dims = x.dim()
-        rows = x.movedim(self._axis(x.dim()), 0).flatten(1) if self._per_channel else x.reshape(1, -1)
+        self.dims = max(1, x.dim())
+        rows = x.movedim(self._axis(x.dim()), 0).flatten(1) if self._per_channel and x.dim() > 1 else x.reshape(1, -1)
         batch, examples = self.share
         try:
             self.collector.update(rows, total=rows.shape[1] * examples // batch)
@@ -190,8 +192,8 @@ class OnCodes(nn.Module):
     def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
         """``before``: what the quantizer got, from which it finds the ranges of examples where they are dynamic."""
         source = self.source
-        if source.collector is not None and source.config.calibration_upstream == "float":
-            return x  # calibration in float
+        if x.numel() == 0 or source.collector is not None and source.config.calibration_upstream == "float":
+            return x  # nothing, or calibration in float
         if source.config.activation_dynamic:
             grid, dims = source.grid_of_each_example(before), before.dim()
         else:

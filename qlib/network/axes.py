@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from .operations import CONVOLUTIONS, argument, data_of, known_name, label, layer_of
+from .operations import BATCH_NORMS, CONVOLUTIONS, argument, data_of, known_name, label, layer_of
 
 _SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
 _RESHAPES = ("view", "reshape", "unflatten", "t", "T", "mT", "matmul", "bmm", "einsum", "windows", "image_of_windows")
-_REDUCTIONS = "mean sum prod amax amin max min argmax argmin std var norm logsumexp cumsum softmax log_softmax".split()
+_ALONG = (  # functions that work along the axis that is their second argument, or all axes
+    "mean sum prod amax amin max min argmax argmin std var norm logsumexp cumsum cumprod cummax cummin softmax log_softmax "
+    "sort argsort flip roll unbind index_select gather scatter"
+).split()
 
 
 def channel_axes(module: fx.GraphModule) -> dict[fx.Node, int]:
@@ -61,14 +64,15 @@ def mover_of_examples(module: fx.GraphModule, aside: set[fx.Node]) -> str:
     for node in module.graph.nodes:
         if node.op.startswith("call_") and node not in aside and data_of(node) not in aside:
             if _moves_examples(node, layer_of(node, module)):
-                return f"{label(node)} ({node.name})"
+                return f"{node.target!r}" if node.op == "call_module" else f"{label(node)} ({node.name})"
     return ""
 
 
 def _moves_examples(node: fx.Node, layer: nn.Module | None) -> bool:
     name = known_name(node)
     if layer is not None:
-        return isinstance(layer, nn.Flatten) and layer.start_dim == 0
+        mixes = isinstance(layer, BATCH_NORMS) and layer.running_mean is None
+        return mixes or isinstance(layer, nn.Flatten) and layer.start_dim == 0
     if name in ("t", "T"):
         return True
     if name == "permute":
@@ -76,11 +80,13 @@ def _moves_examples(node: fx.Node, layer: nn.Module | None) -> bool:
         return not order or order[0] != 0
     if name in _SWAPS:
         return 0 in _integers(node.args[1:]) or 0 in node.kwargs.values()
-    if name in _REDUCTIONS:
-        axes = argument(node, 1, "dim")
+    if name in _ALONG:
+        axes = argument(node, 2 if name in ("softmax", "log_softmax", "roll") and node.op == "call_function" else 1, "dim")
+        axes = argument(node, 2, "dims") if name == "roll" else node.kwargs.get("dims", axes)
         axes = axes if isinstance(axes, (list, tuple)) else (axes,)
         return None in axes or 0 in axes
     if name == "getitem":
         index = argument(node, 1, "index")
-        return isinstance(index, int) or isinstance(index, tuple) and isinstance(index[0], int)
+        first = index[0] if isinstance(index, tuple) and index else index
+        return isinstance(first, int) or isinstance(first, slice) and first != slice(None)
     return name == "flatten" and argument(node, 1, "start_dim", 0) == 0

@@ -100,11 +100,13 @@ def run(model: nn.Module, batch: Any, what: str) -> Any:
     trail: list[str] = []
     try:
         return call(model, batch)
-    except (RuntimeError, TypeError, IndexError) as error:
+    except ValueError:
+        raise
+    except Exception as error:
         hooks = [m.register_forward_pre_hook(lambda _, __, name=n: trail.append(name)) for n, m in model.named_modules() if n]
         try:
             call(model, batch)
-        except (RuntimeError, TypeError, IndexError):
+        except Exception:
             pass
         finally:
             for hook in hooks:

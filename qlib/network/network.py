@@ -22,6 +22,7 @@ from .inputs import call, device_of, first, names_of, on
 from .nodes import single
 from .operations import (
     NORMS,
+    TRANSPOSED,
     VIEWS,
     WEIGHT_LAYERS,
     Kind,
@@ -37,6 +38,7 @@ from .operations import (
     label,
     layer_of,
     operands,
+    same_tensor,
 )
 from .rewrite import (
     compute_constants,
@@ -89,7 +91,7 @@ class Network:
         return [o for o in self.operations.values() if o.kind not in (Kind.INPUT, Kind.KEEPS_GRID)]
 
     def weights_of(self, operation: Operation) -> list[Tensor]:
-        """The weights that an operation multiplies with; one list for all that share a tensor."""
+        """The weights that an operation multiplies with."""
         layer = layer_of(operation.node, self.module)
         if operation.kind is Kind.WEIGHT:
             return [layer.weight]
@@ -149,14 +151,15 @@ def _ranks(module: fx.GraphModule, example: object) -> dict[fx.Node, int]:
     """How many axes every tensor of a network has; of none where there is no example, or it does not fit."""
     if example is None:
         return {}
-    found = _Ranks(module)
-    inputs = on(first(example, 1), device_of(module))
-    try:
-        with torch.no_grad():
-            call(found.run, inputs, [n.target for n in module.graph.nodes if n.op == "placeholder"])
-    except Exception:  # said where the network is run, with the batch's name
-        return {}
-    return found.of
+    for inputs in (first(example, 1), example):
+        found = _Ranks(module)
+        try:
+            with torch.no_grad():
+                call(found.run, on(inputs, device_of(module)), [n.target for n in module.graph.nodes if n.op == "placeholder"])
+            return found.of
+        except Exception:  # said where the network is run, with the batch's name
+            continue
+    return {}
 
 
 # --------------------------------------------------------------------------------------------------------------------------
@@ -164,7 +167,11 @@ def _ranks(module: fx.GraphModule, example: object) -> dict[fx.Node, int]:
 
 
 def _refuse_other_weights(module: fx.GraphModule) -> None:
+    aside: set[fx.Node] = set()
     for node in module.graph.nodes:
+        if _is_aside(node, aside):
+            aside.add(node)
+            continue
         if node.meta.get("float"):
             continue
         layer = layer_of(node, module)
@@ -240,16 +247,26 @@ def _classify(network: Network) -> None:
 
 def _find_tied(network: Network) -> None:
     """Which layers have the weight of an earlier one. Raises ``ValueError`` where one of the two is left in float."""
-    owners: dict[int, Operation] = {}
+    owners: dict[tuple, Operation] = {}
     for operation in network.operations.values():
         for weight in network.weights_of(operation):
-            earlier = owners.setdefault(id(weight), operation)
+            earlier = owners.setdefault(same_tensor(weight), operation)
             if earlier.in_float != operation.in_float:
                 quantized, left = (o.name for o in sorted((earlier, operation), key=lambda o: o.in_float))
-                raise ValueError(f"{left!r} is left in float, but its weight is that of {quantized!r}, which is quantized: "
-                                 f"leave both in float, float_layers=({left!r}, {quantized!r})")
-            if operation.kind is Kind.WEIGHT and earlier.node.target != operation.node.target:
-                network.tied[operation.node.target] = earlier.node.target
+                raise ValueError(f"{left!r} is left in float, but its weight is that of {quantized!r}, which is quantized: let "
+                                 "float_layers name the modules of both, or of neither")
+            if operation.kind is not Kind.WEIGHT or earlier.node.target == operation.node.target:
+                continue
+            if _form(operation, network) != _form(earlier, network):
+                raise ValueError(f"{operation.name!r} and {earlier.name!r} share a weight, but not its axis of output channels: "
+                                 f"give them weights of their own, {way_out(operation.node)}")
+            network.tied[operation.node.target] = earlier.node.target
+
+
+def _form(operation: Operation, network: Network) -> tuple:
+    """What decides which axes of a weight are output channels."""
+    layer = layer_of(operation.node, network.module)
+    return isinstance(layer, TRANSPOSED), isinstance(layer, TRANSPOSED) and layer.groups
 
 
 def _find_residuals(network: Network) -> None:

@@ -60,7 +60,7 @@ TABLE: dict[Kind, Known] = {
     Kind.CONCAT: Known(names="cat concat concatenate", functions=(overwritten,)),
     Kind.PRODUCT: Known(
         names="matmul bmm mm einsum baddbmm addbmm addmm addmv addr mv dot vdot vecdot inner outer ger tensordot multi_dot "
-        "chain_matmul cdist kron"
+        "chain_matmul matrix_power cdist kron"
     ),
     Kind.POOL: Known(
         (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
@@ -100,7 +100,8 @@ TABLE: dict[Kind, Known] = {
 SHAPES = frozenset("size dim numel shape ndim dtype device is_cuda".split())
 VIEWS = frozenset(  # what they give may be the same memory as what they got
     "flatten view reshape permute transpose squeeze unsqueeze chunk split tensor_split narrow select getitem contiguous detach "
-    "expand t T mT movedim moveaxis swapaxes swapdims unflatten unbind diagonal dropout to float data".split()
+    "expand t T mT movedim moveaxis swapaxes swapdims unflatten unbind diagonal dropout to float data hsplit vsplit dsplit "
+    "view_as type_as adjoint real ravel pos positive".split()
 )
 TUPLES = frozenset("chunk split tensor_split unbind".split())  # keep the grid, and give several tensors
 _BY_NAME = {name: kind for kind, known in TABLE.items() for name in known.names.split()}
@@ -248,6 +249,11 @@ def holds_shape(node: fx.Node) -> bool:
 def constant(module: nn.Module, node: fx.Node) -> Tensor:
     """The parameter or buffer of a ``get_attr`` node."""
     return operator.attrgetter(node.target)(module)
+
+
+def same_tensor(tensor: Tensor) -> tuple:
+    """Equal for tensors that are the same memory, read in the same way."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
 def rows_of(weight: Tensor, layer: nn.Module) -> Tensor:

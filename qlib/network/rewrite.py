@@ -31,6 +31,7 @@ from .operations import (
     known_name,
     layer_of,
     rows_of,
+    same_tensor,
     weight_of_rows,
 )
 from .trace import AUGMENTED, TOP, place_of
@@ -184,7 +185,7 @@ def _as_method(view: fx.Node, module: fx.GraphModule) -> tuple[str, tuple, dict]
     if isinstance(layer, nn.Unflatten):
         return "unflatten", (layer.dim, layer.unflattened_size), {}
     name = known_name(view)
-    if layer is not None or name in ("dropout", "data", "detach"):
+    if layer is not None or name in ("dropout", "data", "detach", "pos", "positive"):
         return None
     rest = view.args[1:] if view.target is not getattr else ()
     kwargs = {key: value for key, value in view.kwargs.items() if key not in ("input", "tensor")}
@@ -363,7 +364,7 @@ def fold_batch_norms(module: fx.GraphModule, ranks: Callable[[], dict[fx.Node, i
         layer = layer_of(before, module)
         if not is_instance(layer, WEIGHT_LAYERS) or len(before.users) > 1 or calls[before.target] > 1 or calls[node.target] > 1:
             continue
-        if users[id(layer.weight)] > 1 or node.meta["float"] and not before.meta["float"]:
+        if users[same_tensor(layer.weight)] > 1 or node.meta["float"] and not before.meta["float"]:
             continue
         if norm.running_mean is None:
             raise ValueError(f"batch norm {node.target!r} keeps no running statistics, so it cannot be folded: give it some, "
@@ -390,8 +391,8 @@ def _users_of_parameters(module: fx.GraphModule) -> Counter:
     """How many different layers and reads share each tensor."""
     users: Counter = Counter()
     for target in {n.target for n in module.graph.nodes if n.op == "call_module"}:
-        users.update(id(p) for p in module.get_submodule(target).parameters())
-    users.update(id(constant(module, n)) for n in module.graph.nodes if n.op == "get_attr")
+        users.update(same_tensor(p) for p in module.get_submodule(target).parameters())
+    users.update(same_tensor(constant(module, n)) for n in module.graph.nodes if n.op == "get_attr")
     return users
 
 
@@ -400,6 +401,8 @@ def folded(layer: nn.Module, norm: nn.Module, dtype: torch.dtype | None = None) 
     given = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     weight, bias, mean, variance, scale, shift = (t if t is None else t.detach().to(dtype or t.dtype) for t in given)
     if isinstance(layer, nn.Linear):
+        scale = torch.ones_like(mean) if scale is None else scale
+        shift = torch.zeros_like(mean) if shift is None else shift
         return fuse_linear_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
     rows, bias = fuse_conv_bn_weights(rows_of(weight, layer), bias, mean, variance, norm.eps, scale, shift)
     return weight_of_rows(rows.detach(), layer), bias

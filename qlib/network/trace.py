@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
 
 from ..config import matches, suggestion
 from .attention import WRITTEN_OUT, scaled_dot_product_attention
 from .inputs import one_line
 from .nodes import single
+from .operations import same_tensor
 
 _TRACING = threading.Lock()  # while it traces, torch.fx swaps methods of nn.Module itself
 HALF = (torch.float16, torch.bfloat16)
@@ -36,12 +38,20 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected a torch.nn.Module, got {type(model).__name__}")
     held = [value for module in model.modules() for value in vars(module).values()]
-    copies: dict[int, object] = {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
-    copies |= {id(d): OrderedDict() for d in held if type(d) is OrderedDict and not d}  # half of the time it takes
-    try:
-        return copy.deepcopy(model, copies).eval()
-    except Exception as error:
-        raise ValueError(f"{type(model).__name__} cannot be copied: {one_line(error)}") from error
+    copies: dict[int, object] = {id(d): OrderedDict() for d in held if type(d) is OrderedDict and not d}  # saves half the time
+    shared: dict[tuple, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        shared.setdefault(same_tensor(parameter), []).append(parameter)
+    for several in (parameters for parameters in shared.values() if len(parameters) > 1):  # one memory: one tensor
+        copies |= dict.fromkeys(map(id, several), copy.deepcopy(several[0]))
+    for nested in (False, True):
+        tensors = pytree.tree_leaves([dict(vars(m)) for m in model.modules()]) if nested else held
+        computed = {id(t): t.detach().clone() for t in tensors if isinstance(t, Tensor) and not t.is_leaf}
+        try:
+            return copy.deepcopy(model, {**copies, **computed}).eval()
+        except Exception as error:
+            problem = error
+    raise ValueError(f"{type(model).__name__} cannot be copied: {one_line(problem)}") from problem
 
 
 def place_of(node: fx.Node) -> str:
@@ -65,42 +75,98 @@ def traced(model: nn.Module, inputs: Collection[str | int] = (), float_layers: t
     Nodes of modules that ``float_layers`` names have ``meta["float"]``; those of a module's output have ``meta["gives"]``, the
     module's path and the number of its call. Raises ``ValueError`` naming the layer when the model cannot be traced.
     """
-    _check_float_layers(model, float_layers)
+    names = _names_by_path(model) if float_layers and isinstance(model, nn.Module) else {}
+    _check_float_layers(names, float_layers)
     for whole in ((), float_layers) if float_layers else ((),):  # first, look into modules left in float, too
         network = evaluation_copy(model)
+        _check_names(network)
         computed = compute_weights(network)
         halves = [p for p in (*network.parameters(), *network.buffers()) if p.dtype in HALF]
         tracer = _Tracer(inputs, whole)
         try:
-            with _TRACING:
+            with _TRACING, _traceable_factories():
                 graph = tracer.trace(network)
             break
         except Exception as error:
             where = tracer.path[-1] if tracer.path else TOP
-            problem = ValueError(
-                f"{type(model).__name__} cannot be traced by torch.fx, at {where}: {one_line(error)}. "
-                "Control flow that depends on tensor values must be rewritten, moved into a function marked by torch.fx.wrap, or "
-                f"moved into a module that is left in float: float_layers=({where if tracer.path else 'its name'!r},)"
-            )
+            problem = ValueError(f"{type(model).__name__} cannot be traced by torch.fx, at {where}: {one_line(error)}. "
+                                 f"{_way_out(error, tracer.path)}")  # fmt: skip
             problem.__cause__ = error
     else:
         raise problem
-    hooked = _clear_hooks(network, except_in=whole)
+    changed = _clear_hooks(network, except_in=whole) or any(_holds_proxies(m) for m in network.modules())
+    graph._tracer_cls = None  # an unpickled network is traced again, by torch's own tracer
     module = fx.GraphModule(network, graph, type(model).__name__)
     for node in graph.nodes:
-        path = node.target if node.op == "call_module" else place_of(node).split("@")[0]
-        node.meta["float"] = bool(float_layers) and path != TOP and matches(path, float_layers)
+        around = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        around += [node.target] if node.op == "call_module" else []
+        node.meta["float"] = any(matches(name, float_layers) for path in around for name in names.get(path, ()))
     if halves:
         warnings.warn(f"{type(model).__name__} is of {halves[0].dtype}: it is simulated in float32", stacklevel=2)
         _in_single_precision(module)
-    return Traced(module, computed, None if computed or hooked else network)
+    return Traced(module, computed, None if computed or changed else network)
 
 
-def _check_float_layers(model: nn.Module, patterns: tuple[str, ...]) -> None:
-    names = [name for name, _ in model.named_modules() if name] if patterns else []
+def _check_names(model: nn.Module) -> None:
+    """Refuse names that the traced copy needs itself."""
+    for name in (*model._modules, *model._parameters, *model._buffers):
+        if hasattr(fx.GraphModule, name) or name in ("graph", "meta", "_code", "quantized_by_qlib"):
+            raise ValueError(f"{type(model).__name__} has something named {name!r}, a name that torch.fx needs itself: rename it")
+
+
+def _names_by_path(model: nn.Module) -> dict[str, list[str]]:
+    """All names of every module, by the one under which it is traced."""
+    paths: dict[int, str] = {id(module): path for path, module in reversed(list(model.named_modules()))}
+    names: dict[str, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name:
+            names.setdefault(paths[id(module)], []).append(name)
+    return names
+
+
+def _check_float_layers(names: dict[str, list[str]], patterns: tuple[str, ...]) -> None:
+    known = [name for several in names.values() for name in several]
     for pattern in patterns:
-        if not any(matches(name, (pattern,)) for name in names):
-            raise ValueError(f"float_layers: the network has no module {pattern!r}{suggestion(pattern, names)}")
+        if not any(matches(name, (pattern,)) for name in known):
+            raise ValueError(f"float_layers: the network has no module {pattern!r}{suggestion(pattern, known)}")
+
+
+def _way_out(error: Exception, path: list[str]) -> str:
+    """The end of a refusal to trace."""
+    left = f"float_layers=({path[-1] if path else 'its name'!r},)"
+    if isinstance(error, NotImplementedError):
+        return f"Leave that module in float: {left}"
+    return ("Control flow that depends on tensor values must be rewritten, moved into a function marked by torch.fx.wrap, or "
+            f"moved into a module that is left in float: {left}")  # fmt: skip
+
+
+def _holds_proxies(module: nn.Module) -> bool:
+    """Whether tracing has left something in a module that was assigned while it ran."""
+    return any(isinstance(value, fx.Proxy) for value in vars(module).values())
+
+
+@contextmanager
+def _traceable_factories() -> Iterator[None]:
+    """While it lasts, functions that make tensors of a shape, dimension by dimension, can be traced."""
+    names = ("zeros", "ones", "empty", "rand", "randn")
+    before = {name: getattr(torch, name) for name in names}
+
+    def traceable(function: Callable) -> Callable:
+        def make(*args, **kwargs):
+            proxies = [a for a in args if isinstance(a, fx.Proxy)]
+            if proxies:
+                return proxies[0].tracer.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
+
+        return make
+
+    for name, function in before.items():
+        setattr(torch, name, traceable(function))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(torch, name, function)
 
 
 def compute_weights(model: nn.Module) -> bool:
@@ -108,10 +174,20 @@ def compute_weights(model: nn.Module) -> bool:
     there were any."""
     found = False
     for module in list(model.modules()):
-        for name in list(getattr(module, "parametrizations", {})) if parametrize.is_parametrized(module) else ():
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        if parametrize.is_parametrized(module):
+            with torch.no_grad():
+                values = {name: getattr(module, name) for name in module.parametrizations}
+            # On this copy alone: what torch removes, it removes from a class that the original shares.
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
             found = True
     for module in model.modules():
+        own = _plain_tensors(module) if type(module).__module__.startswith("torch.nn") and not module._forward_pre_hooks else {}
+        for name in {"weight", "bias"}.intersection(own):  # put there in the place of a parameter
+            delattr(module, name)
+            module.register_parameter(name, nn.Parameter(own[name].detach(), requires_grad=False))
         for key, hook in list(module._forward_pre_hooks.items()):
             before = _plain_tensors(module)
             if not before or key in module._forward_pre_hooks_with_kwargs:
@@ -168,7 +244,7 @@ AUGMENTED = {  # what `x += y` and its like call, and what `x + y` does
 }
 
 
-class _Proxy(fx.Proxy):
+class Proxy(fx.Proxy):
     """A tensor to be that may be changed in place."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -176,14 +252,14 @@ class _Proxy(fx.Proxy):
 
 
 def _augmented(in_place: Callable, ordinary: Callable) -> Callable:
-    def method(self: _Proxy, other: Any) -> fx.Proxy:
+    def method(self: Proxy, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", in_place, (self, other), {}, name=ordinary.__name__)
 
     return method
 
 
 for _in_place, _ordinary in AUGMENTED.items():
-    setattr(_Proxy, f"__{_in_place.__name__}__", _augmented(_in_place, _ordinary))
+    setattr(Proxy, f"__{_in_place.__name__}__", _augmented(_in_place, _ordinary))
 
 
 class _Tracer(fx.Tracer):
@@ -196,6 +272,7 @@ class _Tracer(fx.Tracer):
         self.path: list[str] = []
         self.calls: dict[str, int] = {}
         self.thread = threading.get_ident()
+        self.autocast = _autocast()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self.whole and matches(module_qualified_name, self.whole):
@@ -232,7 +309,7 @@ class _Tracer(fx.Tracer):
             if written is not None:
                 given = signature.bind(m, *args, **kwargs).arguments
                 return written(m, **dict(list(given.items())[1:]))
-            if any(isinstance(value, fx.Proxy) for value in vars(m).values()):  # weights that a hook has just computed
+            if _holds_proxies(m):  # weights that a hook has just computed
                 return type(m).forward(m, *args, **kwargs)
             return self.create_proxy("call_module", path, args, kwargs)
 
@@ -250,6 +327,7 @@ class _Tracer(fx.Tracer):
         for i, arg in enumerate(args):
             if i > 0 and isinstance(arg, fx.Proxy) and arg.node.args:
                 if i == 1 or i - 1 in self.inputs or arg.node.target in self.inputs:
+                    arg.node.args = ()  # a network read with an input needs it
                     continue
                 args[i] = arg.node.args[0]
                 self.graph.erase_node(arg.node)
@@ -258,12 +336,18 @@ class _Tracer(fx.Tracer):
         return fn, args
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return Proxy(node, self)
 
     def create_proxy(self, kind, target, args, kwargs, *more, **options):
+        if _autocast() != self.autocast:
+            raise NotImplementedError("autocast inside a network is lost in tracing: switch it on around the network")
         if target is F.scaled_dot_product_attention:
             return scaled_dot_product_attention(*args, **kwargs)
         return super().create_proxy(kind, target, args, kwargs, *more, **options)
+
+
+def _autocast() -> list[bool]:
+    return [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
 
 
 def _full_name(module: nn.Module) -> str:

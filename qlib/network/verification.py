@@ -27,31 +27,39 @@ def verify(model: nn.Module, network: Network, inputs: Any, what: str, float_lay
     ``inputs``: of a batch, which ``what`` names. Raises ``ValueError`` naming the first layer whose outputs differ, if those of
     the networks differ by more than 1e-6 of how much they differ between examples.
     """
-    inputs = on(first(inputs, EXAMPLES), device_of(model))
-    exact = _doubled_inputs(inputs)
+    inputs = on(inputs, device_of(model))
     given, network.given = network.given or evaluation_copy(model), None
-    for context in (nullcontext, _Doubling):  # the second, slower, where numbers are made or cast while it runs
+    problem: Exception | None = None
+    few = first(inputs, EXAMPLES)
+    # All examples where few do not fit (their axis is not the first); a mode that is slower where numbers are made or cast.
+    for some, context in ((few, nullcontext), (few, _Doubling), (inputs, nullcontext), (inputs, _Doubling)):
+        exact = _doubled_inputs(some)
         try:
             with context():
                 expected = _run_in_float64(given, exact)
                 found = _read_in_float64(model, exact, float_layers) if network.rounded else network
                 if _agree(_run_in_float64(found.module, exact, _exact_folds(found)), expected):
                     return
-            problem = None
         except Exception as error:
             problem = error
-    if problem is not None:
-        with torch.no_grad():
-            run(evaluation_copy(model), inputs, what)
-        raise ValueError(f"{type(model).__name__} cannot be compared with what was read of it: {one_line(problem)}") from problem
-    with context():
-        again = _agree(_run_in_float64(given, exact), expected)
-        where = _first_difference(given, found, exact)
+            continue
+        if context is _Doubling:
+            _refuse(model, given, found, exact, expected)
+    with torch.no_grad():
+        run(evaluation_copy(model), inputs, what)
+    raise ValueError(f"{type(model).__name__} cannot be compared with what was read of it: {one_line(problem)}") from problem
+
+
+def _refuse(model: nn.Module, given: nn.Module, found: Network, inputs: Any, expected: Any) -> None:
+    with _Doubling():
+        again = _agree(_run_in_float64(given, inputs), expected)
+        where = _first_difference(given, found, inputs)
     if not again:
         raise ValueError(f"{type(model).__name__} gives other outputs when it is run again, in evaluation mode: look for dropout "
                          "or random numbers that evaluation mode does not switch off")
+    left = "move it into a module and leave that in float" if where == TOP else f"leave it in float: float_layers=({where!r},)"
     raise ValueError(f"{type(model).__name__} was read wrongly: the outputs of {where} differ from those of the network given. "
-                     f"Write that part in other words, or leave it in float: float_layers=({where!r},)")
+                     f"Write that part in other words, or {left}")  # fmt: skip
 
 
 @contextmanager
@@ -186,15 +194,15 @@ def _first_difference(given: nn.Module, network: Network, inputs: Any) -> str:
 
 def examples_first(model: nn.Module, inputs: Any) -> bool:
     """Whether a network treats the examples along the first axis of its inputs and outputs one by one."""
-    inputs = _doubled_inputs(on(first(inputs, EXAMPLES), device_of(model)))
-    if examples_in(inputs) < 2:
+    given, whole = evaluation_copy(model), _doubled_inputs(on(inputs, device_of(model)))
+    if examples_in(whole) < 2:
         return True
-    given = evaluation_copy(model)
+    few = first(whole, EXAMPLES)
+    last = pytree.tree_map(lambda t: t[-1:], few)
     with _Doubling():
-        together = pytree.tree_leaves(_run_in_float64(given, inputs))
         try:
-            alone = pytree.tree_leaves(_run_in_float64(given, first(inputs, 1)))
+            together, *alone = (pytree.tree_leaves(_run_in_float64(given, some)) for some in (few, first(few, 1), last))
         except Exception:
             return False
-    pairs = zip(together, alone, strict=True)
-    return all(not isinstance(t, Tensor) or (t.dim() > 0 and _close(t[:1], a)) for t, a in pairs)
+    of_one = zip([t[:1] for t in together] + [t[-1:] for t in together], alone[0] + alone[1], strict=True)
+    return all(t.dim() for t in together if isinstance(t, Tensor)) and all(_close(t, one) for t, one in of_one)
