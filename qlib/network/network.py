@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .axes import channel_axes, mover_of_examples
+from .in_place import without_in_place
 from .inputs import call, device_of, first, names_of, on
 from .nodes import single
 from .operations import (
@@ -45,10 +46,8 @@ from .rewrite import (
     fold_batch_norms,
     make_layers,
     separate_elements,
-    way_out,
-    without_in_place,
 )
-from .trace import TOP, place_of, traced
+from .trace import TOP, place_of, traced, way_out
 
 
 @dataclass

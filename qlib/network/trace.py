@@ -6,58 +6,45 @@ is written out (`qlib.network.attention`). Hooks become a part of the network. I
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
+from torch import fx, nn
 
 from ..config import matches, suggestion
 from .attention import WRITTEN_OUT, scaled_dot_product_attention
+from .copies import compute_weights, evaluation_copy
 from .inputs import one_line
 from .nodes import single
-from .operations import same_tensor
 
 _TRACING = threading.Lock()  # while it traces, torch.fx swaps methods of nn.Module itself
 HALF = (torch.float16, torch.bfloat16)
 TOP = "the top level"
 
 
-def evaluation_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode. Raises ``ValueError`` for what is not a module, or cannot be copied."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    held = [value for module in model.modules() for value in vars(module).values()]
-    copies: dict[int, object] = {id(d): OrderedDict() for d in held if type(d) is OrderedDict and not d}  # saves half the time
-    shared: dict[tuple, list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        shared.setdefault(same_tensor(parameter), []).append(parameter)
-    for several in (parameters for parameters in shared.values() if len(parameters) > 1):  # one memory: one tensor
-        copies |= dict.fromkeys(map(id, several), copy.deepcopy(several[0]))
-    for nested in (False, True):
-        tensors = pytree.tree_leaves([dict(vars(m)) for m in model.modules()]) if nested else held
-        computed = {id(t): t.detach().clone() for t in tensors if isinstance(t, Tensor) and not t.is_leaf}
-        try:
-            return copy.deepcopy(model, {**copies, **computed}).eval()
-        except Exception as error:
-            problem = error
-    raise ValueError(f"{type(model).__name__} cannot be copied: {one_line(problem)}") from problem
-
-
 def place_of(node: fx.Node) -> str:
     """The path of the module in which a node was traced."""
     stack = node.meta.get("nn_module_stack")
     return (list(stack)[-1] if stack else "") or TOP
+
+
+def owner(node: fx.Node) -> str:
+    """The module to name in an error, and to leave in float where there is one."""
+    return node.target if node.op == "call_module" else place_of(node)
+
+
+def way_out(node: fx.Node) -> str:
+    """The end of a refusal: how to leave the module of a node in float."""
+    if owner(node) == TOP:
+        return "or move it into a module and leave that in float by float_layers"
+    return f"or leave it in float: float_layers=({owner(node)!r},)"
 
 
 class Traced(NamedTuple):
@@ -167,50 +154,6 @@ def _traceable_factories() -> Iterator[None]:
     finally:
         for name, function in before.items():
             setattr(torch, name, function)
-
-
-def compute_weights(model: nn.Module) -> bool:
-    """Put ordinary parameters in the place of those that are computed: by a parametrization, or by a hook at every call. Whether
-    there were any."""
-    found = False
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
-            with torch.no_grad():
-                values = {name: getattr(module, name) for name in module.parametrizations}
-            # On this copy alone: what torch removes, it removes from a class that the original shares.
-            module.__class__ = parametrize.type_before_parametrizations(module)
-            del module.parametrizations
-            for name, value in values.items():
-                module.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
-            found = True
-    for module in model.modules():
-        own = _plain_tensors(module) if type(module).__module__.startswith("torch.nn") and not module._forward_pre_hooks else {}
-        for name in {"weight", "bias"}.intersection(own):  # put there in the place of a parameter
-            delattr(module, name)
-            module.register_parameter(name, nn.Parameter(own[name].detach(), requires_grad=False))
-        for key, hook in list(module._forward_pre_hooks.items()):
-            before = _plain_tensors(module)
-            if not before or key in module._forward_pre_hooks_with_kwargs:
-                continue
-            try:
-                with torch.no_grad():
-                    other_inputs = hook(module, ())
-            except Exception:  # it looks at the inputs: tracing does it justice, or refuses it
-                continue
-            changed = {name: t for name, t in _plain_tensors(module).items() if t is not before.get(name)}
-            if other_inputs is not None or not changed:
-                continue
-            del module._forward_pre_hooks[key]
-            found = True
-            for name, tensor in changed.items():
-                delattr(module, name)
-                module.register_parameter(name, nn.Parameter(tensor.detach().clone(), requires_grad=False))
-    return found
-
-
-def _plain_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """What a module holds of tensors that are neither parameters nor buffers, as weights are that a hook computes."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
 
 
 def _clear_hooks(network: nn.Module, except_in: tuple[str, ...]) -> bool:

@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from .copies import evaluation_copy
 from .inputs import call, device_of, examples_in, first, on, one_line, run
 from .network import Network, read
 from .rewrite import folded
-from .trace import HALF, TOP, evaluation_copy
+from .trace import HALF, TOP
 
 EXAMPLES = 4
 TOLERANCE = 1e-6  # of a difference, relative to how much outputs differ between examples
