@@ -130,9 +130,10 @@ class Quantizer(nn.Module):
             before, after = [1] * (axis - 1), [1] * (x.dim() - 1 - axis)
             return field.reshape(-1 if field.dim() > 1 else 1, *before, field.shape[-1], *after)
 
+        low, high = find_range(rows, self.config.activation_range, self.config.percentile, make)
         if not torch.compiler.is_compiling():
-            check_span(*torch.aminmax(rows), f"the values of {self.name!r}")
-        return Grid(*map(spread, make(*find_range(rows, self.config.activation_range, self.config.percentile, make))))
+            check_span(low, high, f"the values of {self.name!r}")
+        return Grid(*map(spread, make(low, high)))
 
     # Calibration
 

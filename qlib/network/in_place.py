@@ -133,7 +133,7 @@ def _as_method(view: fx.Node, module: fx.GraphModule) -> tuple[str, tuple, dict]
     if isinstance(layer, nn.Unflatten):
         return "unflatten", (layer.dim, layer.unflattened_size), {}
     name = known_name(view)
-    if layer is not None or name in ("dropout", "data", "detach", "pos", "positive"):
+    if layer is not None or "dropout" in name or name in ("data", "detach", "pos", "positive"):
         return None
     rest = view.args[1:] if view.target is not getattr else ()
     kwargs = {key: value for key, value in view.kwargs.items() if key not in ("input", "tensor")}

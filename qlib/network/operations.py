@@ -101,7 +101,8 @@ SHAPES = frozenset("size dim numel shape ndim dtype device is_cuda".split())
 VIEWS = frozenset(  # what they give may be the same memory as what they got
     "flatten view reshape permute transpose squeeze unsqueeze chunk split tensor_split narrow select getitem contiguous detach "
     "expand t T mT movedim moveaxis swapaxes swapdims unflatten unbind diagonal dropout to float data hsplit vsplit dsplit "
-    "view_as type_as adjoint real ravel pos positive".split()
+    "view_as type_as adjoint real ravel pos positive reshape_as expand_as broadcast_to split_with_sizes unsafe_chunk "
+    "unsafe_split as_strided sum_to_size mH cpu dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split()
 )
 TUPLES = frozenset("chunk split tensor_split unbind".split())  # keep the grid, and give several tensors
 _BY_NAME = {name: kind for kind, known in TABLE.items() for name in known.names.split()}
