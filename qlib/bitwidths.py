@@ -42,8 +42,19 @@ from .model import (
     save_passes,
     weight_grid,
 )
-from .network import evaluation_copy, read
-from .network.inputs import check_inputs, device_of, examples_in, first, inputs_of, on, picked_from, pooled, split
+from .network import Network, evaluation_copy, read
+from .network.inputs import (
+    check_inputs,
+    device_of,
+    device_of_inputs,
+    examples_in,
+    first,
+    inputs_of,
+    on,
+    picked_from,
+    pooled,
+    split,
+)
 from .network.operations import rows_of, weight_of_rows
 from .placement import place
 from .quantizer import Quantizer
@@ -80,7 +91,7 @@ class LearnedBitwidths:
 
 
 def learn_bitwidths(
-    model: nn.Module,
+    model: nn.Module | Network,
     config: QuantConfig,
     batches: Iterable[tuple[Tensor, Tensor]],
     target_weight_bits: float | None = None,
@@ -122,7 +133,8 @@ def learn_bitwidths(
     _check(config, target_weight_bits, target_activation_bits, steps, batch_size, parametrization, checkpoint, learn_ranges)
     images, labels = _pool(batches)
     data = list(zip(split(images, EVALUATED), labels.split(EVALUATED), strict=True))
-    network, sides = _student(model, config, data, target_weight_bits, target_activation_bits, parametrization == "log2",
+    read_once = read_verified(model, config, inputs_of(data))
+    network, sides = _student(read_once, config, data, target_weight_bits, target_activation_bits, parametrization == "log2",
                               per_channel, learn_ranges)  # fmt: skip
     optimizer = torch.optim.Adam([p for side in sides for p in side.parameters], lr=learning_rate)
     forward = torch.compile(network) if compile else network
@@ -161,16 +173,18 @@ def learn_bitwidths(
                          "larger learning_rate or penalty, or pass allow_infeasible=True")
     learned = config.replace(
         **{f"{kind}_bits": {**_named(getattr(config, f"{kind}_bits")), **bits} for kind, bits in keep.bits.items()})
-    size = footprint(model, first(images, 1), learned)
+    size = footprint(read_once, first(images, 1), learned)
     columns = ["step", "loss", "accuracy", "feasible", *(f"average_{side.kind}_bits" for side in sides),
                *(f"{side.kind}:{name}" for side in sides for name in side.names)]  # fmt: skip
     return LearnedBitwidths(
         config=learned, average_weight_bits=size.average_weight_bits, average_activation_bits=size.average_activation_bits,
-        accuracy=evaluate(quantize(model, learned, data, keep.ranges), [(x, _classes(y)) for x, y in data]),
+        accuracy=evaluate(quantize(read_once, learned, data, keep.ranges), [(x, _classes(y)) for x, y in data]),
         history=pd.DataFrame(rows, columns=columns), step=keep.step, feasible=keep.feasible, ranges=keep.ranges)  # fmt: skip
 
 
-def analytic_bitwidths(model: nn.Module, example_input: Tensor, config: QuantConfig, max_activation_bytes: float) -> QuantConfig:
+def analytic_bitwidths(
+    model: nn.Module | Network, example_input: Any, config: QuantConfig, max_activation_bytes: float
+) -> QuantConfig:
     """``config`` with the most activation bits per tensor, 32 at most, that keep every feature map within a size per image.
 
     ``example_input``: a float batch ``(n, ...)``; its values do not matter. ``bit_choices`` do not bind these bits; 17 and more
@@ -182,7 +196,7 @@ def analytic_bitwidths(model: nn.Module, example_input: Tensor, config: QuantCon
     placement, least = place(network, config), 1 + config.activation_symmetric
     placed, left = placement.feature_maps, {o.name for o in network.listed() if o.node in placement.in_float}
     last = next(o.name for o in network.listed() if o.node.target == placement.last)
-    for layer in footprint(model, example_input, config).layers:
+    for layer in footprint(network, example_input, config).layers:
         if placed[layer.name] is None:
             if layer.counted and layer.name not in left:
                 raise ValueError(f"{layer.name!r} stays in float under this configuration: it has no bits to choose")
@@ -450,8 +464,16 @@ class _Checkpoint:
         self.ranges = next((side.ranges() for side in sides if isinstance(side, _Activations)), None)
 
 
-def _student(model: nn.Module, config: QuantConfig, data: Batches, weight_target: float | None, activation_target: float | None,
-             log2: bool, per_channel: bool, learn_ranges: bool) -> tuple[nn.Module, list[_Side]]:  # fmt: skip
+def _student(
+    model: nn.Module | Network,
+    config: QuantConfig,
+    data: Batches,
+    weight_target: float | None,
+    activation_target: float | None,
+    log2: bool,
+    per_channel: bool,
+    learn_ranges: bool,
+) -> tuple[nn.Module, list[_Side]]:
     """The network that learns, calibrated with 8 bits on the sides that do, and these sides."""
     start = config
     if weight_target is not None:
@@ -517,7 +539,7 @@ def _pool(batches: Iterable[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
         if not pair or not isinstance(batch[0], (Tensor, tuple, dict)):
             raise ValueError(f"training batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
         check_inputs(batch[0], f"training batch {i}")
-        n, y = examples_in(batch[0]), torch.as_tensor(batch[1])
+        n, y = examples_in(batch[0]), torch.as_tensor(batch[1], device=device_of_inputs(batch[0]))
         images.append(batch[0])
         labels.append(y)
         if len(y) != n or y.dim() != (2 if y.is_floating_point() else 1):

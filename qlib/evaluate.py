@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .model import run
-from .network.inputs import check_inputs, device_of, examples_in, on
+from .network.inputs import check_inputs, device_of, device_of_inputs, examples_in, on
 
 Z = NormalDist().inv_cdf(0.975)  # 95 % intervals throughout
 MARGIN = 2.0  # points: within this, two accuracies count as equal
@@ -66,7 +66,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
                 if not pair or not isinstance(batch[0], (Tensor, tuple, dict)):
                     raise ValueError(f"evaluation batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
                 check_inputs(batch[0], f"evaluation batch {i}")
-                x, n, labels = batch[0], examples_in(batch[0]), torch.as_tensor(batch[1])
+                x, n, labels = batch[0], examples_in(batch[0]), torch.as_tensor(batch[1], device=device_of_inputs(batch[0]))
                 if labels.shape != (n,) or labels.is_floating_point():
                     raise ValueError(f"evaluation batch {i}: expected {n} integer labels, "
                                      f"got {tuple(labels.shape)} of {labels.dtype}")

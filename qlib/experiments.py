@@ -25,7 +25,9 @@ from .bitwidths import LearnedBitwidths, analytic_bitwidths, learn_bitwidths, ps
 from .config import QuantConfig, suggestion
 from .evaluate import evaluate
 from .footprint import footprint
-from .model import quantize
+from .model import quantize, read_verified
+from .network import Network
+from .network.inputs import inputs_of
 
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -193,13 +195,16 @@ class Laboratory:
             return self._measure(run)
 
     def _measure(self, run: Run) -> dict[str, Any]:
-        network, draw = self.network(run.network), (run.calibration_images, run.calibration_seed)
-        config, calibration, ranges, cells = run.config, self.on_device(self.calibration(*draw)), None, {}
+        given, draw = self.network(run.network), (run.calibration_images, run.calibration_seed)
+        learns = run.allocation is not None and run.allocation.learned
+        calibration = self.on_device(self.training(*draw) if learns else self.calibration(*draw))
+        config, ranges, cells = run.config, None, {}
+        in_float = config.weight_bits is None and config.activation_bits is None
+        network = given if in_float else read_verified(given, config, inputs_of(itertools.islice(iter(calibration), 1)))
         if run.allocation:
             example = self.validation(run.images)[0][0][:1]
-            if run.allocation.learned:
-                calibration = self.on_device(self.training(*draw))
-                learned = self._learn(run, network, calibration)
+            if learns:
+                learned = self._learn(run, given, network, calibration)
                 config, ranges = learned.config, learned.ranges
             else:
                 config = _within_largest_map(network, example, config, run.allocation.largest_map_bits)
@@ -212,11 +217,11 @@ class Laboratory:
         return {**cells, "top1": round(accuracy.top1, 4), "low": round(low, 4), "high": round(high, 4),
                 "correct": pack(accuracy.correct)}  # fmt: skip
 
-    def _learn(self, run: Run, network: torch.nn.Module, training: Batches) -> LearnedBitwidths:
+    def _learn(self, run: Run, given: torch.nn.Module, network: Network, training: Batches) -> LearnedBitwidths:
         settings = dataclasses.asdict(run.allocation)
         labels, _ = settings.pop("labels"), settings.pop("largest_map_bits")
         if labels != "true":
-            training = pseudo_labels(network, training, soft=labels == "soft")
+            training = pseudo_labels(given, training, soft=labels == "soft")
         return learn_bitwidths(network, run.config, training, seed=run.calibration_seed, progress=False, **settings)
 
 
@@ -263,7 +268,7 @@ def _computing(device: torch.device, precision: str) -> Iterator[None]:
             place.allow_tf32 = allowed
 
 
-def _within_largest_map(network: torch.nn.Module, example: torch.Tensor, config: QuantConfig, bits: int) -> QuantConfig:
+def _within_largest_map(network: Network, example: torch.Tensor, config: QuantConfig, bits: int) -> QuantConfig:
     elements = max(layer.activation_elements for layer in footprint(network, example, config).layers if layer.counted)
     return analytic_bitwidths(network, example, config, elements * bits / 8)
 

@@ -15,8 +15,9 @@ from torch.nn.utils import parametrize
 
 from .affine import Grid
 from .config import MAX_BITS, QuantConfig
-from .model import insert_quantizers, save_passes, weight_grid, with_quantizers
+from .model import insert_quantizers, read_verified, save_passes, weight_grid, with_quantizers
 from .network import evaluation_copy, read
+from .network.inputs import inputs_of
 from .network.operations import TRANSPOSED
 from .placement import place
 from .quantizer import Quantizer
@@ -91,7 +92,8 @@ def export_onnx(model: nn.Module, config: QuantConfig, calibration: Iterable | T
     for field, value in refused.items():
         if getattr(config, field) == value:
             raise ValueError(f"{field}={value!r} cannot be written as pairs of QuantizeLinear and DequantizeLinear")
-    floats = read(model, example_input, config.float_layers)
+    batches = [(inputs, None) for inputs in inputs_of(calibration)]
+    floats = read_verified(model, config, inputs_of(batches) or [example_input])
     placement = place(floats, config)
     for name, bits in [*placement.weight_bits.items(), *placement.quantizers.values()]:
         if bits not in EXPORTED_BITS and not (isinstance(bits, int) and bits > MAX_BITS):
@@ -103,7 +105,7 @@ def export_onnx(model: nn.Module, config: QuantConfig, calibration: Iterable | T
                              f"float_layers=({name!r},)")  # fmt: skip
     grids = {name: weight_grid(name, layers[name].weight.data, config, bits)
              for name, bits in placement.weight_bits.items() if bits in EXPORTED_BITS}  # fmt: skip
-    network, _ = with_quantizers(model, config, calibration, ranges)
+    network, _ = with_quantizers(floats, config, batches, ranges)
     for name, grid in grids.items():
         parametrize.register_parametrization(network.module.get_submodule(name), "weight", _Written(
             grid, placement.weight_bits[name], config.weight_symmetric), unsafe=True)  # fmt: skip

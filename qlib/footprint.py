@@ -93,7 +93,7 @@ class Footprint:
                 f"{self.max_activation_bytes / 1e3:.1f} kB")
 
 
-def footprint(model: nn.Module, example_input: Any, config: QuantConfig) -> Footprint:
+def footprint(model: nn.Module | Network, example_input: Any, config: QuantConfig) -> Footprint:
     """The cost of ``model`` under ``config``, from shapes alone.
 
     ``example_input``: a batch ``(n, ...)`` of any size, or a tuple or dictionary of several inputs; values do not matter. Nothing

@@ -27,14 +27,15 @@ from .ranges import check_span, find_range
 
 
 def quantize(
-    model: nn.Module,
+    model: nn.Module | Network,
     config: QuantConfig,
     calibration: Iterable | Tensor | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> nn.Module:
     """A quantized copy of ``model``, in evaluation mode; ``model`` itself is left as it is.
 
-    ``model``: any network that `torch.fx` can trace, with convolution or linear layers. ``calibration``: an iterable (a
+    ``model``: any network that `torch.fx` can trace, with convolution or linear layers, or one that has been read
+    (`qlib.network.read`) and is to be quantized several times. ``calibration``: an iterable (a
     generator will do) of input batches ``(n, ...)`` or of (inputs, labels) pairs, or one batch; needed where activations have
     static ranges, which come from one pass over it. Several inputs are a pair ``((a, b), None)``, or a dictionary by name.
     Inputs that are no floats are never quantized. ``ranges``: (low, high) by tensor name, in the place of those that
@@ -50,7 +51,7 @@ def quantize(
     """
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}")
-    if config.weight_bits is None and config.activation_bits is None:
+    if config.weight_bits is None and config.activation_bits is None and not isinstance(model, Network):
         return evaluation_copy(model)
     network, quantizers = with_quantizers(model, config, calibration, ranges)
     save_passes(network, quantizers)
@@ -58,7 +59,7 @@ def quantize(
 
 
 def with_quantizers(
-    model: nn.Module,
+    model: nn.Module | Network,
     config: QuantConfig,
     calibration: Iterable | Tensor | None,
     ranges: Mapping[str, tuple[float, float]] | None,
@@ -77,10 +78,10 @@ def with_quantizers(
     return network, quantizers
 
 
-def read_verified(model: nn.Module, config: QuantConfig, batches: list[Any]) -> Network:
-    """``model``, read, and where there is data compared with what was given."""
+def read_verified(model: nn.Module | Network, config: QuantConfig, batches: list[Any]) -> Network:
+    """``model``, read, and where there is data compared with what was given; a copy of it, if it has been read before."""
     network = read(model, batches[0] if batches else None, config.float_layers)
-    if batches:
+    if batches and not isinstance(model, Network):
         verify(model, network, batches[0], "calibration batch 0", config.float_layers)
     return network
 
@@ -103,7 +104,6 @@ def _check_examples(model: nn.Module, network: Network, batches: list[Any]) -> N
 def insert_quantizers(network: Network, config: QuantConfig) -> tuple[Placement, dict[fx.Node, Quantizer]]:
     """Put quantizers without a grid yet into ``network``, in place, where ``config`` wants them; by node that they follow."""
     module, placement = network.module, place(network, config)
-    module.quantized_by_qlib = True
     quantizers = {node: Quantizer(config, name, bits, network.channels.get(node))
                   for node, (name, bits) in placement.quantizers.items()}  # fmt: skip
     examples = [_count_of_examples(module)] if config.activation_dynamic and quantizers else []
@@ -130,6 +130,7 @@ def quantize_weights(network: Network, config: QuantConfig, bits: dict[str, Bits
     for name, layer_bits in bits.items():
         if name not in network.tied and (isinstance(layer_bits, tuple) or layer_bits <= MAX_BITS):
             layer = network.module.get_submodule(name)
+            layer.quantized_by_qlib = True  # which copies and unpickled networks keep
             layer.weight.data.copy_(quantized_weight(name, layer, layer.weight.data, config, layer_bits))
 
 

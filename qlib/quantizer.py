@@ -33,6 +33,8 @@ class Quantizer(nn.Module):
     floats (token ids, masks) pass as they are, and so do tensors without values.
     """
 
+    quantized_by_qlib = True
+
     def __init__(self, config: QuantConfig, name: str, bits: Bits, axis: int | None = 1):
         super().__init__()
         refuse_mixed_rows(f"activation_bits[{name!r}]", bits, config.activation_range, config.activation_granularity)

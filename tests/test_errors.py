@@ -1,5 +1,8 @@
 """Bad input gives one clear error that names the culprit."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from helpers import FLOAT, Block, images
@@ -148,10 +151,13 @@ def test_network_that_cannot_be_traced(use):
         use(Untraceable())
 
 
-def test_network_that_is_quantized_already():
-    quantized = quantize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), QuantConfig(), images())
+@pytest.mark.parametrize("config", [QuantConfig(), QuantConfig(4, None), QuantConfig(None, 4)], ids=["both", "weights", "maps"])
+@pytest.mark.parametrize("again", [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)), nn.Sequential],
+                         ids=["itself", "copy", "pickle", "inside"])  # fmt: skip
+def test_network_that_is_quantized_already(config, again):
+    quantized = quantize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), config, images())
     with refuses("this network is quantized already: take the float network"):
-        quantize(quantized, QuantConfig(), images())
+        quantize(again(quantized), QuantConfig(), images())
 
 
 def test_network_without_weights():

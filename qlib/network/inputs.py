@@ -46,6 +46,11 @@ def examples_in(inputs: Any) -> int:
     return len(pytree.tree_leaves(inputs)[0])
 
 
+def device_of_inputs(inputs: Any) -> torch.device:
+    """Where inputs are."""
+    return pytree.tree_leaves(inputs)[0].device
+
+
 def first(inputs: Any, count: int) -> Any:
     """The inputs of the first ``count`` examples."""
     return pytree.tree_map(lambda t: t[:count], inputs)

@@ -12,7 +12,8 @@ the other (if equal, the second operand).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -71,7 +72,8 @@ class Network:
     whose weight is that of an earlier one, and the first that has it. ``folds``: the layer and the batch norm that every folded
     layer is made of. ``rounded``: whether weights were computed first, so that float32 rounded them once more. ``channels``: by
     node, the axis of channels of what it gives, where that is known. ``moves_examples``: an operation after which examples may
-    no longer be the first axis, or nothing. ``given``: a copy of what was read, where there is one at hand.
+    no longer be the first axis, or nothing. ``given``: a copy of what was read, where there is one at hand. ``float_layers``:
+    those that it was read with.
     """
 
     module: fx.GraphModule
@@ -84,6 +86,24 @@ class Network:
     channels: dict[fx.Node, int] = field(default_factory=dict)
     moves_examples: str = ""
     given: nn.Module | None = None
+    float_layers: tuple[str, ...] = ()
+
+    def copy(self) -> Network:
+        """A network of its own, to be quantized, of which this one sees nothing."""
+        module = copy.deepcopy(self.module)
+        there = dict(zip(self.module.graph.nodes, module.graph.nodes, strict=True))
+        operations = {
+            there[node]: replace(o, node=there[o.node], result=there[o.result], residual=o.residual and there[o.residual])
+            for node, o in self.operations.items()
+        }
+        return replace(
+            self,
+            module=module,
+            operations=operations,
+            layers=list(self.layers),
+            aside={there[node] for node in self.aside},
+            channels={there[node]: axis for node, axis in self.channels.items()},
+        )
 
     def listed(self) -> list[Operation]:
         """The operations whose outputs a configuration can name, in execution order."""
@@ -101,15 +121,20 @@ class Network:
         return [p for p in own if p.dim() > 1 and p.is_floating_point()]
 
 
-def read(model: nn.Module, example: object = None, float_layers: tuple[str, ...] = ()) -> Network:
+def read(model: nn.Module | Network, example: object = None, float_layers: tuple[str, ...] = ()) -> Network:
     """Trace a copy of ``model`` in evaluation mode, fold its batch norms and classify its operations.
 
-    ``example``: inputs of a few examples, as the network takes them (a tensor, a tuple, or a dictionary by name), where there
-    are some: they say which inputs are given, and how many axes tensors have. ``float_layers``: as in `QuantConfig`.
+    ``model``: a module; or a network that was read before, of which a copy is given. ``example``: inputs of a few examples, as
+    the network takes them (a tensor, a tuple, or a dictionary by name), where there are some: they say which inputs are given,
+    and how many axes tensors have. ``float_layers``: as in `QuantConfig`.
 
     Raises ``ValueError`` naming the layer when the model cannot be traced, holds weights that are not convolution or linear
     layers, or no weights at all; and when a weight is NaN or infinite.
     """
+    if isinstance(model, Network):
+        if model.float_layers != float_layers:
+            raise ValueError(f"this network was read with float_layers={model.float_layers}, not {float_layers}: read it again")
+        return model.copy()
     if isinstance(model, nn.Module) and any(getattr(m, "quantized_by_qlib", False) is True for m in model.modules()):
         raise ValueError("this network is quantized already: take the float network that it was made from")
     module, computed, given = traced(model, names_of(example), float_layers)
@@ -121,7 +146,7 @@ def read(model: nn.Module, example: object = None, float_layers: tuple[str, ...]
     separate_elements(module)
     module.graph.eliminate_dead_code(lambda node: known_name(node) not in VIEWS)  # which rewrites have made idle
     module.recompile()
-    network = Network(module, {}, folds=folds, rounded=rounded, given=given)
+    network = Network(module, {}, folds=folds, rounded=rounded, given=given, float_layers=float_layers)
     _classify(network)
     if not network.layers:
         why = "float_layers leave every layer in float" if float_layers else "there are no weights to quantize"
