@@ -44,6 +44,7 @@ from .model import (
 )
 from .network import Network, evaluation_copy, read
 from .network.inputs import (
+    as_inputs,
     check_inputs,
     device_of,
     device_of_inputs,
@@ -246,6 +247,8 @@ class _Side:
         least = 1 + getattr(config, f"{self.kind}_symmetric")
         self.choices = torch.tensor([float(b) for b in config.bit_choices if b >= least], device=device)
         problem = f"target_{self.kind}_bits={target:g} cannot be met: "
+        left = [repr(layer.name) for layer in layers if layer.name not in entries and getattr(layer, f"{self.kind}_bits") == 32]
+        floats = f" ({', '.join(left)} in float, at 32)" if left else ""
         if not self.names:
             raise ValueError(f"{problem}no layer's bits are free; set first_last_bits=None or name fewer in {self.kind}_bits")
         if not len(self.choices):
@@ -253,7 +256,7 @@ class _Side:
         lowest = (self.fixed + self.choices[0].item() * self.elements.sum().item()) / self.total
         if lowest > self.target + TOLERANCE:
             raise ValueError(f"{problem}even with {self.choices[0]:.0f} bit(s), the least of bit_choices, in every layer that is "
-                             f"free the average is {lowest:.3f}; raise the target or allow fewer bits")
+                             f"free the average is {lowest:.3f}{floats}; raise the target or allow fewer bits")
         # The outermost choices keep their whole rounding cell: a parameter that starts at a bound would not move off it.
         self.bounds = self.choices[0].item() - 0.5, self.choices[-1].item() + 0.5
         if log2:
@@ -536,11 +539,14 @@ def _pool(batches: Iterable[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
     images, labels = [], []
     for i, batch in enumerate(batches):
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and batch[1] is not None
-        if not pair or not isinstance(batch[0], (Tensor, tuple, dict)):
+        if not pair or not isinstance(batch[0], (Tensor, tuple, list, dict)):
             raise ValueError(f"training batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
-        check_inputs(batch[0], f"training batch {i}")
-        n, y = examples_in(batch[0]), torch.as_tensor(batch[1], device=device_of_inputs(batch[0]))
-        images.append(batch[0])
+        x = as_inputs(batch[0])
+        check_inputs(x, f"training batch {i}")
+        n, y = examples_in(x), torch.as_tensor(batch[1], device=device_of_inputs(x))
+        if any(len(t) != n for t in pytree.tree_leaves(x)):
+            raise ValueError(f"training batch {i}: its inputs do not hold equally many examples")
+        images.append(x)
         labels.append(y)
         if len(y) != n or y.dim() != (2 if y.is_floating_point() else 1):
             raise ValueError(f"training batch {i}: expected {n} integer labels, or rows of class probabilities, "

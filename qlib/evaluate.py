@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .model import run
-from .network.inputs import check_inputs, device_of, device_of_inputs, examples_in, on
+from .network.inputs import as_inputs, check_inputs, device_of, device_of_inputs, examples_in, on
 
 Z = NormalDist().inv_cdf(0.975)  # 95 % intervals throughout
 MARGIN = 2.0  # points: within this, two accuracies count as equal
@@ -63,10 +63,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
         with torch.inference_mode():
             for i, batch in enumerate(batches):
                 pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and batch[1] is not None
-                if not pair or not isinstance(batch[0], (Tensor, tuple, dict)):
+                if not pair or not isinstance(batch[0], (Tensor, tuple, list, dict)):
                     raise ValueError(f"evaluation batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
-                check_inputs(batch[0], f"evaluation batch {i}")
-                x, n, labels = batch[0], examples_in(batch[0]), torch.as_tensor(batch[1], device=device_of_inputs(batch[0]))
+                x = as_inputs(batch[0])
+                check_inputs(x, f"evaluation batch {i}")
+                n, labels = examples_in(x), torch.as_tensor(batch[1], device=device_of_inputs(x))
                 if labels.shape != (n,) or labels.is_floating_point():
                     raise ValueError(f"evaluation batch {i}: expected {n} integer labels, "
                                      f"got {tuple(labels.shape)} of {labels.dtype}")

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from .config import Bits, QuantConfig
 from .network import Kind, Network, Operation, read
-from .network.inputs import call, check_inputs, device_of, examples_in, on, one_line
+from .network.inputs import call, check_inputs, copied, device_of, examples_in, on, one_line
 from .network.operations import label, layer_of, same_tensor
 from .placement import place
 
@@ -160,7 +160,7 @@ def _shapes(module: fx.GraphModule, example_input: Any) -> dict[fx.Node, tuple[t
     except ValueError:
         found = _Shapes(module)
         with torch.no_grad():
-            call(found.run, on(example_input, device_of(module)), names)
+            call(found.run, copied(on(example_input, device_of(module))), names)
         return found.of
     there = dict(zip(found.module.graph.nodes, module.graph.nodes, strict=True))
     return {there[node]: shapes for node, shapes in found.of.items()}

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from .affine import Grid, fake_quantize
 from .config import MAX_BITS, Bits, QuantConfig, suggestion
 from .network import Kind, Network, Operation, evaluation_copy, read, verify
-from .network.inputs import device_of, examples_in, first, inputs_of, on, run
+from .network.inputs import copied, device_of, examples_in, first, inputs_of, on, run
 from .network.nodes import count_examples
 from .network.operations import is_relu, known_name, rows_of, weight_of_rows
 from .network.rewrite import free_name
@@ -80,6 +80,10 @@ def with_quantizers(
 
 def read_verified(model: nn.Module | Network, config: QuantConfig, batches: list[Any]) -> Network:
     """``model``, read, and where there is data compared with what was given; a copy of it, if it has been read before."""
+    if isinstance(model, nn.Module):
+        for name, parameter in model.named_parameters():
+            if parameter.is_meta:
+                raise ValueError(f"{name} is on the device meta, where tensors have no values: load the weights first")
     network = read(model, batches[0] if batches else None, config.float_layers)
     if batches and not isinstance(model, Network):
         verify(model, network, batches[0], "calibration batch 0", config.float_layers)
@@ -192,11 +196,13 @@ def calibrate(
     for quantizer in waiting:
         quantizer.start()
     device, examples = device_of(network.module), sum(map(examples_in, batches))
+    spared = any(o.in_float for o in network.operations.values())  # which may work in place
     with torch.inference_mode():
         for i, batch in enumerate(batches):
             for quantizer in waiting:
                 quantizer.share = (examples_in(batch), examples)
-            run(network.module, on(batch, device), f"calibration batch {i}")
+            batch = on(batch, device)
+            run(network.module, copied(batch) if spared else batch, f"calibration batch {i}")
     with torch.no_grad():
         for quantizer in waiting:
             quantizer.finish((ranges or {}).get(quantizer.name))

@@ -10,7 +10,10 @@ import torch
 import torchvision
 from pytorchcv.model_provider import get_model
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
+from qlib import QuantConfig, footprint, quantize
+from qlib.network.operations import WEIGHT_LAYERS, known_name, rows_of
 from qlib.quantizer import Quantizer
 
 SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
@@ -146,3 +149,155 @@ def snapshot(model):
     """Everything about a model that `qlib` must leave alone."""
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     return copy.deepcopy(model.state_dict()), [m.training for m in model.modules()], hooks
+
+
+def assert_unchanged(model, before):
+    """Fails where a `snapshot` of a model differs from an earlier one."""
+    after = snapshot(model)
+    assert before[1:] == after[1:] and before[0].keys() == after[0].keys()
+    assert all(torch.equal(value, after[0][name]) for name, value in before[0].items())
+
+
+# Small networks, and whether they are read right
+
+WIDE = QuantConfig(16, 16, input_bits=16, first_last_bits=None)
+NARROW = QuantConfig(2, 2, input_bits=2, first_last_bits=None)
+PRODUCTS = """addbmm addmm addmv addr baddbmm bmm cdist chain_matmul dot einsum inner kron linalg_vecdot matmul mm multi_dot
+mv outer tensordot vecdot""".split()
+
+
+class Net(nn.Module):
+    """Parts, put together by a function of them and of the input."""
+
+    def __init__(self, how, **parts):
+        super().__init__()
+        self.how = how
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.how(self, x)
+
+
+def written(code, shape, /, **parts):
+    """What makes a network and a batch of inputs, from the lines of a forward (split by ``; `` or line ends).
+
+    It gets those of the ``parts``, functions that make them, which the lines name (``net.a``).
+    """
+    lines = "\n    ".join(code.replace("; ", "\n").split("\n"))
+    scope = {"torch": torch, "nn": nn, "F": torch.nn.functional}
+    exec(f"def how(net, x):\n    {lines}", scope)
+    named = set(re.findall(r"net\.(\w+)", code))
+
+    def make():
+        torch.manual_seed(0)
+        made = {name: part() for name, part in parts.items() if name in named}
+        return warmed(Net(scope["how"], **made), x := torch.randn(*shape)), x
+
+    return make
+
+
+def weight(*shape):
+    """What makes a parameter of the size of usual weights."""
+    return lambda: nn.Parameter(torch.randn(*shape) / shape[-1] ** 0.5)
+
+
+def warmed(network, x):
+    """``network`` in evaluation mode, with the statistics (of batch norms, spectral norms) of a few passes."""
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) or m._forward_pre_hooks or nn.utils.parametrize.is_parametrized(m)
+           for m in network.modules()):  # fmt: skip
+        with torch.no_grad():
+            for _ in range(3):
+                network.train()(x.clone())
+    return network.eval()
+
+
+def run(network, inputs):
+    """Outputs for inputs (one tensor, a tuple, a dictionary), which stay as they are; a list of tensors."""
+    inputs = pytree.tree_map(torch.clone, inputs)
+    with torch.no_grad():
+        if isinstance(inputs, dict):
+            return pytree.tree_leaves(network(**inputs))
+        return pytree.tree_leaves(network(*inputs) if isinstance(inputs, tuple) else network(inputs))
+
+
+def spread_error(actual, expected):
+    """The largest error of several outputs, relative to how much each differs between examples."""
+    pairs = [*zip(actual, expected, strict=True)]
+    assert all(a.shape == e.shape and e.float().std(0).sum() > 0 for a, e in pairs)
+    return max(((a.float() - e.float()).norm() / (e.float() - e.float().mean(0)).norm()).item() for a, e in pairs)
+
+
+class AtMostFour(fx.Interpreter):
+    """Runs a network of 2 bits; ``problems``: weights and inputs of layers and products with more than 4 values."""
+
+    def __init__(self, network, inputs):
+        super().__init__(network)
+        self.problems, self.seen = [], 0
+        names = [n.target for n in network.graph.nodes if n.op == "placeholder"]
+        inputs = [inputs[name] for name in names] if isinstance(inputs, dict) else inputs
+        with torch.no_grad():
+            self.run(*pytree.tree_map(torch.clone, inputs if isinstance(inputs, (tuple, list)) else (inputs,)))
+
+    def run_node(self, n):
+        layer = self.module.get_submodule(n.target) if n.op == "call_module" else None
+        tensors = [(i, self.env[i]) for i in n.all_input_nodes if isinstance(self.env.get(i), torch.Tensor)]
+        product = layer is None and n.op.startswith("call") and known_name(n) in PRODUCTS
+        if n.meta.get("float") or not (product or isinstance(layer, WEIGHT_LAYERS)):
+            return super().run_node(n)
+        if layer is not None:
+            tensors += [(f"weight {i}", row) for i, row in enumerate(rows_of(layer.weight.detach(), layer))]
+        self.seen += 1
+        for what, tensor in tensors:
+            if tensor.is_floating_point() and levels(tensor) > 4:
+                self.problems.append(f"{what} of {n} holds {levels(tensor)} values")
+        return super().run_node(n)
+
+
+def at_most_four(network, inputs, config=NARROW):
+    """Fails where ``network``, quantized to 2 bits, has more than 4 values in a weight's row or a layer's or product's input."""
+    seen = AtMostFour(quantize(network, config, [(inputs, None)]), inputs)
+    assert seen.seen and not seen.problems, seen.problems
+
+
+def weight_elements(network):
+    """How many weights layers, attention, and parameters named ``w...`` hold; each tensor once."""
+    found = {}
+    for module in network.modules():
+        given = [module.weight] if isinstance(module, WEIGHT_LAYERS) else []
+        if isinstance(module, nn.MultiheadAttention):
+            given += [getattr(module, f"{name}_proj_weight") for name in ("in", "q", "k", "v")]
+        given += [p for name, p in module.named_parameters(recurse=False) if type(module) is Net and name[0] == "w"]
+        found |= {(w.data_ptr() if isinstance(w, nn.Parameter) else id(module)): w.numel() for w in given if w is not None}
+    return sum(found.values())
+
+
+def right(network, inputs, elements=None, tolerance=1e-3, **options):
+    """Fails where a network is not read right: at 16 bits everywhere its outputs must be close to those in float, at 2 bits its
+    weights and the inputs of layers hold 4 values, and the footprint counts them; ``network`` and ``inputs`` stay bit-equal.
+
+    ``elements``: how many weights are quantized, where `weight_elements` cannot tell. ``options``: of the configuration.
+    """
+    expected, before, given = run(network, inputs), snapshot(network), pytree.tree_map(torch.clone, inputs)
+    quantized = quantize(network, WIDE.replace(**options), [(inputs, None)])
+    assert (error := spread_error(run(quantized, inputs), expected)) < tolerance, f"with 16 bits the error is {error:.2g}"
+    at_most_four(network, inputs, narrow := NARROW.replace(**options))
+    layers = [layer for layer in footprint(network, inputs, narrow).layers if layer.kind != "left in float"]
+    assert {layer.weight_bits for layer in layers if layer.weight_elements} == {2}
+    elements = weight_elements(network) if elements is None else elements
+    assert sum(layer.weight_elements for layer in layers) == elements
+    assert_unchanged(network, before)
+    assert all(map(torch.equal, pytree.tree_leaves(inputs), pytree.tree_leaves(given)))
+    assert all(map(torch.equal, run(network, inputs), expected))
+
+
+def refused(words, network, inputs, config=WIDE):
+    """Fails unless a network is refused by one line that fits the pattern ``words`` and offers only modules that there are to
+    be left in float; the network stays as it is."""
+    before = snapshot(network)
+    with pytest.raises(ValueError, match=words) as caught:
+        quantize(network, config, [(inputs, None)])
+    assert "\n" not in str(caught.value)
+    modules = ["its name", *(name for name, _ in network.named_modules(remove_duplicate=False))]
+    assert all(name in modules for name in re.findall(r"float_layers=\('([^']*)',\)", str(caught.value)))
+    assert_unchanged(network, before)

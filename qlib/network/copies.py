@@ -39,15 +39,20 @@ def compute_weights(model: nn.Module) -> bool:
     """Put ordinary parameters in the place of those that are computed: by a parametrization, or by a hook at every call. Whether
     there were any."""
     found = False
+    made: dict[tuple, nn.Parameter] = {}  # by what they are computed from, so that tied ones stay tied
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             with torch.no_grad():
-                values = {name: getattr(module, name) for name in module.parametrizations}
+                values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+            sources = {name: tuple(map(id, p.parameters())) for name, p in module.parametrizations.items()}
             # On this copy alone: what torch removes, it removes from a class that the original shares.
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module.parametrizations
+            module._load_state_dict_pre_hooks.clear()  # torch's, which cannot be pickled
             for name, value in values.items():
-                module.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
+                same = made.setdefault(sources[name], nn.Parameter(value, requires_grad=False))
+                own = same if torch.equal(same, value) else nn.Parameter(value, requires_grad=False)
+                module.register_parameter(name, own)
             found = True
     for module in model.modules():
         own = _plain_tensors(module) if type(module).__module__.startswith("torch.nn") and not module._forward_pre_hooks else {}

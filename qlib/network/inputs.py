@@ -21,14 +21,19 @@ def inputs_of(calibration: Iterable | Tensor | None, what: str = "calibration") 
     if calibration is None:
         return []
     batches = [calibration] if isinstance(calibration, (Tensor, Mapping)) else list(calibration)
-    inputs = [b[0] if isinstance(b, (tuple, list)) and len(b) > 0 else b for b in batches]
+    inputs = [as_inputs(b[0]) if isinstance(b, (tuple, list)) and len(b) > 0 else b for b in batches]
     for i, batch in enumerate(inputs):
         check_inputs(batch, f"{what} batch {i}", "a tensor (n, ...), a tuple or dictionary of such, or an (input, label) pair")
     return [b for b in inputs if examples_in(b)]
 
 
+def as_inputs(given: Any) -> Any:
+    """A list of inputs, as a ``DataLoader`` makes of a tuple, as a tuple again."""
+    return tuple(given) if isinstance(given, list) else given
+
+
 def check_inputs(inputs: object, what: str, wanted: str = "a tensor (n, ...), or a tuple or dictionary of such") -> None:
-    """Raises ``ValueError`` for inputs that are not as ``wanted``, or that do not agree on how many examples there are."""
+    """Raises ``ValueError`` for inputs that are not as ``wanted``."""
     tensors = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs) if isinstance(inputs, tuple) else [inputs]
     for tensor in tensors:
         if not isinstance(tensor, Tensor) or tensor.dim() < (2 if len(tensors) == 1 and not isinstance(inputs, Mapping) else 1):
@@ -36,9 +41,6 @@ def check_inputs(inputs: object, what: str, wanted: str = "a tensor (n, ...), or
             raise ValueError(f"{what} must be {wanted}, got a {got}")
     if not tensors:
         raise ValueError(f"{what} holds no inputs")
-    if len(counts := {len(t) for t in tensors}) > 1:
-        raise ValueError(f"{what}: its inputs hold {', '.join(map(str, sorted(counts)))} examples, not equally many; two inputs "
-                         "are a pair ((a, b), labels), where labels may be None")  # fmt: skip
 
 
 def examples_in(inputs: Any) -> int:
@@ -69,6 +71,11 @@ def picked_from(inputs: Any, index: Tensor) -> Any:
 def split(inputs: Any, size: int) -> list[Any]:
     """Inputs in batches of ``size`` examples, the last one smaller."""
     return [pytree.tree_map(lambda t, i=i: t[i : i + size], inputs) for i in range(0, examples_in(inputs), size)]
+
+
+def copied(inputs: Any) -> Any:
+    """Inputs that a network may overwrite."""
+    return pytree.tree_map(torch.clone, inputs)
 
 
 def on(inputs: Any, device: torch.device) -> Any:
@@ -117,8 +124,10 @@ def run(model: nn.Module, batch: Any, what: str) -> Any:
             for hook in hooks:
                 hook.remove()
         where = f" at layer {trail[-1]!r}" if trail else ""
+        lacks = isinstance(error, TypeError) and "missing" in str(error)
+        hint = "; several inputs are a pair ((a, b), labels), where labels may be None" if lacks else ""
         shapes = " and ".join(f"shape {tuple(t.shape)} and type {t.dtype}" for t in tensors)
-        raise ValueError(f"{what} of {shapes} does not fit the network{where}: {one_line(error)}") from error
+        raise ValueError(f"{what} of {shapes} does not fit the network{where}: {one_line(error)}{hint}") from error
 
 
 def one_line(error: Exception) -> str:

@@ -20,11 +20,10 @@ from torch import Tensor, fx, nn
 
 from .axes import channel_axes, mover_of_examples
 from .in_place import without_in_place
-from .inputs import call, device_of, first, names_of, on
+from .inputs import call, copied, device_of, first, names_of, on
 from .nodes import single
 from .operations import (
     NORMS,
-    TRANSPOSED,
     VIEWS,
     WEIGHT_LAYERS,
     Kind,
@@ -40,7 +39,6 @@ from .operations import (
     label,
     layer_of,
     operands,
-    same_tensor,
 )
 from .rewrite import (
     compute_constants,
@@ -48,6 +46,7 @@ from .rewrite import (
     make_layers,
     separate_elements,
 )
+from .tied import tied_layers
 from .trace import TOP, place_of, traced, way_out
 
 
@@ -112,7 +111,7 @@ class Network:
     def weights_of(self, operation: Operation) -> list[Tensor]:
         """The weights that an operation multiplies with."""
         layer = layer_of(operation.node, self.module)
-        if operation.kind is Kind.WEIGHT:
+        if operation.kind is Kind.WEIGHT and layer is not None:
             return [layer.weight]
         if not operation.in_float:
             return []
@@ -148,6 +147,7 @@ def read(model: nn.Module | Network, example: object = None, float_layers: tuple
     module.recompile()
     network = Network(module, {}, folds=folds, rounded=rounded, given=given, float_layers=float_layers)
     _classify(network)
+    network.tied = tied_layers(network)
     if not network.layers:
         why = "float_layers leave every layer in float" if float_layers else "there are no weights to quantize"
         raise ValueError(f"{type(model).__name__} has no convolution or linear layer: {why}")
@@ -177,9 +177,10 @@ def _ranks(module: fx.GraphModule, example: object) -> dict[fx.Node, int]:
         return {}
     for inputs in (first(example, 1), example):
         found = _Ranks(module)
+        names = [n.target for n in module.graph.nodes if n.op == "placeholder"]
         try:
             with torch.no_grad():
-                call(found.run, on(inputs, device_of(module)), [n.target for n in module.graph.nodes if n.op == "placeholder"])
+                call(found.run, copied(on(inputs, device_of(module))), names)
             return found.of
         except Exception:  # said where the network is run, with the batch's name
             continue
@@ -265,32 +266,7 @@ def _classify(network: Network) -> None:
             network.layers.append(node.target)
     network.channels = channel_axes(module)
     network.moves_examples = mover_of_examples(module, network.aside)
-    _find_tied(network)
     _find_residuals(network)
-
-
-def _find_tied(network: Network) -> None:
-    """Which layers have the weight of an earlier one. Raises ``ValueError`` where one of the two is left in float."""
-    owners: dict[tuple, Operation] = {}
-    for operation in network.operations.values():
-        for weight in network.weights_of(operation):
-            earlier = owners.setdefault(same_tensor(weight), operation)
-            if earlier.in_float != operation.in_float:
-                quantized, left = (o.name for o in sorted((earlier, operation), key=lambda o: o.in_float))
-                raise ValueError(f"{left!r} is left in float, but its weight is that of {quantized!r}, which is quantized: let "
-                                 "float_layers name the modules of both, or of neither")
-            if operation.kind is not Kind.WEIGHT or earlier.node.target == operation.node.target:
-                continue
-            if _form(operation, network) != _form(earlier, network):
-                raise ValueError(f"{operation.name!r} and {earlier.name!r} share a weight, but not its axis of output channels: "
-                                 f"give them weights of their own, {way_out(operation.node)}")
-            network.tied[operation.node.target] = earlier.node.target
-
-
-def _form(operation: Operation, network: Network) -> tuple:
-    """What decides which axes of a weight are output channels."""
-    layer = layer_of(operation.node, network.module)
-    return isinstance(layer, TRANSPOSED), isinstance(layer, TRANSPOSED) and layer.groups
 
 
 def _find_residuals(network: Network) -> None:

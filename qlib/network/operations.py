@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .attention import image_of_windows, masked, windows
-from .nodes import overwritten
+from .nodes import of_rank, overwritten, single
 
 
 class Kind(str, Enum):
@@ -78,7 +78,7 @@ TABLE: dict[Kind, Known] = {
         "reshape permute transpose squeeze unsqueeze chunk split tensor_split narrow select getitem contiguous clone detach "
         "expand pixel_shuffle pixel_unshuffle channel_shuffle t T mT movedim moveaxis swapaxes swapdims unflatten roll flip "
         "amax amin max min unbind tile repeat _patch_merging_pad",
-        (windows, image_of_windows),
+        (windows, image_of_windows, single, of_rank),
     ),
     Kind.ACTIVATION: Known(
         (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,

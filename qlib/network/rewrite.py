@@ -73,7 +73,9 @@ def compute_constants(module: fx.GraphModule) -> bool:
         if node.op == "get_attr" or not wanted:
             continue
         if isinstance(value, Tensor):
-            module.register_buffer(name := free_name(module, f"constant_{node.name}"), value.detach().clone())
+            weighs = all(user.target in AS_LAYERS for user in wanted)  # and so is seen to share memory, if it does
+            value = value.detach() if weighs else value.detach().clone()
+            module.register_buffer(name := free_name(module, f"constant_{node.name}"), value)
             with graph.inserting_before(node):
                 value = graph.get_attr(name)
         for user in wanted:
@@ -116,6 +118,7 @@ def make_layers(module: fx.GraphModule) -> None:
             module.add_submodule(made[key], _layer(kind, *tensors, **options))
         with module.graph.inserting_before(node):
             call = module.graph.call_module(made[key], (x,))
+        call.meta["made"] = True
         replace(node, call)
     for node in list(module.graph.nodes):
         if node.op == "get_attr" and not node.users:
@@ -135,7 +138,7 @@ def _layer_path(module: fx.GraphModule, node: fx.Node, weight: str, parameters: 
     free = (there is None or bare) and wanted <= {f"{path}.weight", f"{path}.bias"}
     called = any(n.op == "call_module" and n.target == path for n in module.graph.nodes)
     own = isinstance(there, AS_LAYERS[node.target]) and weight == f"{path}.weight"
-    if path and path not in taken and not called and (free or own):
+    if path not in ("", TOP) and path not in taken and not called and (free or own):
         return path
     path = f"{place_of(node)}.{node.name}".removeprefix(f"{TOP}.").replace("@", "_")
     while path in taken or path in dict(module.named_modules()):
@@ -193,11 +196,11 @@ def fold_batch_norms(module: fx.GraphModule, ranks: Callable[[], dict[fx.Node, i
         folds[before.target] = layer, norm
         replace(node, before)
         if rank is None:
-            why = (f"batch norm {node.target!r} is folded into {before.target!r}, which is right for outputs (n, features) "
+            why = (f"batch norm {node.target!r} is folded into {before.target!r}, which is right for inputs (n, features) "
                    "alone: pass data (calibration, or an example input) so that this can be known")
-            with module.graph.inserting_after(before):
-                check = module.graph.call_function(of_rank, (before, 2, why))
-            before.replace_all_uses_with(check, lambda user, check=check: user is not check)
+            entering = before.all_input_nodes[0]
+            with module.graph.inserting_before(before):
+                before.replace_input_with(entering, module.graph.call_function(of_rank, (entering, 2, why)))
     module.delete_all_unused_submodules()
     return folds
 

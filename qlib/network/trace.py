@@ -37,13 +37,13 @@ def place_of(node: fx.Node) -> str:
 
 def owner(node: fx.Node) -> str:
     """The module to name in an error, and to leave in float where there is one."""
-    return node.target if node.op == "call_module" else place_of(node)
+    return node.target if node.op == "call_module" and not node.meta.get("made") else place_of(node)
 
 
 def way_out(node: fx.Node) -> str:
     """The end of a refusal: how to leave the module of a node in float."""
     if owner(node) == TOP:
-        return "or move it into a module and leave that in float by float_layers"
+        return "or move that into a module and leave it in float by float_layers"
     return f"or leave it in float: float_layers=({owner(node)!r},)"
 
 
@@ -62,11 +62,12 @@ def traced(model: nn.Module, inputs: Collection[str | int] = (), float_layers: t
     Nodes of modules that ``float_layers`` names have ``meta["float"]``; those of a module's output have ``meta["gives"]``, the
     module's path and the number of its call. Raises ``ValueError`` naming the layer when the model cannot be traced.
     """
+    if isinstance(model, nn.Module):
+        _check_readable(model, float_layers)
     names = _names_by_path(model) if float_layers and isinstance(model, nn.Module) else {}
     _check_float_layers(names, float_layers)
     for whole in ((), float_layers) if float_layers else ((),):  # first, look into modules left in float, too
         network = evaluation_copy(model)
-        _check_names(network)
         computed = compute_weights(network)
         halves = [p for p in (*network.parameters(), *network.buffers()) if p.dtype in HALF]
         tracer = _Tracer(inputs, whole)
@@ -94,11 +95,24 @@ def traced(model: nn.Module, inputs: Collection[str | int] = (), float_layers: t
     return Traced(module, computed, None if computed or changed else network)
 
 
-def _check_names(model: nn.Module) -> None:
-    """Refuse names that the traced copy needs itself."""
-    for name in (*model._modules, *model._parameters, *model._buffers):
-        if hasattr(fx.GraphModule, name) or name in ("graph", "meta", "_code", "quantized_by_qlib"):
-            raise ValueError(f"{type(model).__name__} has something named {name!r}, a name that torch.fx needs itself: rename it")
+def _check_readable(model: nn.Module, float_layers: tuple[str, ...]) -> None:
+    """Refuse what is no network of modules any more, or not yet."""
+    name = type(model).__name__
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(f"{name} holds the network to read: pass its .module")
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(f"{name} is compiled: pass the network that was given to torch.compile (its ._orig_mod)")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and not (path and matches(path, float_layers)):
+            what = f"{path!r} is" if path else f"{name} is"
+            raise ValueError(f"{what} compiled by TorchScript and cannot be read: pass the module that it was made from"
+                             + (f", or leave it in float: float_layers=({path!r},)" if path else ""))  # fmt: skip
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise ValueError(f"{path} is not made yet: run the network once on an input, which makes lazy layers")
+    for held in (*model._modules, *model._parameters, *model._buffers):
+        if hasattr(fx.GraphModule, held) or held in ("graph", "meta", "_code"):
+            raise ValueError(f"{name} has something named {held!r}, a name that torch.fx needs itself: rename it")
 
 
 def _names_by_path(model: nn.Module) -> dict[str, list[str]]:
@@ -123,8 +137,8 @@ def _way_out(error: Exception, path: list[str]) -> str:
     left = f"float_layers=({path[-1] if path else 'its name'!r},)"
     if isinstance(error, NotImplementedError):
         return f"Leave that module in float: {left}"
-    return ("Control flow that depends on tensor values must be rewritten, moved into a function marked by torch.fx.wrap, or "
-            f"moved into a module that is left in float: {left}")  # fmt: skip
+    return ("Control flow that depends on values or shapes of tensors must be rewritten, moved into a function marked by "
+            f"torch.fx.wrap, or moved into a module that is left in float: {left}")
 
 
 def _holds_proxies(module: nn.Module) -> bool:

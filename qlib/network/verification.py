@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import BaseTorchFunctionMode, TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .copies import evaluation_copy
-from .inputs import call, device_of, examples_in, first, on, one_line, run
+from .inputs import call, copied, device_of, examples_in, first, on, one_line, run
 from .network import Network, read
 from .rewrite import folded
 from .trace import HALF, TOP
@@ -33,7 +33,7 @@ def verify(model: nn.Module, network: Network, inputs: Any, what: str, float_lay
     problem: Exception | None = None
     few = first(inputs, EXAMPLES)
     # All examples where few do not fit (their axis is not the first); a mode that is slower where numbers are made or cast.
-    for some, context in ((few, nullcontext), (few, _Doubling), (inputs, nullcontext), (inputs, _Doubling)):
+    for some, context in ((few, _Plain), (few, _Doubling), (inputs, _Plain), (inputs, _Doubling)):
         exact = _doubled_inputs(some)
         try:
             with context():
@@ -64,17 +64,6 @@ def _refuse(model: nn.Module, given: nn.Module, found: Network, inputs: Any, exp
 
 
 @contextmanager
-def slow_attention() -> Iterator[None]:
-    """Let torch's transformers compute every position; their fast path leaves padded ones at zero."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
 def _in_float64(model: nn.Module, exact: dict[str, Tensor]) -> Iterator[None]:
     """While it lasts, all that a module holds is in float64; ``exact``: what to put there by name."""
     before = []
@@ -93,8 +82,8 @@ def _in_float64(model: nn.Module, exact: dict[str, Tensor]) -> Iterator[None]:
 
 
 def _run_in_float64(model: nn.Module, inputs: Any, exact: dict[str, Tensor] | None = None) -> Any:
-    with torch.no_grad(), slow_attention(), _in_float64(model, exact or {}):
-        return call(model, pytree.tree_map(torch.clone, inputs))  # which a network may overwrite
+    with torch.no_grad(), _in_float64(model, exact or {}):
+        return call(model, copied(inputs))
 
 
 def _read_in_float64(model: nn.Module, inputs: Any, float_layers: tuple[str, ...]) -> Network:
@@ -134,6 +123,10 @@ def _close(actual: Any, expected: Any) -> bool:
     actual, expected = torch.where(finite, actual, 0).double(), torch.where(finite, expected, 0).double()
     spread = (expected - expected.mean(0)).norm() if expected.dim() else expected.norm()
     return bool((actual - expected).norm() <= TOLERANCE * max(spread, LEAST_SPREAD * expected.norm()))
+
+
+class _Plain(BaseTorchFunctionMode):
+    """Changes nothing; but with any such mode torch's transformers leave their fast path, which keeps padded places at zero."""
 
 
 class _Doubling(TorchFunctionMode):
