@@ -74,7 +74,7 @@ def with_quantizers(
     if config.calibration_upstream == "float":
         quantize_weights(network, config, placement.weight_bits)
     if config.activation_dynamic and quantizers:
-        _check_examples(model, network, batches)
+        _check_examples(model.module if isinstance(model, Network) else model, network, batches)
     return network, quantizers
 
 
@@ -102,7 +102,7 @@ def _check_examples(model: nn.Module, network: Network, batches: list[Any]) -> N
                          "does not treat examples one by one: use static ranges")
     for count in {1, min(EXAMPLES - 1, examples_in(batches[0]))}:  # a first axis of that length by chance is of another next time
         with torch.no_grad():
-            run(network.module, on(first(batches[0], count), device_of(model)), f"{count} example(s)")
+            run(network.module, on(first(batches[0], count), device_of(network.module)), f"{count} example(s)")
 
 
 def insert_quantizers(network: Network, config: QuantConfig) -> tuple[Placement, dict[fx.Node, Quantizer]]:

@@ -52,12 +52,12 @@ def test_what_was_read_is_quantized_again_and_again_and_stays_in_float(reads):
     model, x = Block().eval(), images()
     network = read(model, x)
     before = {name: p.clone() for name, p in network.module.named_parameters()}
-    for config in (CONFIG, QuantConfig(2, 2, quantize_skip=False), CONFIG):
+    for config in (CONFIG, QuantConfig(2, 2, quantize_skip=False), CONFIG.replace(activation_dynamic=True), CONFIG):
         with torch.no_grad():
             assert torch.equal(quantize(network, config, x)(x), quantize(model, config, x)(x))
         assert footprint(network, x, config) == footprint(model, x, config)
     assert all(torch.equal(p, before[name]) for name, p in network.module.named_parameters())
-    assert len(reads) == 1 + 2 * 3
+    assert len(reads) == 1 + 2 * 4
 
 
 def test_a_network_that_was_read_with_other_float_layers():
