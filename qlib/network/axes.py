@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from .operations import BATCH_NORMS, CONVOLUTIONS, argument, data_of, known_name, label, layer_of
+from .operations import BATCH_NORMS, CONVOLUTIONS, WEIGHT_LAYERS, argument, data_of, known_name, label, layer_of
 
 _SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
 _RESHAPES = ("view", "reshape", "unflatten", "t", "T", "mT", "matmul", "bmm", "einsum", "windows", "image_of_windows")
@@ -71,8 +71,9 @@ def mover_of_examples(module: fx.GraphModule, aside: set[fx.Node]) -> str:
 def _moves_examples(node: fx.Node, layer: nn.Module | None) -> bool:
     name = known_name(node)
     if layer is not None:
+        unknown = node.meta.get("float") and any(True for _ in layer.parameters()) and not isinstance(layer, WEIGHT_LAYERS)
         mixes = isinstance(layer, BATCH_NORMS) and layer.running_mean is None
-        return mixes or isinstance(layer, nn.Flatten) and layer.start_dim == 0
+        return unknown or mixes or isinstance(layer, nn.Flatten) and layer.start_dim == 0
     if name in ("t", "T"):
         return True
     if name == "permute":
