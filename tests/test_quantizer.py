@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from helpers import MODES, NARROW, WIDE, Block, Record, images, quantizers, refused, right, run, spread_error, written
+from helpers import MODES, NARROW, WIDE, Block, Net, Record, images, quantizers, refused, right, run, spread_error, written
 from torch import nn
 
 from qlib import QuantConfig, footprint, quantize
@@ -459,3 +459,20 @@ def test_tensors_made_inside_a_network(code):
 def test_random_tensors_are_refused():
     for code in ("torch.rand(8)", "torch.rand_like(x[:, :8])"):
         refused("gives other outputs when it is run again", *written(f"return net.m(net.l(x) + {code})", VECTORS, **LINEAR)())
+
+
+WAYS_TO_PERMUTE = {
+    "method": lambda net, x: net.l(net.a(x).permute(0, 2, 3, 1)),
+    "function by name": lambda net, x: net.l(torch.permute(net.a(x), dims=(0, 2, 3, 1))),
+    "axes from the end": lambda net, x: net.l(torch.permute(input=net.a(x), dims=[0, -2, -1, 1])),
+    "transpose by name": lambda net, x: net.l(net.a(x).transpose(dim0=1, dim1=-1)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_PERMUTE)
+def test_channels_are_axis_1_of_images_and_the_last_of_tokens(way):
+    network = Net(WAYS_TO_PERMUTE[way], a=nn.Conv2d(3, 6, 1), l=nn.Linear(6, 5))
+    x = images()
+    found = quantizers(quantize(network.eval(), QuantConfig(8, 8, activation_granularity="per_channel"), x))
+    axes = {name: q.scale.shape for name, q in found.items()}
+    assert axes["a"] == (6, 1, 1) and axes["l"] == (5,)

@@ -37,8 +37,8 @@ def _channel_axis(node: fx.Node, layer: nn.Module | None, axes: dict[fx.Node, in
     if before is None or name in _RESHAPES or isinstance(layer, nn.Unflatten):
         return None
     if name == "permute":
-        order = _integers(node.args[1:])
-        if before % len(order) not in order:
+        order = _order(node)
+        if not order or before % len(order) not in order:
             return None
         place = order.index(before % len(order))
         return -1 if place == len(order) - 1 else place
@@ -52,6 +52,12 @@ def _swapped(axis: int, pair: list[int]) -> int | None:
         return pair[1 - pair.index(axis)]
     # Whether axis 2 is the last is not known.
     return axis if len(pair) == 2 and all((other < 0) == (axis < 0) for other in pair) else None
+
+
+def _order(node: fx.Node) -> list[int]:
+    """The axes in the order that a permutation gives them; none where it is not known."""
+    order = _integers(tuple(node.args[1:]) or tuple(v for v in node.kwargs.values() if isinstance(v, (list, tuple))))
+    return [axis % len(order) for axis in order]
 
 
 def _integers(arguments: tuple) -> list[int]:
@@ -77,7 +83,7 @@ def _moves_examples(node: fx.Node, layer: nn.Module | None) -> bool:
     if name in ("t", "T"):
         return True
     if name == "permute":
-        order = _integers(node.args[1:])
+        order = _order(node)
         return not order or order[0] != 0
     if name in _SWAPS:
         return 0 in _integers(node.args[1:]) or 0 in node.kwargs.values()
