@@ -8,8 +8,8 @@ from .benches import load_bench
 from .bitwidths import LearnedBitwidths, analytic_bitwidths, learn_bitwidths, pseudo_labels
 from .cards import QuantizationCard
 from .config import QuantConfig
-from .evaluate import Accuracy, compare, evaluate, verdict
-from .footprint import Footprint, footprint
+from .evaluation import Accuracy, compare, evaluate, verdict
+from .footprints import Footprint, footprint
 from .model import quantize
 
 __version__ = "0.1.0"

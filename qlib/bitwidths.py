@@ -30,8 +30,8 @@ from torch.utils import _pytree as pytree
 from .affine import Grid, fake_quantize
 from .benches import Batches
 from .config import MAX_LAYER_BITS, Bits, QuantConfig, entry
-from .evaluate import Accuracy, evaluate
-from .footprint import Layer, footprint
+from .evaluation import Accuracy, evaluate
+from .footprints import Layer, footprint
 from .model import (
     calibrate,
     insert_quantizers,

@@ -23,8 +23,8 @@ from torch import Tensor
 from .benches import Batches, Bench, data_hash, load_bench, weights_hash
 from .bitwidths import LearnedBitwidths, analytic_bitwidths, learn_bitwidths, pseudo_labels
 from .config import QuantConfig, suggestion
-from .evaluate import evaluate
-from .footprint import footprint
+from .evaluation import evaluate
+from .footprints import footprint
 from .model import quantize, read_verified
 from .network import Network
 from .network.inputs import inputs_of

@@ -32,7 +32,7 @@ import yaml
 
 from .benches import Bench, load_bench
 from .config import QuantConfig, suggestion
-from .evaluate import Accuracy, wilson
+from .evaluation import Accuracy, wilson
 from .experiments import ALLOCATION_FIELDS, Allocation, Experiment, Laboratory, Run
 from .workers import spread
 

@@ -23,8 +23,8 @@ from torch import nn
 
 from ..benches import Bench, load_bench, weights_hash
 from ..config import QuantConfig, suggestion
-from ..evaluate import Accuracy, wilson
-from ..footprint import Footprint, footprint
+from ..evaluation import Accuracy, wilson
+from ..footprints import Footprint, footprint
 
 NOT_REPORTED = "not reported"
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 1_000_000, 100_000, 20  # of a card on disk; they come from strangers

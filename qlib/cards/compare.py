@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..evaluate import Difference, compare
+from ..evaluation import Difference, compare
 from .card import CATEGORY_OF, FIELDS, NOT_REPORTED, SCHEMA, QuantizationCard
 from .render import shown
 
