@@ -19,9 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,6 +58,9 @@ from .network.inputs import (
 from .network.operations import rows_of, weight_of_rows
 from .placement import place
 from .quantizer import Quantizer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 START = 8.0
 AVERAGED = 10  # steps that the exponential average of accuracy (0.9, 0.1) looks back on
@@ -141,6 +143,7 @@ def learn_bitwidths(
     forward = torch.compile(network) if compile else network
     device, keep, rows = device_of(network), _Checkpoint(checkpoint), []
 
+    import pandas as pd
     from tqdm import tqdm
 
     with tqdm(_order(len(labels), batch_size, steps, seed), desc="learning bitwidths", unit="step", total=steps,
