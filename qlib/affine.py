@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SYMMETRIC_GRIDS = ("full", "restricted", "authors")
+from .config import SYMMETRIC_GRIDS
 
 
 class Grid(NamedTuple):

@@ -19,9 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,8 +29,8 @@ from torch.utils import _pytree as pytree
 from .affine import Grid, fake_quantize
 from .benches import Batches
 from .config import MAX_LAYER_BITS, Bits, QuantConfig, entry
-from .evaluate import Accuracy, evaluate
-from .footprint import Layer, footprint
+from .evaluation import Accuracy, evaluate
+from .footprints import Layer, footprint
 from .model import (
     calibrate,
     insert_quantizers,
@@ -59,6 +58,9 @@ from .network.inputs import (
 from .network.operations import rows_of, weight_of_rows
 from .placement import place
 from .quantizer import Quantizer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 START = 8.0
 AVERAGED = 10  # steps that the exponential average of accuracy (0.9, 0.1) looks back on
@@ -141,6 +143,7 @@ def learn_bitwidths(
     forward = torch.compile(network) if compile else network
     device, keep, rows = device_of(network), _Checkpoint(checkpoint), []
 
+    import pandas as pd
     from tqdm import tqdm
 
     with tqdm(_order(len(labels), batch_size, steps, seed), desc="learning bitwidths", unit="step", total=steps,

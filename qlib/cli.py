@@ -298,9 +298,9 @@ def _card_new(arguments: argparse.Namespace) -> int:
 
 def _card(path: Path) -> QuantizationCard:
     """From a file, or by its name in the catalogue."""
-    known = catalogue()
     if path.exists() or path.suffix:
         return QuantizationCard.load(path)
+    known = catalogue()
     if str(path) not in known:
         raise ValueError(f"there is no file {path}, and no card of that name in the catalogue{suggestion(path, known)}")
     return known[str(path)]

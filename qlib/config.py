@@ -15,16 +15,15 @@ from typing import Any
 
 import yaml
 
-from .affine import SYMMETRIC_GRIDS
-from .ranges import METHODS
-
 Bits = int | tuple[int, ...]
+SYMMETRIC_GRIDS = ("full", "restricted", "authors")  # as `qlib.affine.make_grid` makes them
+RANGES = ("minmax", "percentile", "mse")  # as `qlib.ranges` finds them
 CHOICES = {
     "symmetric_grid": SYMMETRIC_GRIDS,
     "weight_granularity": ("per_channel", "per_tensor"),
     "activation_granularity": ("per_tensor", "per_channel"),
-    "weight_range": METHODS,
-    "activation_range": METHODS,
+    "weight_range": RANGES,
+    "activation_range": RANGES,
     "pooling": ("high_precision", "low_precision", "float"),
     "calibration_upstream": ("float", "quantized"),
 }

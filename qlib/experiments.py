@@ -1,4 +1,7 @@
-"""Experiments: named grids of runs, and the laboratory that measures one of them. `qlib.results` records the rows."""
+"""Experiments: named grids of runs, and the laboratory that measures one of them. `qlib.results` records the rows.
+
+Grids are read and rows are looked at without torch, which the laboratory imports where it measures.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import yaml
-from torch import Tensor
 
 from .benches import Batches, Bench, data_hash, load_bench, weights_hash
-from .bitwidths import LearnedBitwidths, analytic_bitwidths, learn_bitwidths, pseudo_labels
 from .config import QuantConfig, suggestion
-from .evaluate import evaluate
-from .footprint import footprint
-from .model import quantize, read_verified
-from .network import Network
-from .network.inputs import inputs_of
+from .evaluation import evaluate
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .bitwidths import LearnedBitwidths
+    from .network import Network
 
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -195,6 +198,10 @@ class Laboratory:
             return self._measure(run)
 
     def _measure(self, run: Run) -> dict[str, Any]:
+        from .footprints import footprint
+        from .model import quantize, read_verified
+        from .network.inputs import inputs_of
+
         given, draw = self.network(run.network), (run.calibration_images, run.calibration_seed)
         learns = run.allocation is not None and run.allocation.learned
         calibration = self.on_device(self.training(*draw) if learns else self.calibration(*draw))
@@ -218,6 +225,8 @@ class Laboratory:
                 "correct": pack(accuracy.correct)}  # fmt: skip
 
     def _learn(self, run: Run, given: torch.nn.Module, network: Network, training: Batches) -> LearnedBitwidths:
+        from .bitwidths import learn_bitwidths, pseudo_labels
+
         settings = dataclasses.asdict(run.allocation)
         labels, _ = settings.pop("labels"), settings.pop("largest_map_bits")
         if labels != "true":
@@ -246,6 +255,8 @@ class Prefetched:
 
 def _device(name: str) -> torch.device:
     """Raises ``ValueError`` where torch does not know the device or this machine has none."""
+    import torch
+
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -255,6 +266,8 @@ def _device(name: str) -> torch.device:
 @contextmanager
 def _computing(device: torch.device, precision: str) -> Iterator[None]:
     """Products in this precision; torch's own settings before and after."""
+    import torch
+
     places = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [place.allow_tf32 for place in places]
     try:
@@ -269,6 +282,9 @@ def _computing(device: torch.device, precision: str) -> Iterator[None]:
 
 
 def _within_largest_map(network: Network, example: torch.Tensor, config: QuantConfig, bits: int) -> QuantConfig:
+    from .bitwidths import analytic_bitwidths
+    from .footprints import footprint
+
     elements = max(layer.activation_elements for layer in footprint(network, example, config).layers if layer.counted)
     return analytic_bitwidths(network, example, config, elements * bits / 8)
 

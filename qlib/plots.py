@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
 from .affine import Grid, dequantize, quantize
-from .evaluate import Difference
+from .evaluation import Difference
 
 # Okabe and Ito's palette; a choice keeps its colour in every figure.
 COLOURS = {"blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "purple": "#CC79A7", "red": "#D55E00", "sky": "#56B4E9",

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from .affine import Grid, fake_quantize
 
-METHODS = ("minmax", "percentile", "mse")
 MakeGrid = Callable[[Tensor, Tensor], Grid]
 SHRINK_STEPS = 100
 BINS = 8192

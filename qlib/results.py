@@ -23,18 +23,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
 import yaml
 
 from .benches import Bench, load_bench
 from .config import QuantConfig, suggestion
-from .evaluate import Accuracy, wilson
+from .evaluation import Accuracy, wilson
 from .experiments import ALLOCATION_FIELDS, Allocation, Experiment, Laboratory, Run
 from .workers import spread
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FIELDS = tuple(f.name for f in dataclasses.fields(QuantConfig))
 COLUMNS = ("key", "session", "bench", "network", "weights", "data", "code_version", "calibration_images", "calibration_seed",
@@ -159,15 +160,21 @@ def load_table(path: Path) -> pd.DataFrame:
 
     Raises ``FileNotFoundError`` saying how to record it.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not recorded yet: run `qlib record {path.stem}`")
-    rows = _read_rows(path)
-    table = pd.DataFrame(map(_values, rows), columns=list(COLUMNS), dtype=object)  # object: bits may be None
+    import pandas as pd
+
+    table = pd.DataFrame(load_rows(path), columns=list(COLUMNS), dtype=object)  # object: bits may be None
     table = table.astype(dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
                          | dict.fromkeys(("top1", "low", "high", "seconds"), float))
     table.attrs["sessions"] = provenance(path)
     return table
+
+
+def load_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of `load_table` as dictionaries, for a look at a few of them that is not to wait for pandas."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not recorded yet: run `qlib record {path.stem}`")
+    return [_values(row) for row in _read_rows(path)]
 
 
 def table_path(bench: str, name: str) -> Path:
@@ -219,6 +226,8 @@ def float_accuracy(bench: str, network: str, table: pd.DataFrame | None = None) 
 
 def with_allocation(table: pd.DataFrame) -> pd.DataFrame:
     """``table`` with the fields of `Allocation` as columns of their own, ``None`` where a run has none."""
+    import pandas as pd
+
     given = {name: [(a or {}).get(name) for a in table.allocation] for name in ALLOCATION_FIELDS}
     return table.assign(**{name: pd.Series(values, index=table.index, dtype=object) for name, values in given.items()})
 
@@ -242,6 +251,8 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Per combination of the columns ``by``: mean accuracy over calibration draws, its 95 % interval for the sampling of images,
     standard deviation over draws, number of draws and images. In percent."""
+    import pandas as pd
+
     groups = []
     for values, rows in table.groupby(list(by), sort=False):
         evaluations = [accuracy_of(row) for row in rows.to_dict("records")]
@@ -352,6 +363,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _provenance(command: str, experiment: Experiment, laboratory: Laboratory, spread_out: bool) -> dict[str, Any]:
+    import torch
+
     gpu = laboratory.device.type == "cuda"
     return {
         "command": command or " ".join(sys.argv),

@@ -43,3 +43,10 @@ def test_throughput():
 def test_the_panels_ratios(capsys):
     ratios = runpy.run_path(str(SPEED.with_name("panel.py")))["run"](images=20, calibration=10, repeats=1, settings=("minmax",))
     assert list(ratios) == ["minmax"] and ratios["minmax"] > 0 and "minmax" in capsys.readouterr().out
+
+
+def test_the_seconds_of_imports(capsys):
+    run = runpy.run_path(str(SPEED.with_name("imports.py")))["run"]
+    seconds = run(1, uses=["and quantize, evaluate, make a card"], commands=["--help"])
+    assert list(seconds) == ["import torch", "and quantize, evaluate, make a card", "qlib --help"]
+    assert all(value > 0 for value in seconds.values()) and "qlib --help" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from torch import nn
 
 from qlib import QuantConfig, compare, evaluate, footprint, load_bench, quantize, verdict
 from qlib.config import suggestion
-from qlib.evaluate import Accuracy
+from qlib.evaluation import Accuracy
 
 
 def refuses(match):

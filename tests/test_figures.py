@@ -6,6 +6,7 @@ import math
 from functools import cache
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 import torch
 
@@ -313,7 +314,7 @@ def test_downloaded_rows_are_the_recorded_ones(show):
     page = show("tradeoffs", "?tradeoffs.table=float-baseline")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download these rows").click()
-    found = results.pd.read_csv(download.value.path())
+    found = pd.read_csv(download.value.path())
     table = results.load_table(results.table_path("digits", "float-baseline"))
     table = table[table.weight_bits.notna()]
     assert len(found) == len(table)

@@ -11,7 +11,7 @@ from torch import nn
 from qlib import QuantConfig, quantize
 from qlib.affine import make_grid
 from qlib.affine import quantize as codes_of
-from qlib.ranges import METHODS
+from qlib.config import RANGES
 
 # Integer arithmetic
 
@@ -137,20 +137,20 @@ def test_quantizing_under_any_gradient_mode_gives_the_same_network(context):
         assert torch.equal(quantized(x), expected)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RANGES)
 @pytest.mark.parametrize("side", ["weight", "activation"])
 def test_every_way_to_find_a_range_reaches_both_sides(side, name):
     network, x = Block(), images()
     outputs = {method: quantize(network, QuantConfig(3, 3, percentile=90.0, **{f"{side}_range": method}), x)(x)
-               for method in METHODS}  # fmt: skip
-    assert [method for method in METHODS if torch.equal(outputs[method], outputs[name])] == [name]
+               for method in RANGES}  # fmt: skip
+    assert [method for method in RANGES if torch.equal(outputs[method], outputs[name])] == [name]
 
 
 # Ranges found per image
 
 
 @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANGES)
 @pytest.mark.parametrize("options", [
     {}, {"activation_symmetric": True, "symmetric_grid": "authors"}, {"pooling": "low_precision"},
 ], ids=str)  # fmt: skip

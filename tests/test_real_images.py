@@ -3,7 +3,7 @@
 import pytest
 
 from qlib import compare, results
-from qlib.evaluate import Z
+from qlib.evaluation import Z
 
 BITS = (3, 4, 5, 6, 8)
 ONLY_INPUTS, SKIP, EVERYTHING = (False, False), (True, False), (True, True)  # quantize_skip, quantize_residual

@@ -6,12 +6,12 @@ import hashlib
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-Batches = Sequence[tuple[Tensor, Tensor]]
+Batches = Sequence[tuple["Tensor", "Tensor"]]
 
 
 class Bench(Protocol):
@@ -53,6 +53,8 @@ class Loaders:
     held_out: Iterable[tuple[Tensor, Tensor]]
 
     def calibration(self, n: int, seed: int = 0) -> Batches:
+        import torch
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self._first(self.train, n)
@@ -63,6 +65,8 @@ class Loaders:
         return self._first(self.held_out, n)
 
     def _first(self, loader: Iterable[tuple[Tensor, Tensor]], n: int) -> Batches:
+        import torch
+
         batches, left = [], n
         for x, labels in loader:
             batches.append((x[:left], torch.as_tensor(labels)[:left]))
@@ -90,6 +94,8 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
 
 def weights_hash(model: nn.Module) -> str:
     """SHA-256 of a network's parameters and buffers, names included: 16 hexadecimal digits."""
+    from torch import Tensor
+
     return _hash((name.encode(), tensor) for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor))
 
 
@@ -100,6 +106,8 @@ def data_hash(batches: Batches) -> str:
 
 
 def _hash(parts: Iterable[tuple[bytes, Tensor]]) -> str:
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in parts:
         digest.update(name)

@@ -7,7 +7,7 @@ import yaml
 
 from qlib import results
 from qlib.book import ROOT
-from qlib.evaluate import MARGIN, Difference, compare
+from qlib.evaluation import MARGIN, Difference, compare
 
 BENCHES = {
     "digits": "the bench of the lessons",

@@ -9,22 +9,23 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-from torch import nn
 
 from ..benches import Bench, load_bench, weights_hash
 from ..config import QuantConfig, suggestion
-from ..evaluate import Accuracy, wilson
-from ..footprint import Footprint, footprint
+from ..evaluation import Accuracy, wilson
+from .schema import fault
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from ..footprints import Footprint
 
 NOT_REPORTED = "not reported"
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 1_000_000, 100_000, 20  # of a card on disk; they come from strangers
@@ -114,6 +115,8 @@ class QuantizationCard:
         if bench is not None:
             if network not in bench.models:
                 raise ValueError(f"bench {bench.name!r} has no network {network!r}{suggestion(network, bench.models)}")
+            from ..footprints import footprint
+
             model = bench.models[network] if model is None else model
             size = footprint(model, bench.validation(1)[0][0], config) if size is None else size
             fields |= {"network": f"{network} of the bench {bench.name}", "dataset": f"{bench.name}, validation images",
@@ -279,6 +282,8 @@ def _hardware(rows: pd.DataFrame) -> str:
 
 def _size_of(row: Mapping[str, Any], config: QuantConfig) -> Footprint | None:
     """``None`` where the row's bench is not at hand, such as one of the reader's own."""
+    from ..footprints import Footprint, footprint
+
     try:
         bench = load_bench(row["bench"])
     except (ValueError, OSError):
@@ -376,11 +381,6 @@ def load_yaml(path: str | Path) -> Any:
         raise ValueError("not a text file in UTF-8") from None
 
 
-@cache
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(SCHEMA)
-
-
 def _checked(data: Any) -> dict[str, Any]:
     """``data`` with every missing field as ``not reported``, in the schema's order."""
     if not isinstance(data, Mapping):
@@ -410,13 +410,13 @@ def _checked(data: Any) -> dict[str, Any]:
     except UnicodeEncodeError:
         raise ValueError("the card holds half of a character (a lone surrogate), which no file can") from None
     whole = json.loads(text, parse_float=_number)  # tuples to lists, and a copy of our own
-    error = best_match(_validator().iter_errors(whole))
-    if error is not None:
-        path = [str(part) for part in error.absolute_path]
+    found = fault(whole, SCHEMA)
+    if found is not None:
+        path = [str(part) for part in found.path]
         field = FIELDS.get(path[1]) if len(path) > 1 else None
         examples = ", ".join(map(_short, field["examples"])) if field else ""
         hint = f"; {field['title']}: {field['description']} For example {examples}" if field else ""
-        raise ValueError(f"{'.'.join(path) or 'card'}: {_short(error.instance)} is not what belongs there{hint}")
+        raise ValueError(f"{'.'.join(path) or 'card'}: {_short(found.value)} is not what belongs there{hint}")
     return whole
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from ..evaluate import Difference, compare
+from ..evaluation import Difference, compare
 from .card import CATEGORY_OF, FIELDS, NOT_REPORTED, SCHEMA, QuantizationCard
 from .render import shown
+from .schema import same
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def worth(field: str, a: Any, b: Any, bits: Mapping[str, int] | None = None) -> 
         a, b = _order(a, b)
     found = []
     for i, entry in enumerate(_entries()):
-        places = [next((i for i, (value, *_) in enumerate(entry["values"]) if _same(value, wanted)), None) for wanted in (a, b)]
+        places = [next((i for i, (value, *_) in enumerate(entry["values"]) if same(value, wanted)), None) for wanted in (a, b)]
         if entry["field"] == field and None not in places and places[0] != places[1]:
             wanted = tuple((side, n) for side, n in (bits or {}).items() if side in entry.get("where", {}) and side != field)
             found.append((wanted and _measured(i, *places, wanted)) or _measured(i, *places))
@@ -151,16 +152,16 @@ def _measured(i: int, a: int, b: int, bits: tuple[tuple[str, int], ...] = ()) ->
         condition = condition.replace(f"{where[side]}-bit", f"{n}-bit")
         where[side] = n
     try:
-        table = results.with_allocation(results.load_table(results.table_path(*name.split("/"))))
-        values = [entry["values"][place] for place in (a, b)]
-        sides = [results.accuracies(table, **{**where, **(own[0] if own else {field: value})}) for value, *own in values]
-    except (FileNotFoundError, ValueError):  # the package alone, without the book; or other bits than were tried
+        rows = [{**row, **(row["allocation"] or {})} for row in results.load_rows(results.table_path(*name.split("/")))]
+    except (FileNotFoundError, ValueError):  # the package alone, without the book
+        return None
+    values = [entry["values"][place] for place in (a, b)]
+    wanted = [{**where, **(own[0] if own else {field: value})} for value, *own in values]
+    sides = [[results.accuracy_of(row) for row in rows if all(row.get(name) == v for name, v in choices.items())]
+             for choices in wanted]
+    if not all(sides):  # other bits than were tried
         return None
     return Worth(field, name, *(value for value, *_ in values), condition, compare(*sides))
-
-
-def _same(x: Any, y: Any) -> bool:
-    return x == y and isinstance(x, bool) == isinstance(y, bool)
 
 
 def _order(a: Any, b: Any) -> tuple[Any, Any]:

@@ -13,12 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
 from ..config import suggestion
 from .card import FIELDS, NOT_REPORTED, QuantizationCard, load_yaml, read_yaml
 from .render import shown
+from .schema import fault
 
 PROFILES = files(__package__) / "profiles"
 _VALUES = {"type": "array", "items": {"type": ["string", "integer", "boolean"]}}
@@ -83,10 +81,10 @@ def _checked(profile: Any) -> Mapping[str, Any]:
         field = statement.get("field") if isinstance(statement, Mapping) else None
         if field is not None and field not in FIELDS:
             raise ValueError(f"a card has no field {json.dumps(field, default=repr)[:60]}{suggestion(field, FIELDS)}")
-    error = best_match(Draft202012Validator(PROFILE_SCHEMA).iter_errors(profile))
-    if error is not None:
-        where = ".".join(map(str, error.absolute_path))
-        raise ValueError(f"{where}: {error.message[:150]}" if where else error.message[:150])
+    found = fault(profile, PROFILE_SCHEMA)
+    if found is not None:
+        where = ".".join(map(str, found.path))
+        raise ValueError(f"{where}: {found.message[:150]}" if where else found.message[:150])
     for statement in profile["statements"]:
         for value in [*statement["runs"], *statement.get("slower", [])]:
             QuantizationCard.of("values", **{statement["field"]: value})  # that a card can hold, so none is a slip of the pen

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from .. import results
-from ..evaluate import compare, wilson
+from ..evaluation import compare, wilson
 from .figure import Figure
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import results
 from ..benches import Bench
 from ..config import QuantConfig
-from ..footprint import footprint
+from ..footprints import footprint
 from .figure import Figure, module, table
 from .panel import explore
 

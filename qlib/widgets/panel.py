@@ -27,8 +27,8 @@ from torch.overrides import TorchFunctionMode
 from ..benches import Batches, Bench, weights_hash
 from ..cards.card import CATEGORIES, FIELDS, SCHEMA, WORDS, QuantizationCard
 from ..config import CHOICES, MAX_BITS, QuantConfig, suggestion
-from ..evaluate import Accuracy, compare, evaluate
-from ..footprint import Footprint, footprint
+from ..evaluation import Accuracy, compare, evaluate
+from ..footprints import Footprint, footprint
 from ..model import quantize
 from ..network import evaluation_copy
 from ..network.inputs import inputs_of

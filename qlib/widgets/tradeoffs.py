@@ -12,7 +12,7 @@ import yaml
 from .. import results
 from ..cards.render import shown
 from ..config import suggestion
-from ..evaluate import wilson
+from ..evaluation import wilson
 from ..plots import PLACEMENTS
 from .figure import Figure
 

@@ -1,17 +1,19 @@
-"""Accuracy with an interval, the paired comparison of two configurations, and the one rule for verdicts."""
+"""Accuracy with an interval, the paired comparison of two configurations, and the one rule for verdicts.
+
+Only `evaluate` needs torch, and imports it: recorded rows and cards are compared without.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from .model import run
-from .network.inputs import as_inputs, check_inputs, device_of, device_of_inputs, examples_in, on
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Z = NormalDist().inv_cdf(0.975)  # 95 % intervals throughout
 MARGIN = 2.0  # points: within this, two accuracies count as equal
@@ -56,6 +58,12 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
     Raises ``ValueError`` naming the batch if there are no images, a batch is not such a pair, does not fit the network, or is
     not finite, if the network's output is not, or if it has no score for a label.
     """
+    import torch
+    from torch import Tensor
+
+    from .model import run
+    from .network.inputs import as_inputs, check_inputs, device_of, device_of_inputs, examples_in, on
+
     device = device_of(model)
     training, correct = [m for m in model.modules() if m.training], []
     model.eval()
