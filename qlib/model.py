@@ -35,12 +35,12 @@ def quantize(
     """A quantized copy of ``model``, in evaluation mode; ``model`` itself is left as it is.
 
     ``model``: any network that `torch.fx` can trace, with convolution or linear layers, or one that has been read
-    (`qlib.network.read`) and is to be quantized several times. ``calibration``: an iterable (a
-    generator will do) of input batches ``(n, ...)`` or of (inputs, labels) pairs, or one batch; needed where activations have
-    static ranges, which come from one pass over it. Several inputs are a pair ``((a, b), None)``, or a dictionary by name.
-    Inputs that are no floats are never quantized. ``ranges``: (low, high) by tensor name, in the place of those that
-    calibration finds (`LearnedBitwidths.ranges`). With both bits ``None`` the result is an unchanged copy, otherwise batch norm
-    is folded first.
+    (`qlib.network.read`) and is to be quantized several times. ``calibration``: an iterable (a generator will do) of input
+    batches ``(n, ...)`` or of (inputs, labels) pairs, or one batch; needed where activations have static ranges, which come
+    from one pass over it. Several inputs are a pair ``((a, b), None)``, or a dictionary by name. Inputs that are no floats are
+    never quantized. ``ranges``: (low, high) by tensor name, in the place of those that calibration finds
+    (`LearnedBitwidths.ranges`). With both bits ``None`` the result is an unchanged copy, otherwise (and of a network that was
+    read before) batch norm is folded first.
 
     Where there is calibration data, what was read of the network is compared with it (`qlib.network.verify`); without, as for
     weights alone, nothing is compared.
@@ -84,10 +84,10 @@ def read_verified(model: nn.Module | Network, config: QuantConfig, batches: list
         for name, parameter in model.named_parameters():
             if parameter.is_meta:
                 raise ValueError(f"{name} is on the device meta, where tensors have no values: load the weights first")
-    network = read(model, batches[0] if batches else None, config.float_layers)
-    if batches and not isinstance(model, Network):
-        verify(model, network, batches[0], "calibration batch 0", config.float_layers)
-    return network
+    network = model if isinstance(model, Network) else read(model, batches[0] if batches else None, config.float_layers)
+    if batches and network.unverified is not None:
+        verify(network.unverified, network, batches[0], "calibration batch 0", network.float_layers)
+    return read(network, None, config.float_layers) if network is model else network
 
 
 def _check_examples(model: nn.Module, network: Network, batches: list[Any]) -> None:
@@ -102,7 +102,8 @@ def _check_examples(model: nn.Module, network: Network, batches: list[Any]) -> N
                          "does not treat examples one by one: use static ranges")
     for count in {1, min(EXAMPLES - 1, examples_in(batches[0]))}:  # a first axis of that length by chance is of another next time
         with torch.no_grad():
-            run(network.module, on(first(batches[0], count), device_of(network.module)), f"{count} example(s)")
+            some = copied(on(first(batches[0], count), device_of(network.module)))
+            run(network.module, some, f"{count} example(s)")
 
 
 def insert_quantizers(network: Network, config: QuantConfig) -> tuple[Placement, dict[fx.Node, Quantizer]]:

@@ -60,6 +60,57 @@ def test_what_was_read_is_quantized_again_and_again_and_stays_in_float(reads):
     assert len(reads) == 1 + 2 * 4
 
 
+class Toggled(Block):
+    """Computes something else the first time, which is when it is traced."""
+
+    first_time = True
+
+    def forward(self, x):
+        once, self.first_time = self.first_time, False
+        return super().forward(x) * (2 if once else 1)
+
+
+def test_what_was_read_without_data_is_compared_when_there_is_some():
+    model = Toggled().eval()
+    network = read(model)
+    model.first_time = False
+    quantize(network, QuantConfig(4, None))  # without data nothing is compared
+    with pytest.raises(ValueError, match="was read wrongly"):
+        quantize(network, CONFIG, images())
+
+
+def test_a_network_is_compared_once(monkeypatch):
+    from qlib import model as quantizing
+
+    count = []
+    verify = quantizing.verify
+    monkeypatch.setattr(quantizing, "verify", lambda *given: count.append(given) or verify(*given))
+    network = read(Block())
+    for _ in range(3):
+        quantize(network, CONFIG, images())
+    assert len(count) == 1
+
+
+def test_ranks_are_found_once(monkeypatch):
+    count, ranks = [], reading._ranks
+    monkeypatch.setattr(reading, "_ranks", lambda *given: count.append(given) or ranks(*given))
+    layers = [part for _ in range(3) for part in (torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8))]
+    network = read(torch.nn.Sequential(*layers).eval(), torch.randn(4, 8))
+    assert len(count) == 1 and len(network.folds) == 3
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_must_be_so_in_the_same_places(wrong):
+    from qlib.network.verification import _close
+
+    expected, other = torch.randn(4, 3), torch.randn(4, 3)
+    expected[1, 1] = wrong
+    same = expected.clone()
+    assert _close(same, expected)
+    same[1, 1] = 0.5
+    assert not _close(same, expected) and not _close(expected, other)
+
+
 def test_a_network_that_was_read_with_other_float_layers():
     network = read(Block(), images(), ("body",))
     with pytest.raises(ValueError, match="read with float_layers=.'body',., not "):

@@ -134,6 +134,13 @@ def test_the_callers_batch_is_spared_by_what_is_left_in_float():
     right(nn.Sequential(Opaque(), nn.Linear(16, 4)).eval(), torch.randn(*VECTORS), float_layers=("0",))
 
 
+def test_the_callers_batch_is_spared_with_a_range_for_each_example():
+    network, x = nn.Sequential(Opaque(), nn.Linear(16, 4)).eval(), torch.randn(*VECTORS)
+    before = x.clone()
+    quantize(network, QuantConfig(8, 8, activation_dynamic=True, input_bits=None, float_layers=("0",)), x)
+    assert torch.equal(x, before)
+
+
 def test_bits_for_a_layer_that_is_left_in_float_are_refused():
     config = QuantConfig({"0": 4}, 4, float_layers=("0",))
     refused("weight_bits gives '0' 4 bits, but float_layers leave it in float", nested(), torch.randn(*IMAGES), config)

@@ -13,6 +13,7 @@ the other (if equal, the second operand).
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -72,7 +73,7 @@ class Network:
     layer is made of. ``rounded``: whether weights were computed first, so that float32 rounded them once more. ``channels``: by
     node, the axis of channels of what it gives, where that is known. ``moves_examples``: an operation after which examples may
     no longer be the first axis, or nothing. ``given``: a copy of what was read, where there is one at hand. ``float_layers``:
-    those that it was read with.
+    those that it was read with. ``unverified``: the network given, until what was read has been compared with it.
     """
 
     module: fx.GraphModule
@@ -86,6 +87,7 @@ class Network:
     moves_examples: str = ""
     given: nn.Module | None = None
     float_layers: tuple[str, ...] = ()
+    unverified: nn.Module | None = None
 
     def copy(self) -> Network:
         """A network of its own, to be quantized, of which this one sees nothing."""
@@ -141,11 +143,12 @@ def read(model: nn.Module | Network, example: object = None, float_layers: tuple
     rounded = compute_constants(module) or computed
     make_layers(module)
     _refuse_other_weights(module)
-    folds = fold_batch_norms(module, lambda: _ranks(module, example))
+    folds = fold_batch_norms(module, functools.cache(lambda: _ranks(module, example)))
     separate_elements(module)
     module.graph.eliminate_dead_code(lambda node: known_name(node) not in VIEWS)  # which rewrites have made idle
     module.recompile()
     network = Network(module, {}, folds=folds, rounded=rounded, given=given, float_layers=float_layers)
+    network.unverified = model
     _classify(network)
     network.tied = tied_layers(network)
     if not network.layers:

@@ -161,7 +161,6 @@ def _layer(kind: type[nn.Module], weight: Tensor, bias: Tensor | None, **options
 # --------------------------------------------------------------------------------------------------------------------------
 # Batch norms
 
-
 Folds = dict[str, tuple[nn.Module, nn.Module]]  # the layer and the batch norm that a folded layer is made of, by its path
 
 

@@ -40,6 +40,7 @@ def verify(model: nn.Module, network: Network, inputs: Any, what: str, float_lay
                 expected = _run_in_float64(given, exact)
                 found = _read_in_float64(model, exact, float_layers) if network.rounded else network
                 if _agree(_run_in_float64(found.module, exact, _exact_folds(found)), expected):
+                    network.unverified = None
                     return
         except Exception as error:
             problem = error
@@ -87,8 +88,8 @@ def _run_in_float64(model: nn.Module, inputs: Any, exact: dict[str, Tensor] | No
 
 
 def _read_in_float64(model: nn.Module, inputs: Any, float_layers: tuple[str, ...]) -> Network:
-    with _in_float64(copied := evaluation_copy(model), {}):
-        return read(copied, inputs, float_layers)
+    with _in_float64(doubled := evaluation_copy(model), {}):
+        return read(doubled, inputs, float_layers)
 
 
 def _exact_folds(network: Network) -> dict[str, Tensor]:
@@ -118,7 +119,7 @@ def _close(actual: Any, expected: Any) -> bool:
     if not expected.is_floating_point():
         return torch.equal(actual, expected)
     finite = torch.isfinite(expected)
-    if not torch.equal(actual[~finite], expected[~finite]) and not expected.isnan().any():
+    if not torch.allclose(actual[~finite], expected[~finite], equal_nan=True):
         return False
     actual, expected = torch.where(finite, actual, 0).double(), torch.where(finite, expected, 0).double()
     spread = (expected - expected.mean(0)).norm() if expected.dim() else expected.norm()
