@@ -15,12 +15,12 @@ from collections.abc import Iterable
 READY = """
 import time
 import torch
-network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 10))
+network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10))
 batches = [(torch.randn(4, 1, 8, 8), torch.arange(4))]
 network(batches[0][0])
 """
-QUANTIZED = "import qlib; quantized = qlib.quantize(network, qlib.QuantConfig(weight_bits=4), batches)"
-CARD = f"{QUANTIZED}; qlib.QuantizationCard.from_run(qlib.QuantConfig(weight_bits=4), qlib.evaluate(quantized, batches))"
+QUANTIZED = "import qlib; config = qlib.QuantConfig(4); quantized = qlib.quantize(network, config, batches)"
+CARD = f"{QUANTIZED}; qlib.QuantizationCard.from_run(config, qlib.evaluate(quantized, batches))"
 USES = {  # what is timed in a process of its own, where all that stands in READY has been done before
     "import qlib": "import qlib",
     "and every public name": "from qlib import *",
@@ -34,7 +34,9 @@ COMMANDS = ("--help", "card show brecq", "card check brecq --target litert-int8"
 def within(code: str, ready: str = READY) -> float:
     """The seconds that ``code`` takes in a new process that is ``ready`` for it."""
     timed = f"{ready}\nstart = time.perf_counter()\n{code}\nprint(time.perf_counter() - start)"
-    return float(subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True).stdout
+    )
 
 
 def command(arguments: str) -> float:
@@ -44,7 +46,9 @@ def command(arguments: str) -> float:
     return time.perf_counter() - start
 
 
-def run(repeats: int, uses: Iterable[str] = tuple(USES), commands: Iterable[str] = COMMANDS) -> dict[str, float]:
+def run(
+    repeats: int, uses: Iterable[str] = tuple(USES), commands: Iterable[str] = COMMANDS
+) -> dict[str, float]:
     """Print the table; returns the median seconds by what was timed, every one of them in turn."""
     tasks = {"import torch": lambda: within("import torch", "import time")}
     tasks |= {label: lambda code=USES[label]: within(code) for label in uses}
@@ -61,6 +65,8 @@ def run(repeats: int, uses: Iterable[str] = tuple(USES), commands: Iterable[str]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     run(parser.parse_args().repeats)

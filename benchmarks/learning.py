@@ -1,7 +1,9 @@
-"""How long a step of `learn_bitwidths` takes, as a multiple of a float forward and backward pass of the same batch.
+"""How long a step of `learn_bitwidths` takes, as a multiple of a float forward and backward pass of the same
+batch.
 
-The float pass is that of the digits bench's `base` in evaluation mode with gradients for every parameter. Steps are timed inside
-one process, alternating with float passes, after a warm-up; a step includes rounding, the bits' gradients and Adam.
+The float pass is that of the digits bench's `base` in evaluation mode with gradients for every parameter.
+Steps are timed inside one process, alternating with float passes, after a warm-up; a step includes rounding,
+the bits' gradients and Adam.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ CONFIG = QuantConfig(first_last_bits=None)
 CASES = {
     "weights": {"target_weight_bits": 3},
     "weights, a bitwidth per channel": {"target_weight_bits": 3, "per_channel": True},
-    "weights, activations and ranges": {"target_weight_bits": 3, "target_activation_bits": 4, "learn_ranges": True},
+    "weights, activations and ranges": {
+        "target_weight_bits": 3,
+        "target_activation_bits": 4,
+        "learn_ranges": True,
+    },
 }
 
 
@@ -43,7 +49,8 @@ def learner_step(network: torch.nn.Module, data: list, steps: int, **case) -> fl
 
 def run(steps: int, repeats: int, compile: bool = False) -> dict[str, float]:
     bench = load_bench("digits")
-    network, data = bench.models["base"], bench.training(1024)
+    network = bench.models["base"]
+    data = bench.training(1024)
     batch = (data[0][0][:32], data[0][1][:32])
     for _ in range(5):
         float_step(network, batch)
@@ -60,9 +67,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="also compiled; compiling takes a minute or more")
+    parser.add_argument(
+        "--compile", action="store_true", help="also compiled; compiling takes a minute or more"
+    )
     arguments = parser.parse_args()
-    print(f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; median of {arguments.repeats}")
+    print(
+        f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; median of "
+        f"{arguments.repeats}"
+    )
     for name, ratio in run(**vars(arguments)).items():
         print(f"  {name:34} {ratio:5.2f}")
 

@@ -1,4 +1,5 @@
-"""How soon the live panel answers a moved slider, as multiples of quantizing, calibrating and evaluating the whole setting.
+"""How soon the live panel answers a moved slider, as multiples of quantizing, calibrating and evaluating the
+whole setting.
 
 `benchmarks/README.md` says how to read the table.
 """
@@ -43,16 +44,22 @@ def moved(panel: Panel, bits: int) -> tuple[float, float, float]:
     return free, shown[0], shown[-1]
 
 
-def run(images: int, calibration: int, repeats: int, settings: tuple[str, ...] = tuple(SETTINGS)) -> dict[str, float]:
+def run(
+    images: int, calibration: int, repeats: int, settings: tuple[str, ...] = tuple(SETTINGS)
+) -> dict[str, float]:
     """Print the table; returns the median ratio of first answer to whole setting by setting."""
-    bench, ratios = load_bench("digits"), {}
+    bench = load_bench("digits")
+    ratios = {}
     print(f"{'':22}{'whole, ms':>10}{'free':>8}{'first':>8}{'last':>8}")
     for label in settings:
         panel = explore(bench, images=images, calibration_images=calibration, **SETTINGS[label]).wait()
         rows = []
         for _ in range(repeats):
             start = time.perf_counter()
-            evaluate(quantize(panel.model, panel.config.replace(activation_bits=4), panel.calibration), panel.validation)
+            evaluate(
+                quantize(panel.model, panel.config.replace(activation_bits=4), panel.calibration),
+                panel.validation,
+            )
             whole = time.perf_counter() - start
             rows.append((whole, *(seconds / whole for seconds in moved(panel, 4))))
             panel.controls["activation_bits"].value = 8
@@ -64,7 +71,9 @@ def run(images: int, calibration: int, repeats: int, settings: tuple[str, ...] =
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=2000, help="of validation")
     parser.add_argument("--calibration", type=int, default=320, help="images of calibration")
     parser.add_argument("--repeats", type=int, default=5)

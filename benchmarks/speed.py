@@ -1,7 +1,9 @@
-"""How long quantized networks take, as multiples of evaluating the float network on the same images in the same process.
+"""How long quantized networks take, as multiples of evaluating the float network on the same images in the
+same process.
 
-The float network is the digits bench's `base` with batch norm folded. Two tables are printed: evaluation alone, and a whole
-configuration (quantize, calibrate, evaluate). `benchmarks/README.md` says how to read them.
+The float network is the digits bench's `base` with batch norm folded. Two tables are printed: evaluation
+alone, and a whole configuration (quantize, calibrate, evaluate). `benchmarks/README.md` says how to read
+them.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def ours(config: QuantConfig) -> Build:
 
 
 class TorchOperator(nn.Module):
-    """What a `Quantizer` does, by torch's own fake-quantize operator; its grid starts at 0 behind a ReLU, so clamps like one."""
+    """What a `Quantizer` does, by torch's own fake-quantize operator; its grid starts at 0 behind a ReLU, so
+    clamps like one.
+    """
 
     def __init__(self, quantizer: Quantizer):
         super().__init__()
@@ -63,7 +67,9 @@ def torch_operator(model: nn.Module, calibration: Batches) -> nn.Module:
 
 
 def brevitas(backend: str, cached: bool) -> Build:
-    """The steps of Brevitas' own example of post-training quantization, less equalization and bias correction."""
+    """The steps of Brevitas' own example of post-training quantization, less equalization and bias
+    correction.
+    """
     from brevitas.export.inference import quant_inference_mode
     from brevitas.graph.calibrate import calibration_mode
     from brevitas.graph.quantize import preprocess_for_quantize
@@ -71,10 +77,19 @@ def brevitas(backend: str, cached: bool) -> Build:
 
     def build(model: nn.Module, calibration: Batches) -> nn.Module:
         network = quantize_model(
-            preprocess_for_quantize(copy.deepcopy(model)), backend, weight_bit_width=BITS, act_bit_width=BITS,
-            bias_bit_width=None, layerwise_first_last_bit_width=BITS, weight_quant_granularity="per_channel",
-            weight_quant_type="asym", act_quant_type="asym", act_quant_percentile=CONFIG.percentile,
-            scale_factor_type="float_scale", quant_format="int")
+            preprocess_for_quantize(copy.deepcopy(model)),
+            backend,
+            weight_bit_width=BITS,
+            act_bit_width=BITS,
+            bias_bit_width=None,
+            layerwise_first_last_bit_width=BITS,
+            weight_quant_granularity="per_channel",
+            weight_quant_type="asym",
+            act_quant_type="asym",
+            act_quant_percentile=CONFIG.percentile,
+            scale_factor_type="float_scale",
+            quant_format="int",
+        )
         network.eval()
         with torch.no_grad():
             with calibration_mode(network):
@@ -88,17 +103,29 @@ def brevitas(backend: str, cached: bool) -> Build:
 
 
 def torchao(converted: bool) -> Build:
-    """The route of torchao's PT2E: min/max and symmetric weights in fake-quantizers, histograms before a conversion."""
+    """The route of torchao's PT2E: min/max and symmetric weights in fake-quantizers, histograms before a
+    conversion.
+    """
     from torchao.quantization.pt2e import disable_observer, move_exported_model_to_eval
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
     from torchao.testing.pt2e._xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
 
     def build(model: nn.Module, calibration: Batches) -> nn.Module:
-        spec = get_symmetric_quantization_config(is_per_channel=True, is_qat=not converted, act_qmin=0, act_qmax=2**BITS - 1,
-                                                 weight_qmin=-(2 ** (BITS - 1)), weight_qmax=2 ** (BITS - 1) - 1)
+        spec = get_symmetric_quantization_config(
+            is_per_channel=True,
+            is_qat=not converted,
+            act_qmin=0,
+            act_qmax=2**BITS - 1,
+            weight_qmin=-(2 ** (BITS - 1)),
+            weight_qmax=2 ** (BITS - 1) - 1,
+        )
         batch = torch.export.Dim("batch", min=2, max=1 << 20)
-        exported = torch.export.export(fuse(model), (calibration[0][0],), dynamic_shapes=({0: batch},)).module()
-        network = (prepare_pt2e if converted else prepare_qat_pt2e)(exported, XNNPACKQuantizer().set_global(spec))
+        exported = torch.export.export(
+            fuse(model), (calibration[0][0],), dynamic_shapes=({0: batch},)
+        ).module()
+        network = (prepare_pt2e if converted else prepare_qat_pt2e)(
+            exported, XNNPACKQuantizer().set_global(spec)
+        )
         move_exported_model_to_eval(network)
         with torch.no_grad():
             for x, _ in calibration:
@@ -111,7 +138,9 @@ def torchao(converted: bool) -> Build:
     return build
 
 
-PEERS: dict[str, tuple[str, Callable[[], Build]]] = {  # label: the package it needs, and how to get the builder
+PEERS: dict[
+    str, tuple[str, Callable[[], Build]]
+] = {  # label: the package it needs, and how to get the builder
     "Brevitas fx, inference mode": ("brevitas", lambda: brevitas("fx", cached=False)),
     "Brevitas fx, inference mode, weights cached": ("brevitas", lambda: brevitas("fx", cached=True)),
     "Brevitas layerwise, weights cached": ("brevitas", lambda: brevitas("layerwise", cached=True)),
@@ -124,14 +153,22 @@ def available_peers() -> dict[str, Build]:
     for package in sorted({package for package, _ in PEERS.values()}):
         if importlib.util.find_spec(package) is None:
             print(f"skipped {package}: not installed (pip install -r benchmarks/requirements.txt)")
-    return {label: get() for label, (package, get) in PEERS.items() if importlib.util.find_spec(package) is not None}
+    return {
+        label: get()
+        for label, (package, get) in PEERS.items()
+        if importlib.util.find_spec(package) is not None
+    }
 
 
 # Timing.
 
 
-def table(title: str, base: Callable[[], Accuracy], tasks: dict[str, Callable[[], Accuracy]], repeats: int) -> dict[str, float]:
-    """Time ``base`` and each task in turn, ``repeats`` times over; print and return the tasks' median multiples of ``base``."""
+def table(
+    title: str, base: Callable[[], Accuracy], tasks: dict[str, Callable[[], Accuracy]], repeats: int
+) -> dict[str, float]:
+    """Time ``base`` and each task in turn, ``repeats`` times over; print and return the tasks' median
+    multiples of ``base``.
+    """
     seen = {label: (task(), [], []) for label, task in tasks.items()}  # the first run of each is not timed
     for _ in range(repeats):
         for label, task in tasks.items():
@@ -148,9 +185,13 @@ def table(title: str, base: Callable[[], Accuracy], tasks: dict[str, Callable[[]
 
 
 def verification(images: int, repeats: int) -> float:
-    """The share of `quantize` that goes into comparing what was read with what was given: print and return the median."""
-    bench, shares = load_bench("digits"), []
-    model, calibration = bench.models["base"], bench.calibration(images)
+    """The share of `quantize` that goes into comparing what was read with what was given: print and return
+    the median.
+    """
+    bench = load_bench("digits")
+    shares = []
+    model = bench.models["base"]
+    calibration = bench.calibration(images)
     quantize(model, CONFIG, calibration)
     for _ in range(repeats):
         start = time.perf_counter()
@@ -165,39 +206,64 @@ def verification(images: int, repeats: int) -> float:
     return statistics.median(shares)
 
 
-def run(images: int, calibration: int, repeats: int, peers: bool = False, compiled: bool = False) -> dict[str, float]:
-    """Print both tables for that many validation and calibration images; returns all median ratios by label."""
+def run(
+    images: int, calibration: int, repeats: int, peers: bool = False, compiled: bool = False
+) -> dict[str, float]:
+    """Print both tables for that many validation and calibration images; returns all median ratios by
+    label.
+    """
     bench = load_bench("digits")
-    model, draw, batches = bench.models["base"], bench.calibration(calibration), bench.validation(images)
+    model = bench.models["base"]
+    draw = bench.calibration(calibration)
+    batches = bench.validation(images)
     float_network = fuse(model)
     base = functools.partial(evaluate, float_network, batches)
     others = available_peers() if peers else {}
-    builders = {"qlib": ours(CONFIG), **({"torch's operator where qlib quantizes": torch_operator} if peers else {}), **others}
-    networks = {"float again": float_network, **{label: build(model, draw) for label, build in builders.items()}}
+    builders = {
+        "qlib": ours(CONFIG),
+        **({"torch's operator where qlib quantizes": torch_operator} if peers else {}),
+        **others,
+    }
+    networks = {
+        "float again": float_network,
+        **{label: build(model, draw) for label, build in builders.items()},
+    }
     if compiled:
         chosen = ["float again", "qlib", *(label for label in networks if "layerwise" in label)]
         for label in chosen:
-            evaluate(networks[label], batches[:1])  # quantizers settle at their first call, best before compilation
-            network, label = torch.compile(networks[label]), f"{label.removesuffix(' again')}, compiled"
+            evaluate(
+                networks[label], batches[:1]
+            )  # quantizers settle at their first call, best before compilation
+            network = torch.compile(networks[label])
+            label = f"{label.removesuffix(' again')}, compiled"
             start = time.perf_counter()
             evaluate(network, batches)
-            print(f"{label}: the first evaluation took {time.perf_counter() - start:.0f} s, compilation included")
+            print(
+                f"{label}: the first evaluation took {time.perf_counter() - start:.0f} s, compilation "
+                "included"
+            )
             networks[label] = network
     tasks = {label: functools.partial(evaluate, network, batches) for label, network in networks.items()}
     result = table(f"Evaluating {images:,} images, {BITS} bits / float", base, tasks, repeats)
     builders = {"qlib, minmax": ours(CONFIG), "qlib, percentile": ours(PERCENTILE), **others}
-    tasks = {label: lambda build=build: evaluate(build(model, draw), batches) for label, build in builders.items()}
+    tasks = {
+        label: lambda build=build: evaluate(build(model, draw), batches) for label, build in builders.items()
+    }
     title = f"Quantizing, calibrating on {calibration:,}, evaluating {images:,} / evaluating float"
     return result | table(title, base, tasks, repeats)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=2000, help="validation images (2000)")
     parser.add_argument("--calibration", type=int, default=320, help="calibration images (320)")
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of everything, interleaved (7)")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (2)")
-    parser.add_argument("--peers", action="store_true", help="torch's own operator, Brevitas and torchao too, where installed")
+    parser.add_argument(
+        "--peers", action="store_true", help="torch's own operator, Brevitas and torchao too, where installed"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile too; needs a C++ compiler")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -205,7 +271,10 @@ def main() -> None:
     compiled = arguments.compile and shutil.which(os.environ.get("CXX", "c++")) is not None
     if arguments.compile and not compiled:
         print("skipped --compile: no C++ compiler found")
-    print(f"{date.today()}; {_processor()}, {arguments.threads} threads; torch {torch.__version__}; python {' '.join(sys.argv)}")
+    print(
+        f"{date.today()}; {_processor()}, {arguments.threads} threads; torch {torch.__version__}; python "
+        f"{' '.join(sys.argv)}"
+    )
     if (load := os.getloadavg()[0]) > 0.5:
         print(f"the machine is busy (load {load:.1f}): these ratios mean little")
     run(arguments.images, arguments.calibration, arguments.repeats, arguments.peers, compiled)

@@ -1,9 +1,11 @@
-"""Images a second of a full-size ResNet-50 under `qlib`, on a CPU or a GPU: what a reproduction on ImageNet would cost.
+"""Images a second of a full-size ResNet-50 under `qlib`, on a CPU or a GPU: what a reproduction on ImageNet
+would cost.
 
     python benchmarks/throughput.py --device cuda
 
-The network has random weights and the images are generated on the device, so no data set is needed, and loading images is not
-measured. Float, quantized with everything on, and steps of the learner; each also as a ratio to float.
+The network has random weights and the images are generated on the device, so no data set is needed, and
+loading images is not measured. Float, quantized with everything on, and steps of the learner; each also as a
+ratio to float.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from qlib import Accuracy, QuantConfig, evaluate, learn_bitwidths, quantize
 CONFIG = QuantConfig(weight_bits=4, activation_bits=4, activation_range="percentile")
 LEARNER = {
     "weight bits": {"target_weight_bits": 4},
-    "weight and activation bits, ranges": {"target_weight_bits": 4, "target_activation_bits": 4, "learn_ranges": True},
+    "weight and activation bits, ranges": {
+        "target_weight_bits": 4,
+        "target_activation_bits": 4,
+        "learn_ranges": True,
+    },
 }
 
 
@@ -51,18 +57,24 @@ def run(device: str, batch: int, batches: int, size: int, steps: int, repeats: i
     model.eval()
     with torch.no_grad():
         data = [(x, model(x).argmax(1)) for x in images]
-    n, found = batch * batches, {}
+    n = batch * batches
+    found = {}
     evaluate(model, data[:1])
     found["float"] = n / seconds(lambda: evaluate(model, data), place, repeats)
     quantized: list[torch.nn.Module] = []
-    found["quantizing and calibrating"] = n / seconds(lambda: quantized.append(quantize(model, CONFIG, data)), place, 1)
+    found["quantizing and calibrating"] = n / seconds(
+        lambda: quantized.append(quantize(model, CONFIG, data)), place, 1
+    )
     answers: list[Accuracy] = []
     found["quantized"] = n / seconds(lambda: answers.append(evaluate(quantized[0], data)), place, repeats)
     small = [(x[: min(batch, 32)], y[: min(batch, 32)]) for x, y in data[:8]]
     for name, targets in LEARNER.items():
+
         def learn(count: int, targets: dict = targets) -> None:
             config = QuantConfig(first_last_bits=None)
-            learn_bitwidths(model, config, small, steps=count, allow_infeasible=True, progress=False, **targets)
+            learn_bitwidths(
+                model, config, small, steps=count, allow_infeasible=True, progress=False, **targets
+            )
 
         few, many = (seconds(lambda count=count: learn(count), place, 1) for count in (steps, 3 * steps))
         found[f"learning {name}"] = 2 * steps * min(batch, 32) / (many - few)
@@ -80,8 +92,10 @@ def main() -> None:
     arguments = parser.parse_args()
     name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "CPU"
     tf32 = "may round to TF32" if torch.backends.cudnn.allow_tf32 else "in float32"
-    print(f"{name}, torch {torch.__version__}; convolutions on a GPU {tf32}, float32 matrix products: "
-          f"{torch.get_float32_matmul_precision()}")
+    print(
+        f"{name}, torch {torch.__version__}; convolutions on a GPU {tf32}, float32 matrix products: "
+        f"{torch.get_float32_matmul_precision()}"
+    )
     found = run(**vars(arguments))
     for what, rate in found.items():
         print(f"  {what:50} {rate:9.1f} images/s  {found['float'] / rate:6.2f} x float")

@@ -3,8 +3,9 @@
     float model + QuantConfig + calibration batches  --quantize-->  quantized model
     quantized model + labelled batches               --evaluate-->  accuracy with an interval
 
-A name is imported when it is first asked for, so that a card can be looked at without torch. No module may bear one of
-these names: Python puts a module into its package as soon as something imports it, in the place of what stood there.
+A name is imported when it is first asked for, so that a card can be looked at without torch. No module may
+bear one of these names: Python puts a module into its package as soon as something imports it, in the place
+of what stood there.
 """
 
 from importlib import import_module
@@ -22,8 +23,22 @@ if TYPE_CHECKING:  # for tools that read and do not run; the same as the table
     from .widgets import explore as explore
 
 __version__ = "0.1.0"
-__all__ = ["Accuracy", "Footprint", "LearnedBitwidths", "QuantConfig", "QuantizationCard", "analytic_bitwidths", "compare",
-           "evaluate", "footprint", "learn_bitwidths", "load_bench", "pseudo_labels", "quantize", "verdict"]  # fmt: skip
+__all__ = [
+    "Accuracy",
+    "Footprint",
+    "LearnedBitwidths",
+    "QuantConfig",
+    "QuantizationCard",
+    "analytic_bitwidths",
+    "compare",
+    "evaluate",
+    "footprint",
+    "learn_bitwidths",
+    "load_bench",
+    "pseudo_labels",
+    "quantize",
+    "verdict",
+]
 _NAMES_OF = {
     "benches": ("load_bench",),
     "bitwidths": ("LearnedBitwidths", "analytic_bitwidths", "learn_bitwidths", "pseudo_labels"),

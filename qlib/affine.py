@@ -1,4 +1,5 @@
-"""Pure functions of uniform quantization: from a clipping range to a grid of codes, and from values to codes and back.
+"""Pure functions of uniform quantization: from a clipping range to a grid of codes, and from values to codes
+and back.
 
 The arithmetic (paper, section 2; Jacob et al. 2018)::
 
@@ -19,11 +20,13 @@ from .config import SYMMETRIC_GRIDS
 
 
 class Grid(NamedTuple):
-    """The values a quantizer can represent. Fields are 0-d tensors, or tensors that broadcast against the data.
+    """The values a quantizer can represent. Fields are 0-d tensors, or tensors that broadcast against the
+    data.
 
-    ``scale``: float32, the step between neighbouring values, in the unit of the data. ``zero_point``: float32 holding an
-    integer, the code of 0. ``code_min``, ``code_max``: float32 holding integers. ``clip``: only for the ``authors`` grid, the
-    magnitude at which values are clamped in float before they are rounded; else ``None``.
+    ``scale``: float32, the step between neighbouring values, in the unit of the data. ``zero_point``: float32
+    holding an integer, the code of 0. ``code_min``, ``code_max``: float32 holding integers. ``clip``: only
+    for the ``authors`` grid, the magnitude at which values are clamped in float before they are rounded; else
+    ``None``.
     """
 
     scale: Tensor
@@ -37,38 +40,48 @@ class Grid(NamedTuple):
         return Grid(*(f if f is None or f.numel() == 1 else f.reshape(shape) for f in self))
 
 
-def make_grid(low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool = False, symmetric_grid: str = "full") -> Grid:
+def make_grid(
+    low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool = False, symmetric_grid: str = "full"
+) -> Grid:
     """The grid of ``2**bits`` codes (or as the variant says) for values in ``[low, high]``.
 
-    ``low`` and ``high`` are float32 tensors of one shape (a range per tensor, channel or image); ``bits`` is an int or a tensor
-    that broadcasts against them. The range is widened to hold 0, so 0 is represented exactly; an all-zero range has scale 1.
+    ``low`` and ``high`` are float32 tensors of one shape (a range per tensor, channel or image); ``bits`` is
+    an int or a tensor that broadcasts against them. The range is widened to hold 0, so 0 is represented
+    exactly; an all-zero range has scale 1.
 
     - asymmetric: codes ``0 .. 2**B - 1``, ``scale = (high - low) / (2**B - 1)``;
-    - symmetric, with ``m = max(|low|, |high|)`` and zero-point 0:
-      ``full``: codes ``-2**(B-1) .. 2**(B-1) - 1``, ``scale = 2 m / (2**B - 1)``, as torch's observers;
-      ``restricted``: codes ``-(2**(B-1) - 1) .. 2**(B-1) - 1``, ``scale = m / (2**(B-1) - 1)``;
-      ``authors``: the published code's rule (github.com/sahajgarg/low_precision_nn): values are clamped to ``[-m, m]`` in float,
-      then rounded to multiples of ``2 m / (2**B - 1)``. Up to ``2**B + 1`` codes, so not a B-bit code.
+    - symmetric, with ``m = max(|low|, |high|)`` and zero-point 0: ``full``: codes ``-2**(B-1) .. 2**(B-1) -
+      1``, ``scale = 2 m / (2**B - 1)``, as torch's observers; ``restricted``: codes ``-(2**(B-1) - 1) ..
+      2**(B-1) - 1``, ``scale = m / (2**(B-1) - 1)``; ``authors``: the published code's rule
+      (github.com/sahajgarg/low_precision_nn): values are clamped to ``[-m, m]`` in float, then rounded to
+      multiples of ``2 m / (2**B - 1)``. Up to ``2**B + 1`` codes, so not a B-bit code.
     """
-    low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+    low = low.float().clamp(max=0)
+    high = high.float().clamp(min=0)
     count = 2.0 ** torch.as_tensor(bits, dtype=torch.float32, device=low.device)
     clip = None
     if not symmetric:
-        code_min, code_max = torch.zeros_like(count), count - 1
+        code_min = torch.zeros_like(count)
+        code_max = count - 1
         scale = _nonzero((high - low) / (count - 1))
         zero_point = torch.minimum((code_min - torch.round(low / scale)).clamp(min=0), code_max)
     else:
         m = torch.maximum(-low, high)
         if symmetric_grid == "restricted":
-            code_min, code_max = 1 - count / 2, count / 2 - 1
+            code_min = 1 - count / 2
+            code_max = count / 2 - 1
             scale = _nonzero(m / code_max)
         elif symmetric_grid in SYMMETRIC_GRIDS:
-            code_min, code_max = -count / 2, count / 2 - 1
+            code_min = -count / 2
+            code_max = count / 2 - 1
             scale = _nonzero(2 * m / (count - 1))
             if symmetric_grid == "authors":
-                clip, code_max = m, count / 2
+                clip = m
+                code_max = count / 2
         else:
-            raise ValueError(f"symmetric_grid must be one of {', '.join(SYMMETRIC_GRIDS)}, got {symmetric_grid!r}")
+            raise ValueError(
+                f"symmetric_grid must be one of {', '.join(SYMMETRIC_GRIDS)}, got {symmetric_grid!r}"
+            )
         zero_point = torch.zeros_like(scale)
     return Grid(scale, zero_point, code_min, code_max, clip)
 
@@ -82,7 +95,9 @@ def quantize(x: Tensor, grid: Grid) -> Tensor:
     """Integer codes of ``x`` on ``grid``, as int32, in the shape of ``x``."""
     if grid.clip is not None:
         return torch.round(torch.minimum(torch.maximum(x, -grid.clip), grid.clip) / grid.scale).int()
-    return torch.clamp(torch.round(x * (1 / grid.scale)) + grid.zero_point, grid.code_min, grid.code_max).int()
+    return torch.clamp(
+        torch.round(x * (1 / grid.scale)) + grid.zero_point, grid.code_min, grid.code_max
+    ).int()
 
 
 def dequantize(codes: Tensor, grid: Grid) -> Tensor:
@@ -93,14 +108,17 @@ def dequantize(codes: Tensor, grid: Grid) -> Tensor:
 def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     """``dequantize(quantize(x))`` in float32, with straight-through gradients.
 
-    The gradient with respect to ``x`` is 1 where ``x`` falls on a code inside the limits and 0 where it is clipped (Bengio et
-    al. 2013); bit for bit and gradient for gradient that of ``torch.fake_quantize_per_tensor_affine`` and its per-channel twin.
+    The gradient with respect to ``x`` is 1 where ``x`` falls on a code inside the limits and 0 where it is
+    clipped (Bengio et al. 2013); bit for bit and gradient for gradient that of
+    ``torch.fake_quantize_per_tensor_affine`` and its per-channel twin.
     """
     return _FakeQuantize.apply(x, grid)
 
 
 def clamp_(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """``x.clamp_(low, high)``, of which torch makes a slow pass on a CPU; two fast ones take a quarter of its time."""
+    """``x.clamp_(low, high)``, of which torch makes a slow pass on a CPU; two fast ones take a quarter of its
+    time.
+    """
     return torch.minimum(torch.maximum(x, low, out=x), high, out=x)
 
 

@@ -1,17 +1,20 @@
-"""Mixed precision: learned bitwidths (paper, appendix A), and the analytic ones for a largest feature map (observation 6).
+"""Mixed precision: learned bitwidths (paper, appendix A), and the analytic ones for a largest feature map
+(observation 6).
 
-`learn_bitwidths` treats the bits of every layer as continuous parameters. They are rounded in the forward pass, and the gradient
-passes the rounding straight through (Bengio et al. 2013). The loss is cross-entropy plus ``penalty`` times the hinge of the
-average weight bits and the average activation bits over their targets; the network's own parameters are frozen.
+`learn_bitwidths` treats the bits of every layer as continuous parameters. They are rounded in the forward
+pass, and the gradient passes the rounding straight through (Bengio et al. 2013). The loss is cross-entropy
+plus ``penalty`` times the hinge of the average weight bits and the average activation bits over their
+targets; the network's own parameters are frozen.
 
-How a bitwidth gets its gradient: with the range fixed, the step of a grid is ``s = range / (2**b - 1)``, so one more bit shrinks
-it by ``ds/db = -s ln(2) 2**b / (2**b - 1)``. A quantized value is ``s round(x / s)``, whose derivative by ``s``, straight through
-the rounding, is ``(x_q - x) / s`` with ``x`` clipped to the range. Together::
+How a bitwidth gets its gradient: with the range fixed, the step of a grid is ``s = range / (2**b - 1)``, so
+one more bit shrinks it by ``ds/db = -s ln(2) 2**b / (2**b - 1)``. A quantized value is ``s round(x / s)``,
+whose derivative by ``s``, straight through the rounding, is ``(x_q - x) / s`` with ``x`` clipped to the
+range. Together::
 
     dx_q/db = -ln(2) 2**b / (2**b - 1) (x_q - x)
 
-and the gradient of a layer's bits is the sum of that over its values, each times the gradient of the loss by ``x_q``. Values
-that are clipped stay at the end of the range, whatever the bits.
+and the gradient of a layer's bits is the sum of that over its values, each times the gradient of the loss by
+``x_q``. Values that are clipped stay at the end of the range, whatever the bits.
 """
 
 from __future__ import annotations
@@ -74,13 +77,15 @@ CHECKPOINTS = ("average", "authors", "last")
 class LearnedBitwidths:
     """What `learn_bitwidths` found.
 
-    ``config``: the configuration with bits by layer. ``average_weight_bits``, ``average_activation_bits``: those of its
-    `footprint`. ``accuracy``: of ``quantize(model, config, batches, ranges)`` on the images it learned from. ``ranges``: learned
-    (low, high) by tensor name, or ``None``. ``feasible``: whether the targets are met. ``step``: the one whose bits were kept.
+    ``config``: the configuration with bits by layer. ``average_weight_bits``, ``average_activation_bits``:
+    those of its `footprint`. ``accuracy``: of ``quantize(model, config, batches, ranges)`` on the images it
+    learned from. ``ranges``: learned (low, high) by tensor name, or ``None``. ``feasible``: whether the
+    targets are met. ``step``: the one whose bits were kept.
 
     ``history``: a table, one row a step: ``loss`` (cross-entropy), ``accuracy`` (percent, of the batch),
-    ``average_weight_bits``, ``average_activation_bits`` and ``feasible`` after rounding, and a column for every layer or tensor
-    that learns, ``weight:NAME`` or ``activation:NAME``, with its bits before rounding (a mean over channels).
+    ``average_weight_bits``, ``average_activation_bits`` and ``feasible`` after rounding, and a column for
+    every layer or tensor that learns, ``weight:NAME`` or ``activation:NAME``, with its bits before rounding
+    (a mean over channels).
     """
 
     config: QuantConfig
@@ -113,111 +118,193 @@ def learn_bitwidths(
     compile: bool = False,
     progress: bool = True,
 ) -> LearnedBitwidths:
-    """Bits per layer with the least loss at an average of at most ``target_weight_bits`` and ``target_activation_bits``.
+    """Bits per layer with the least loss at an average of at most ``target_weight_bits`` and
+    ``target_activation_bits``.
 
-    ``batches``: (float inputs ``(n, ...)``, labels) pairs, also the calibration data; labels are int classes ``(n,)``, or
-    probabilities ``(n, classes)`` (`pseudo_labels`). They are pooled, and every step draws ``batch_size`` images, each image once
-    before any comes again, in an order made from ``seed``. A side whose target is ``None`` keeps the config's bits. Bits of a
-    side that learns start at 8 and stay among ``config.bit_choices`` (without 1 on a symmetric grid), each value rounding to the
-    nearest choice, ties to the lower. First and last layer keep ``config.first_last_bits`` unless that is ``None``, and what a
-    bits dictionary names keeps those. Averages count as `footprint` does: fixed layers at their bits, the image and poolings not.
+    ``batches``: (float inputs ``(n, ...)``, labels) pairs, also the calibration data; labels are int classes
+    ``(n,)``, or probabilities ``(n, classes)`` (`pseudo_labels`). They are pooled, and every step draws
+    ``batch_size`` images, each image once before any comes again, in an order made from ``seed``. A side
+    whose target is ``None`` keeps the config's bits. Bits of a side that learns start at 8 and stay among
+    ``config.bit_choices`` (without 1 on a symmetric grid), each value rounding to the nearest choice, ties to
+    the lower. First and last layer keep ``config.first_last_bits`` unless that is ``None``, and what a bits
+    dictionary names keeps those. Averages count as `footprint` does: fixed layers at their bits, the image
+    and poolings not.
 
-    ``parametrization``: Adam moves the bits, or their ``log2`` as in the published code. ``per_channel``: every output channel
-    of a weight has its own bits. ``learn_ranges``: activation ranges are learned too (asymmetric, static, per tensor).
-    ``checkpoint`` chooses among the steps that meet the targets: the one with the highest exponential ``average`` (0.9) of the
-    batches' accuracy over such steps, once it has seen 10; ``authors``: the published rule, whose average starts with the first
-    step and so still remembers the accuracy at 8 bits; or the ``last``. ``compile`` pays where thousands of steps follow.
+    ``parametrization``: Adam moves the bits, or their ``log2`` as in the published code. ``per_channel``:
+    every output channel of a weight has its own bits. ``learn_ranges``: activation ranges are learned too
+    (asymmetric, static, per tensor). ``checkpoint`` chooses among the steps that meet the targets: the one
+    with the highest exponential ``average`` (0.9) of the batches' accuracy over such steps, once it has seen
+    10; ``authors``: the published rule, whose average starts with the first step and so still remembers the
+    accuracy at 8 bits; or the ``last``. ``compile`` pays where thousands of steps follow.
 
-    With ``mse`` ranges or a quantized calibration upstream, activations keep the ranges of 8 bits while they learn.
+    With ``mse`` ranges or a quantized calibration upstream, activations keep the ranges of 8 bits while they
+    learn.
 
-    Raises ``ValueError`` for targets that no choice of bits can meet, data that is empty, of one class or not finite, a loss
-    that is not a number, and, unless ``allow_infeasible``, when no step met the targets (it names the closest averages).
+    Raises ``ValueError`` for targets that no choice of bits can meet, data that is empty, of one class or not
+    finite, a loss that is not a number, and, unless ``allow_infeasible``, when no step met the targets (it
+    names the closest averages).
     """
-    _check(config, target_weight_bits, target_activation_bits, steps, batch_size, parametrization, checkpoint, learn_ranges)
+    _check(
+        config,
+        target_weight_bits,
+        target_activation_bits,
+        steps,
+        batch_size,
+        parametrization,
+        checkpoint,
+        learn_ranges,
+    )
     images, labels = _pool(batches)
     data = list(zip(split(images, EVALUATED), labels.split(EVALUATED), strict=True))
     read_once = read_verified(model, config, inputs_of(data))
-    network, sides = _student(read_once, config, data, target_weight_bits, target_activation_bits, parametrization == "log2",
-                              per_channel, learn_ranges)  # fmt: skip
+    network, sides = _student(
+        read_once,
+        config,
+        data,
+        target_weight_bits,
+        target_activation_bits,
+        parametrization == "log2",
+        per_channel,
+        learn_ranges,
+    )
     optimizer = torch.optim.Adam([p for side in sides for p in side.parameters], lr=learning_rate)
     forward = torch.compile(network) if compile else network
-    device, keep, rows = device_of(network), _Checkpoint(checkpoint), []
+    device = device_of(network)
+    keep = _Checkpoint(checkpoint)
+    rows = []
 
     import pandas as pd
     from tqdm import tqdm
 
-    with tqdm(_order(len(labels), batch_size, steps, seed), desc="learning bitwidths", unit="step", total=steps,
-              disable=None if progress else True) as bar:  # fmt: skip
+    with tqdm(
+        _order(len(labels), batch_size, steps, seed),
+        desc="learning bitwidths",
+        unit="step",
+        total=steps,
+        disable=None if progress else True,
+    ) as bar:
         for step, picked in enumerate(bar):
             for side in sides:
                 side.apply()
-            x, y = on(picked_from(images, picked), device), labels[picked].to(device)
+            x = on(picked_from(images, picked), device)
+            y = labels[picked].to(device)
             output = run(forward, x, f"training batch {step}")
             _check_output(output, y)
             loss = F.cross_entropy(output, y)
             if not torch.isfinite(loss):
-                raise ValueError(f"the loss is {loss.item()} at step {step}: look for NaN in the labels, or lower learning_rate")
+                raise ValueError(
+                    f"the loss is {loss.item()} at step {step}: look for NaN in the labels, or lower "
+                    "learning_rate"
+                )
             network.zero_grad()
             loss.backward()
             accuracy = 100 * (output.argmax(1) == _classes(y)).float().mean().item()
             keep.see(step, accuracy, sides)
-            rows.append([step, loss.item(), accuracy, keep.meets(sides), *(side.average() for side in sides),
-                         *(bits for side in sides for bits in side.by_name())])  # fmt: skip
+            rows.append(
+                [
+                    step,
+                    loss.item(),
+                    accuracy,
+                    keep.meets(sides),
+                    *(side.average() for side in sides),
+                    *(bits for side in sides for bits in side.by_name()),
+                ]
+            )
             for side in sides:
                 side.set_gradient(penalty)
             optimizer.step()
             for side in sides:
                 side.project()
-            bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy:.0f} %",
-                            **{f"{side.kind}_bits": f"{side.average():.2f}" for side in sides})  # fmt: skip
+            bar.set_postfix(
+                loss=f"{loss.item():.3f}",
+                accuracy=f"{accuracy:.0f} %",
+                **{f"{side.kind}_bits": f"{side.average():.2f}" for side in sides},
+            )
     if not keep.feasible and not allow_infeasible:
-        reached = " and ".join(f"{rows[keep.step][4 + i]:.3f} {side.kind} bits (target {side.target:g})"
-                               for i, side in enumerate(sides))  # fmt: skip
-        raise ValueError(f"in {steps} steps the targets were never met; the closest averages were {reached}: allow more steps, a "
-                         "larger learning_rate or penalty, or pass allow_infeasible=True")
+        reached = " and ".join(
+            f"{rows[keep.step][4 + i]:.3f} {side.kind} bits (target {side.target:g})"
+            for i, side in enumerate(sides)
+        )
+        raise ValueError(
+            f"in {steps} steps the targets were never met; the closest averages were {reached}: allow more "
+            "steps, a "
+            "larger learning_rate or penalty, or pass allow_infeasible=True"
+        )
     learned = config.replace(
-        **{f"{kind}_bits": {**_named(getattr(config, f"{kind}_bits")), **bits} for kind, bits in keep.bits.items()})
+        **{
+            f"{kind}_bits": {**_named(getattr(config, f"{kind}_bits")), **bits}
+            for kind, bits in keep.bits.items()
+        }
+    )
     size = footprint(read_once, first(images, 1), learned)
-    columns = ["step", "loss", "accuracy", "feasible", *(f"average_{side.kind}_bits" for side in sides),
-               *(f"{side.kind}:{name}" for side in sides for name in side.names)]  # fmt: skip
+    columns = [
+        "step",
+        "loss",
+        "accuracy",
+        "feasible",
+        *(f"average_{side.kind}_bits" for side in sides),
+        *(f"{side.kind}:{name}" for side in sides for name in side.names),
+    ]
     return LearnedBitwidths(
-        config=learned, average_weight_bits=size.average_weight_bits, average_activation_bits=size.average_activation_bits,
-        accuracy=evaluate(quantize(read_once, learned, data, keep.ranges), [(x, _classes(y)) for x, y in data]),
-        history=pd.DataFrame(rows, columns=columns), step=keep.step, feasible=keep.feasible, ranges=keep.ranges)  # fmt: skip
+        config=learned,
+        average_weight_bits=size.average_weight_bits,
+        average_activation_bits=size.average_activation_bits,
+        accuracy=evaluate(
+            quantize(read_once, learned, data, keep.ranges), [(x, _classes(y)) for x, y in data]
+        ),
+        history=pd.DataFrame(rows, columns=columns),
+        step=keep.step,
+        feasible=keep.feasible,
+        ranges=keep.ranges,
+    )
 
 
 def analytic_bitwidths(
     model: nn.Module | Network, example_input: Any, config: QuantConfig, max_activation_bytes: float
 ) -> QuantConfig:
-    """``config`` with the most activation bits per tensor, 32 at most, that keep every feature map within a size per image.
+    """``config`` with the most activation bits per tensor, 32 at most, that keep every feature map within a
+    size per image.
 
-    ``example_input``: a float batch ``(n, ...)``; its values do not matter. ``bit_choices`` do not bind these bits; 17 and more
-    stay in float and count at their bits. The last layer keeps ``config.first_last_bits`` unless that is ``None``; the first,
-    whose map is among the largest, does not (paper, appendix B). Poolings are held to the limit too. Equal maxima hide very
-    different totals: compare `footprint`. Raises ``ValueError`` naming the tensor if one does not fit, or stays in float.
+    ``example_input``: a float batch ``(n, ...)``; its values do not matter. ``bit_choices`` do not bind these
+    bits; 17 and more stay in float and count at their bits. The last layer keeps ``config.first_last_bits``
+    unless that is ``None``; the first, whose map is among the largest, does not (paper, appendix B). Poolings
+    are held to the limit too. Equal maxima hide very different totals: compare `footprint`. Raises
+    ``ValueError`` naming the tensor if one does not fit, or stays in float.
     """
-    network, bits = read(model, example_input, config.float_layers), {}
-    placement, least = place(network, config), 1 + config.activation_symmetric
-    placed, left = placement.feature_maps, {o.name for o in network.listed() if o.node in placement.in_float}
+    network = read(model, example_input, config.float_layers)
+    bits = {}
+    placement = place(network, config)
+    least = 1 + config.activation_symmetric
+    placed = placement.feature_maps
+    left = {o.name for o in network.listed() if o.node in placement.in_float}
     last = next(o.name for o in network.listed() if o.node.target == placement.last)
     for layer in footprint(network, example_input, config).layers:
         if placed[layer.name] is None:
             if layer.counted and layer.name not in left:
-                raise ValueError(f"{layer.name!r} stays in float under this configuration: it has no bits to choose")
+                raise ValueError(
+                    f"{layer.name!r} stays in float under this configuration: it has no bits to choose"
+                )
             continue
         most = min(int(8 * max_activation_bytes / layer.activation_elements + 1e-9), MAX_LAYER_BITS)
         bits[layer.name] = config.first_last_bits if layer.name == last and config.first_last_bits else most
         if most < max(bits[layer.name], least):
             needed = max(bits[layer.name], least)
             size = layer.activation_elements * needed / 8
-            raise ValueError(f"the feature map of {layer.name!r} has {layer.activation_elements:,} values, at {needed} bit(s) "
-                             f"{size:,.0f} bytes: more than the {max_activation_bytes:,.0f} allowed")
+            raise ValueError(
+                f"the feature map of {layer.name!r} has {layer.activation_elements:,} values, at {needed} "
+                "bit(s) "
+                f"{size:,.0f} bytes: more than the {max_activation_bytes:,.0f} allowed"
+            )
     return config.replace(activation_bits=bits)
 
 
-def pseudo_labels(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], soft: bool = False) -> list[tuple[Tensor, Tensor]]:
-    """The same images with the labels that ``model`` gives them (paper, observation 7): its best class ``(n,)``, or, if
-    ``soft``, its probabilities ``(n, classes)``, which the paper suggests and did not run. Labels given are not looked at."""
+def pseudo_labels(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], soft: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """The same images with the labels that ``model`` gives them (paper, observation 7): its best class
+    ``(n,)``, or, if ``soft``, its probabilities ``(n, classes)``, which the paper suggests and did not run.
+    Labels given are not looked at.
+    """
     network = evaluation_copy(model)
     device = device_of(network)
     labelled = []
@@ -228,39 +315,70 @@ def pseudo_labels(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], so
     return labelled
 
 
-# --------------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Inside the learner
 
 
 class _Side:
-    """The bits of weights, or of activations, while they learn: one bitwidth for every layer, or for every channel of it."""
+    """The bits of weights, or of activations, while they learn: one bitwidth for every layer, or for every
+    channel of it.
+    """
 
     kind: str
 
-    def __init__(self, target: float, entries: Mapping[str, int], layers: Iterable[Layer], config: QuantConfig, log2: bool,
-                 device: torch.device):  # fmt: skip
-        """``entries``: how many bitwidths each name learns. ``layers``: the footprint's, at the bits to start from."""
+    def __init__(
+        self,
+        target: float,
+        entries: Mapping[str, int],
+        layers: Iterable[Layer],
+        config: QuantConfig,
+        log2: bool,
+        device: torch.device,
+    ):
+        """``entries``: how many bitwidths each name learns. ``layers``: the footprint's, at the bits to start
+        from.
+        """
         layers = [layer for layer in layers if layer.counted or self.kind == "weight"]
         sizes = {layer.name: getattr(layer, f"{self.kind}_elements") for layer in layers}
-        self.target, self.log2, self.names, self.counts = float(target), log2, list(entries), list(entries.values())
+        self.target = float(target)
+        self.log2 = log2
+        self.names = list(entries)
+        self.counts = list(entries.values())
         each = [sizes[name] / count for name, count in entries.items() for _ in range(count)]
         self.elements = torch.tensor(each, dtype=torch.float64, device=device)
-        self.fixed = sum(sizes[layer.name] * getattr(layer, f"{self.kind}_bits") for layer in layers if layer.name not in entries)
+        self.fixed = sum(
+            sizes[layer.name] * getattr(layer, f"{self.kind}_bits")
+            for layer in layers
+            if layer.name not in entries
+        )
         self.total = sum(sizes.values())
         least = 1 + getattr(config, f"{self.kind}_symmetric")
         self.choices = torch.tensor([float(b) for b in config.bit_choices if b >= least], device=device)
         problem = f"target_{self.kind}_bits={target:g} cannot be met: "
-        left = [repr(layer.name) for layer in layers if layer.name not in entries and getattr(layer, f"{self.kind}_bits") == 32]
+        left = [
+            repr(layer.name)
+            for layer in layers
+            if layer.name not in entries and getattr(layer, f"{self.kind}_bits") == 32
+        ]
         floats = f" ({', '.join(left)} in float, at 32)" if left else ""
         if not self.names:
-            raise ValueError(f"{problem}no layer's bits are free; set first_last_bits=None or name fewer in {self.kind}_bits")
+            raise ValueError(
+                f"{problem}no layer's bits are free; set first_last_bits=None or name fewer in "
+                f"{self.kind}_bits"
+            )
         if not len(self.choices):
-            raise ValueError(f"{problem}bit_choices {config.bit_choices} hold none that a symmetric grid can have")
+            raise ValueError(
+                f"{problem}bit_choices {config.bit_choices} hold none that a symmetric grid can have"
+            )
         lowest = (self.fixed + self.choices[0].item() * self.elements.sum().item()) / self.total
         if lowest > self.target + TOLERANCE:
-            raise ValueError(f"{problem}even with {self.choices[0]:.0f} bit(s), the least of bit_choices, in every layer that is "
-                             f"free the average is {lowest:.3f}{floats}; raise the target or allow fewer bits")
-        # The outermost choices keep their whole rounding cell: a parameter that starts at a bound would not move off it.
+            raise ValueError(
+                f"{problem}even with {self.choices[0]:.0f} bit(s), the least of bit_choices, in every layer "
+                "that is "
+                f"free the average is {lowest:.3f}{floats}; raise the target or allow fewer bits"
+            )
+        # The outermost choices keep their whole rounding cell: a parameter that starts at a bound would not
+        # move off it.
         self.bounds = self.choices[0].item() - 0.5, self.choices[-1].item() + 0.5
         if log2:
             self.bounds = math.log2(self.bounds[0]), math.log2(self.bounds[1])
@@ -275,11 +393,12 @@ class _Side:
     @property
     def bits(self) -> Tensor:
         """Before rounding."""
-        return 2**self.parameter.detach() if self.log2 else self.parameter.detach()
+        return 2 ** self.parameter.detach() if self.log2 else self.parameter.detach()
 
     def apply(self) -> None:
         """Round the bits, ties to the lower choice, and let the network use them."""
-        before, middles = self.rounded, (self.choices[1:] + self.choices[:-1]) / 2
+        before = self.rounded
+        middles = (self.choices[1:] + self.choices[:-1]) / 2
         self.rounded = self.choices[torch.bucketize(self.bits, middles)]
         self._use([bool(part.any()) for part in (before != self.rounded).cpu().split(self.counts)])
 
@@ -290,11 +409,15 @@ class _Side:
         return [part.mean().item() for part in self.bits.cpu().split(self.counts)]
 
     def chosen(self) -> dict[str, Bits]:
-        parts = zip(self.names, self.rounded.int().cpu().split(self.counts), strict=True)  # to the CPU at once
+        parts = zip(
+            self.names, self.rounded.int().cpu().split(self.counts), strict=True
+        )  # to the CPU at once
         return {name: part.item() if len(part) == 1 else tuple(part.tolist()) for name, part in parts}
 
     def set_gradient(self, penalty: float) -> None:
-        """Of the loss: the cross-entropy's by every bitwidth, plus the hinge's, straight through the rounding."""
+        """Of the loss: the cross-entropy's by every bitwidth, plus the hinge's, straight through the
+        rounding.
+        """
         gradient = self._gradient()
         if self.average() > self.target:
             gradient = gradient + penalty * (self.elements / self.total).float()
@@ -316,8 +439,17 @@ class _Weights(_Side):
 
     kind = "weight"
 
-    def __init__(self, floats: Mapping[str, Tensor], layers: Mapping[str, nn.Module], config: QuantConfig, *arguments: Any):
-        self.floats, self.modules, self.config, self.errors = floats, layers, config, {}
+    def __init__(
+        self,
+        floats: Mapping[str, Tensor],
+        layers: Mapping[str, nn.Module],
+        config: QuantConfig,
+        *arguments: Any,
+    ):
+        self.floats = floats
+        self.modules = layers
+        self.config = config
+        self.errors = {}
         super().__init__(*arguments)
         for name in self.names:
             self.modules[name].weight.requires_grad_(True)
@@ -325,7 +457,8 @@ class _Weights(_Side):
     def _use(self, changed: list[bool]) -> None:
         chosen = self.chosen()
         for name in (name for name, moved in zip(self.names, changed, strict=True) if moved):
-            rows, layer = self.floats[name], self.modules[name]
+            rows = self.floats[name]
+            layer = self.modules[name]
             grid = weight_grid(name, rows, self.config, chosen[name])
             quantized = fake_quantize(rows, grid)
             layer.weight.data.copy_(weight_of_rows(quantized, layer))
@@ -336,7 +469,9 @@ class _Weights(_Side):
         for name, count in zip(self.names, self.counts, strict=True):
             product = rows_of(self.modules[name].weight.grad, self.modules[name]) * self.errors[name]
             parts.append(product.flatten(1).sum(1) if count > 1 else product.sum().reshape(1))
-        return -shrinkage(self.rounded, self.config.weight_symmetric, self.config.symmetric_grid) * torch.cat(parts)
+        return -shrinkage(self.rounded, self.config.weight_symmetric, self.config.symmetric_grid) * torch.cat(
+            parts
+        )
 
 
 class _Activations(_Side):
@@ -345,7 +480,8 @@ class _Activations(_Side):
     kind = "activation"
 
     def __init__(self, quantizers: list[LearnedQuantizer], learn_ranges: bool, *arguments: Any):
-        self.quantizers, self.ends = quantizers, []
+        self.quantizers = quantizers
+        self.ends = []
         super().__init__(*arguments)
         self.index = [self.names.index(q.fixed.name) for q in quantizers]
         if learn_ranges:
@@ -357,9 +493,11 @@ class _Activations(_Side):
 
     def _use(self, changed: list[bool]) -> None:
         self.leaf = self.rounded.clone().requires_grad_()
-        bits, ends = self.leaf.unbind(), list(zip(*(end.unbind() for end in self.ends), strict=True))
+        bits = self.leaf.unbind()
+        ends = list(zip(*(end.unbind() for end in self.ends), strict=True))
         for i, (quantizer, name) in enumerate(zip(self.quantizers, self.index, strict=True)):
-            quantizer.bits, quantizer.ends = bits[name], ends[i] if ends else None
+            quantizer.bits = bits[name]
+            quantizer.ends = ends[i] if ends else None
             if changed[name] or ends:
                 quantizer.fixed.bits = int(self.rounded[name])
                 if ends:
@@ -388,7 +526,9 @@ class LearnedQuantizer(nn.Module):
 
     def __init__(self, quantizer: Quantizer):
         super().__init__()
-        self.fixed, self.bits, self.ends = quantizer, None, None
+        self.fixed = quantizer
+        self.bits = None
+        self.ends = None
 
     def forward(self, x: Tensor, examples: int | None = None) -> Tensor:
         q = self.fixed
@@ -399,8 +539,9 @@ class LearnedQuantizer(nn.Module):
 
 
 class _Learned(torch.autograd.Function):
-    """`affine.fake_quantize` with the gradients above by the bits. By the ends of the range: 1 where a value is clipped there,
-    and what the step's width, ``(high - low) / (2**b - 1)``, makes of the values inside."""
+    """`affine.fake_quantize` with the gradients above by the bits. By the ends of the range: 1 where a value
+    is clipped there, and what the step's width, ``(high - low) / (2**b - 1)``, makes of the values inside.
+    """
 
     @staticmethod
     def forward(ctx, x, grid, slope, bits, low, high):
@@ -430,9 +571,12 @@ def shrinkage(bits: Tensor, symmetric: bool, symmetric_grid: str) -> Tensor:
 
 
 def clip(x: Tensor, grid: Grid) -> Tensor:
-    """``x`` clamped to what ``grid`` reaches, half a step beyond its outermost values included, as rounding has it."""
+    """``x`` clamped to what ``grid`` reaches, half a step beyond its outermost values included, as rounding
+    has it.
+    """
     half = grid.scale / 2
-    low, high = (grid.code_min - grid.zero_point) * grid.scale - half, (grid.code_max - grid.zero_point) * grid.scale + half
+    low = (grid.code_min - grid.zero_point) * grid.scale - half
+    high = (grid.code_max - grid.zero_point) * grid.scale + half
     return torch.minimum(torch.maximum(x, low), high)
 
 
@@ -440,8 +584,15 @@ class _Checkpoint:
     """Which step's bits are kept."""
 
     def __init__(self, rule: str):
-        self.rule, self.feasible, self.step, self.bits, self.ranges = rule, False, -1, {}, None
-        self.average, self.seen, self.best, self.excess = 0.0, 0, -math.inf, math.inf
+        self.rule = rule
+        self.feasible = False
+        self.step = -1
+        self.bits = {}
+        self.ranges = None
+        self.average = 0.0
+        self.seen = 0
+        self.best = -math.inf
+        self.excess = math.inf
 
     @staticmethod
     def meets(sides: list[_Side]) -> bool:
@@ -463,10 +614,12 @@ class _Checkpoint:
         warming_up = self.rule == "average" and self.seen <= AVERAGED
         if not self.feasible or warming_up or self.rule == "last" or self.average > self.best:
             self._keep(step, sides)
-            self.best, self.feasible = self.average, True
+            self.best = self.average
+            self.feasible = True
 
     def _keep(self, step: int, sides: list[_Side]) -> None:
-        self.step, self.bits = step, {side.kind: side.chosen() for side in sides}
+        self.step = step
+        self.bits = {side.kind: side.chosen() for side in sides}
         self.ranges = next((side.ranges() for side in sides if isinstance(side, _Activations)), None)
 
 
@@ -502,15 +655,23 @@ def _student(
     ends = placement.ends if config.first_last_bits is not None else frozenset()
     sides: list[_Side] = []
     if weight_target is not None:
-        fixed = {traced.tied.get(name, name) for name in traced.layers
-                 if name in ends or entry("weight_bits", start.weight_bits, name) is not None}
+        fixed = {
+            traced.tied.get(name, name)
+            for name in traced.layers
+            if name in ends or entry("weight_bits", start.weight_bits, name) is not None
+        }
         free = [name for name in traced.layers if name not in fixed and name not in traced.tied]
         entries = {name: len(floats[name]) if per_channel else 1 for name in free}
         sides.append(_Weights(floats, modules, config, weight_target, entries, *more))
     if activation_target is not None:
-        fixed = {o.name for o in traced.listed()
-                 if o.node.target in ends or entry("activation_bits", start.activation_bits, o.name) is not None}
-        free = {o.name for o in traced.listed() if o.counted and placement.feature_maps[o.name] is not None} - fixed
+        fixed = {
+            o.name
+            for o in traced.listed()
+            if o.node.target in ends or entry("activation_bits", start.activation_bits, o.name) is not None
+        }
+        free = {
+            o.name for o in traced.listed() if o.counted and placement.feature_maps[o.name] is not None
+        } - fixed
         learners = []
         for name, module in list(network.named_modules()):
             if isinstance(module, Quantizer) and module.name in free:
@@ -529,7 +690,8 @@ def _named(bits: object) -> dict[str, Bits]:
 def _order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
     """Which images each step sees: every one once before any comes again."""
     # On the CPU, whose random numbers are the same everywhere.
-    generator, waiting = torch.Generator("cpu").manual_seed(seed), torch.empty(0, dtype=torch.int64, device="cpu")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    waiting = torch.empty(0, dtype=torch.int64, device="cpu")
     for _ in range(steps):
         while len(waiting) < batch_size:
             waiting = torch.cat([waiting, torch.randperm(images, generator=generator, device="cpu")])
@@ -539,29 +701,40 @@ def _order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[Tens
 
 def _pool(batches: Iterable[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
     """All images and all labels."""
-    images, labels = [], []
+    images = []
+    labels = []
     for i, batch in enumerate(batches):
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and batch[1] is not None
         if not pair or not isinstance(batch[0], (Tensor, tuple, list, dict)):
-            raise ValueError(f"training batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}")
+            raise ValueError(
+                f"training batch {i} must be a pair of inputs and labels, got a {type(batch).__name__}"
+            )
         x = as_inputs(batch[0])
         check_inputs(x, f"training batch {i}")
-        n, y = examples_in(x), torch.as_tensor(batch[1], device=device_of_inputs(x))
+        n = examples_in(x)
+        y = torch.as_tensor(batch[1], device=device_of_inputs(x))
         if any(len(t) != n for t in pytree.tree_leaves(x)):
             raise ValueError(f"training batch {i}: its inputs do not hold equally many examples")
         images.append(x)
         labels.append(y)
         if len(y) != n or y.dim() != (2 if y.is_floating_point() else 1):
-            raise ValueError(f"training batch {i}: expected {n} integer labels, or rows of class probabilities, "
-                             f"got {tuple(y.shape)} of {y.dtype}")
+            raise ValueError(
+                f"training batch {i}: expected {n} integer labels, or rows of class probabilities, "
+                f"got {tuple(y.shape)} of {y.dtype}"
+            )
     if not sum(map(len, labels)):
-        raise ValueError("there is no data to learn from: batches is empty (a generator may have been used up already)")
+        raise ValueError(
+            "there is no data to learn from: batches is empty (a generator may have been used up already)"
+        )
     shapes = [pytree.tree_map(lambda t: t.shape[1:], x) for x in images]
     if any(shape != shapes[0] for shape in shapes) or len({(y.shape[1:], y.dtype) for y in labels}) > 1:
         raise ValueError("training batches differ in the shape of their images or the kind of their labels")
-    x, y = pooled(images), torch.cat(labels)
+    x = pooled(images)
+    y = torch.cat(labels)
     if len(classes := _classes(y).unique()) < 2:
-        raise ValueError(f"all {len(y)} training labels are class {classes.item()}: bits cannot be learned from one class")
+        raise ValueError(
+            f"all {len(y)} training labels are class {classes.item()}: bits cannot be learned from one class"
+        )
     return x, y
 
 
@@ -572,20 +745,32 @@ def _classes(labels: Tensor) -> Tensor:
 def _check_output(output: Tensor, labels: Tensor) -> None:
     classes = labels.shape[1] if labels.is_floating_point() else int(labels.max()) + 1
     if output.dim() != 2 or (output.shape[1] < classes if labels.dim() == 1 else output.shape[1] != classes):
-        raise ValueError(f"the network gives {tuple(output.shape)}, which does not fit labels of {classes} classes")
+        raise ValueError(
+            f"the network gives {tuple(output.shape)}, which does not fit labels of {classes} classes"
+        )
     if labels.dim() == 1 and labels.min() < 0:
         raise ValueError(f"a label is {labels.min()}: classes count from 0")
 
 
-def _check(config: QuantConfig, weight_target: float | None, activation_target: float | None, steps: int, batch_size: int,
-           parametrization: str, checkpoint: str, learn_ranges: bool) -> None:  # fmt: skip
+def _check(
+    config: QuantConfig,
+    weight_target: float | None,
+    activation_target: float | None,
+    steps: int,
+    batch_size: int,
+    parametrization: str,
+    checkpoint: str,
+    learn_ranges: bool,
+) -> None:
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}")
     for kind, target in (("weight", weight_target), ("activation", activation_target)):
         if target is None:
             continue
         if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target < math.inf:
-            raise ValueError(f"target_{kind}_bits must be a positive number, or None to keep that side, got {target!r}")
+            raise ValueError(
+                f"target_{kind}_bits must be a positive number, or None to keep that side, got {target!r}"
+            )
         if getattr(config, f"{kind}_bits") is None:
             raise ValueError(f"target_{kind}_bits is given, but {kind}_bits=None leaves that side in float")
     if weight_target is None and activation_target is None:
@@ -593,10 +778,16 @@ def _check(config: QuantConfig, weight_target: float | None, activation_target: 
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
-    for name, value, known in (("parametrization", parametrization, PARAMETRIZATIONS), ("checkpoint", checkpoint, CHECKPOINTS)):
+    for name, value, known in (
+        ("parametrization", parametrization, PARAMETRIZATIONS),
+        ("checkpoint", checkpoint, CHECKPOINTS),
+    ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}")
     asymmetric = not config.activation_symmetric and config.activation_granularity == "per_tensor"
     if learn_ranges and (activation_target is None or config.activation_dynamic or not asymmetric):
-        raise ValueError("learn_ranges learns static, asymmetric, per-tensor activation ranges together with activation bits "
-                         "(paper, appendix A): give target_activation_bits and such a configuration")
+        raise ValueError(
+            "learn_ranges learns static, asymmetric, per-tensor activation ranges together with activation "
+            "bits "
+            "(paper, appendix A): give target_activation_bits and such a configuration"
+        )

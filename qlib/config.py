@@ -27,8 +27,14 @@ CHOICES = {
     "pooling": ("high_precision", "low_precision", "float"),
     "calibration_upstream": ("float", "quantized"),
 }
-SWITCHES = ("weight_symmetric", "activation_symmetric", "activation_dynamic", "quantize_skip", "quantize_residual",
-            "quantize_output")  # fmt: skip
+SWITCHES = (
+    "weight_symmetric",
+    "activation_symmetric",
+    "activation_dynamic",
+    "quantize_skip",
+    "quantize_residual",
+    "quantize_output",
+)
 MAX_BITS = 16  # finer grids are not exact in float32
 MAX_LAYER_BITS = 32  # 17 to 32 pass through as float and count at their bits
 LATER = {"later": True}  # metadata of a field that was added after rows were recorded: `QuantConfig.identity`
@@ -36,27 +42,31 @@ LATER = {"later": True}  # metadata of a field that was added after rows were re
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """How a network is quantized; the object that builds the model also labels its result and prints as its card.
+    """How a network is quantized; the object that builds the model also labels its result and prints as its
+    card.
 
-    ``weight_bits``, ``activation_bits``: an int (1 to 16), ``None`` to leave that side in float, or a dictionary from layer or
-    tensor name (as `qlib.footprint` lists them) to bits, where ``"default"`` (8 if absent) is for names not given, and a value
-    may be a tuple with one int per output channel. In a dictionary 17 to 32 bits are allowed: such a tensor stays in float and
-    counts at its bits (paper, figure 7). A name may be a shell pattern, such as ``"layer1.*"`` (with case):
-    an exact name goes before a pattern, a pattern before ``"default"``, of two patterns the more specific
-    (more characters that are no wildcards); two equally specific ones that fit one name are an error.
+    ``weight_bits``, ``activation_bits``: an int (1 to 16), ``None`` to leave that side in float, or a
+    dictionary from layer or tensor name (as `qlib.footprint` lists them) to bits, where ``"default"`` (8 if
+    absent) is for names not given, and a value may be a tuple with one int per output channel. In a
+    dictionary 17 to 32 bits are allowed: such a tensor stays in float and counts at its bits (paper, figure
+    7). A name may be a shell pattern, such as ``"layer1.*"`` (with case): an exact name goes before a
+    pattern, a pattern before ``"default"``, of two patterns the more specific (more characters that are no
+    wildcards); two equally specific ones that fit one name are an error.
 
-    ``weight_symmetric``, ``activation_symmetric``, ``symmetric_grid``: section 2.1 and `qlib.affine.make_grid`; symmetric needs
-    2 bits or more. ``..._granularity``: one range per output channel of a weight (axis 0), per channel of an activation (axis
-    1), or one per tensor. ``..._range`` and ``percentile``: how the clipping range is found, see `qlib.ranges`.
-    ``activation_dynamic``: a range per image, found while it runs. ``calibration_upstream``: whether layers upstream compute in
-    float while ranges are found, or quantized as in the published code.
+    ``weight_symmetric``, ``activation_symmetric``, ``symmetric_grid``: section 2.1 and
+    `qlib.affine.make_grid`; symmetric needs 2 bits or more. ``..._granularity``: one range per output channel
+    of a weight (axis 0), per channel of an activation (axis 1), or one per tensor. ``..._range`` and
+    ``percentile``: how the clipping range is found, see `qlib.ranges`. ``activation_dynamic``: a range per
+    image, found while it runs. ``calibration_upstream``: whether layers upstream compute in float while
+    ranges are found, or quantized as in the published code.
 
-    ``quantize_skip``, ``quantize_residual``: figure 1 of the paper is (True, True), (True, False), (False, False); what each
-    leaves in float: `qlib.placement`. ``pooling``: average pooling in float and requantized, as a rounded integer mean, or
-    left in float; it acts where the averaged map is quantized, so not with ``quantize_skip=False``. ``input_bits``: of the
-    image (``None``: float). ``quantize_output``: quantize the logits. ``first_last_bits``: of the first and the last layer's
-    weights and of what these two produce (``None``: treated like the rest). ``bit_choices``: what mixed precision may choose
-    from (section 2.3).
+    ``quantize_skip``, ``quantize_residual``: figure 1 of the paper is (True, True), (True, False), (False,
+    False); what each leaves in float: `qlib.placement`. ``pooling``: average pooling in float and
+    requantized, as a rounded integer mean, or left in float; it acts where the averaged map is quantized, so
+    not with ``quantize_skip=False``. ``input_bits``: of the image (``None``: float). ``quantize_output``:
+    quantize the logits. ``first_last_bits``: of the first and the last layer's weights and of what these two
+    produce (``None``: treated like the rest). ``bit_choices``: what mixed precision may choose from (section
+    2.3).
 
     ``float_layers``: names or shell patterns of modules that are left in float whole, whatever they hold
     (embeddings, recurrent layers, modules of your own, a whole submodule). What enters them is not quantized
@@ -97,13 +107,16 @@ class QuantConfig:
             object.__setattr__(self, name, _side(name, getattr(self, name), 2 if symmetric is True else 1))
         lowest = {"input_bits": 1 + (self.activation_symmetric is True and self.activation_bits is not None)}
         lowest["first_last_bits"] = max(
-            1 + (self.weight_symmetric is True and self.weight_bits is not None), lowest["input_bits"])
+            1 + (self.weight_symmetric is True and self.weight_bits is not None), lowest["input_bits"]
+        )
         for name, least in lowest.items():
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _bits(name, getattr(self, name), MAX_BITS, least))
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(repr, allowed))}; got {getattr(self, name)!r}"
+                )
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -135,14 +148,21 @@ class QuantConfig:
         """`to_dict` as the key of a recorded row needs it: without the fields that were added later and have
         their default, so that a new field changes no key."""
         later = {field.name: field.default for field in dataclasses.fields(self) if field.metadata == LATER}
-        return {name: value for name, value in self.to_dict().items()
-                if name not in later or getattr(self, name) != later[name]}
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in later or getattr(self, name) != later[name]
+        }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> QuantConfig:
-        """The inverse of `to_dict`; fields left out keep their default, an unknown one is a ``ValueError``."""
+        """The inverse of `to_dict`; fields left out keep their default, an unknown one is a
+        ``ValueError``.
+        """
         if not isinstance(fields, Mapping):
-            raise ValueError(f"a configuration is a mapping of field names to values, got {type(fields).__name__}")
+            raise ValueError(
+                f"a configuration is a mapping of field names to values, got {type(fields).__name__}"
+            )
         cls._refuse_unknown(fields, ValueError)
         return cls(**fields)
 
@@ -207,8 +227,10 @@ def entry(field: str, table: Mapping[str, Bits], name: str) -> Bits | None:
     fitting = sorted((key for key in table if is_pattern(key) and fnmatchcase(name, key)), key=_specificity)
     if len(fitting) > 1 and _specificity(fitting[-2]) == _specificity(fitting[-1]):
         both = " and ".join(map(repr, fitting[-2:]))
-        raise ValueError(f"{field}: the patterns {both} are equally specific and both fit {name!r}; "
-                         f"give {name!r} an entry of its own, or make one pattern longer")
+        raise ValueError(
+            f"{field}: the patterns {both} are equally specific and both fit {name!r}; "
+            f"give {name!r} an entry of its own, or make one pattern longer"
+        )
     return table[fitting[-1]] if fitting else None
 
 
@@ -219,8 +241,10 @@ def _specificity(pattern: str) -> int:
 
 def _names(field: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        raise ValueError(f"{field} must be a tuple of names or patterns, got {value!r}: write ({value!r},), "
-                         f"or in YAML [{value}]")
+        raise ValueError(
+            f"{field} must be a tuple of names or patterns, got {value!r}: write ({value!r},), "
+            f"or in YAML [{value}]"
+        )
     if not isinstance(value, (tuple, list)):
         raise ValueError(f"{field} must be a tuple of names or patterns of modules, got {value!r}")
     for name in value:
@@ -241,7 +265,9 @@ def _side(name: str, value: Any, least: int) -> int | dict[str, Bits] | None:
         where = f"{name}[{key!r}]"
         if isinstance(bits, (tuple, list)):
             if not bits:
-                raise ValueError(f"{where}: a tuple of bits needs one int per output channel, got an empty one")
+                raise ValueError(
+                    f"{where}: a tuple of bits needs one int per output channel, got an empty one"
+                )
             result[key] = tuple(_bits(where, b, MAX_BITS, least) for b in bits)
         else:
             result[key] = _bits(where, bits, MAX_LAYER_BITS, least)
@@ -254,7 +280,9 @@ def _bits(name: str, value: Any, most: int, least: int = 1) -> int:
             raise TypeError
         bits = operator.index(value)
     except TypeError:
-        raise ValueError(f"{name} must be a whole number of bits from {least} to {most}, got {value!r}") from None
+        raise ValueError(
+            f"{name} must be a whole number of bits from {least} to {most}, got {value!r}"
+        ) from None
     if not least <= bits <= most:
         why = " (a symmetric grid needs 2 bits or more)" if least == 2 and bits == 1 else ""
         raise ValueError(f"{name} must be a whole number of bits from {least} to {most}, got {bits}{why}")

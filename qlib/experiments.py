@@ -1,4 +1,5 @@
-"""Experiments: named grids of runs, and the laboratory that measures one of them. `qlib.results` records the rows.
+"""Experiments: named grids of runs, and the laboratory that measures one of them. `qlib.results` records the
+rows.
 
 Grids are read and rows are looked at without torch, which the laboratory imports where it measures.
 """
@@ -38,9 +39,10 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 
 @dataclass(frozen=True)
 class Allocation:
-    """How a run chooses its bits by layer: learned if a target is given, with the settings of `qlib.learn_bitwidths`, on
-    ``labels`` that are ``true``, or ``hard`` or ``soft`` ones of the float network; or analytic, so that no feature map is
-    larger than the largest of a network with ``largest_map_bits`` in every layer but the last.
+    """How a run chooses its bits by layer: learned if a target is given, with the settings of
+    `qlib.learn_bitwidths`, on ``labels`` that are ``true``, or ``hard`` or ``soft`` ones of the float
+    network; or analytic, so that no feature map is larger than the largest of a network with
+    ``largest_map_bits`` in every layer but the last.
     """
 
     target_weight_bits: float | None = None
@@ -58,7 +60,9 @@ class Allocation:
     def __post_init__(self):
         learned = self.target_weight_bits is not None or self.target_activation_bits is not None
         if learned == (self.largest_map_bits is not None):
-            raise ValueError("an allocation needs target_weight_bits or target_activation_bits, or else largest_map_bits")
+            raise ValueError(
+                "an allocation needs target_weight_bits or target_activation_bits, or else largest_map_bits"
+            )
         if self.labels not in ("true", "hard", "soft"):
             raise ValueError(f"labels must be 'true', 'hard' or 'soft', got {self.labels!r}")
 
@@ -72,9 +76,11 @@ ALLOCATION_FIELDS = tuple(f.name for f in dataclasses.fields(Allocation))
 
 @dataclass(frozen=True)
 class Run:
-    """One row to be: what is quantized, how, and on which data it is calibrated (and, if so, learned) and evaluated.
+    """One row to be: what is quantized, how, and on which data it is calibrated (and, if so, learned) and
+    evaluated.
 
-    Bits are learned on ``calibration_images`` training images, drawn from ``calibration_seed``, which are also calibrated on.
+    Bits are learned on ``calibration_images`` training images, drawn from ``calibration_seed``, which are
+    also calibrated on.
     """
 
     bench: str
@@ -88,11 +94,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A grid of runs on one bench. The configurations are all combinations of one element from each list in ``vary``, each
-    with every number of ``calibration_images`` and every one of the ``seeds`` that draw these.
+    """A grid of runs on one bench. The configurations are all combinations of one element from each list in
+    ``vary``, each with every number of ``calibration_images`` and every one of the ``seeds`` that draw these.
 
-    ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` or of `Allocation` to
-    value. If ``float_baseline`` is set, every network is also recorded unquantized. ``own``: as for `qlib.load_bench`.
+    ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` or
+    of `Allocation` to value. If ``float_baseline`` is set, every network is also recorded unquantized.
+    ``own``: as for `qlib.load_bench`.
     """
 
     name: str
@@ -111,8 +118,10 @@ class Experiment:
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
-        """From a YAML file with these fields; ``vary`` is a list of axes, each a list of partial configurations or one mapping
-        from a field to its values. Raises ``ValueError`` naming the file and the field."""
+        """From a YAML file with these fields; ``vary`` is a list of axes, each a list of partial
+        configurations or one mapping from a field to its values. Raises ``ValueError`` naming the file and
+        the field.
+        """
         known = [f.name for f in dataclasses.fields(cls)]
         try:
             given = yaml.safe_load(path.read_text("utf8"))
@@ -122,11 +131,15 @@ class Experiment:
                 if field not in known:
                     raise ValueError(f"no field {field!r}{suggestion(field, known)}")
             axes = [
-                [{name: v} for name, values in axis.items() for v in values] if isinstance(axis, Mapping) else axis
+                [{name: v} for name, values in axis.items() for v in values]
+                if isinstance(axis, Mapping)
+                else axis
                 for axis in given.get("vary", [])
             ]
             tuples = {k: tuple(given[k]) for k in ("networks", "seeds", "calibration_images") if k in given}
-            experiment = cls(**{"name": path.stem, "fixed": {}, **given, **tuples, "vary": tuple(map(tuple, axes))})
+            experiment = cls(
+                **{"name": path.stem, "fixed": {}, **given, **tuples, "vary": tuple(map(tuple, axes))}
+            )
             experiment.runs()
         except (ValueError, TypeError, yaml.YAMLError) as error:
             raise ValueError(f"{path}: {error}") from error
@@ -142,7 +155,8 @@ class Experiment:
             for parts in itertools.product(*self.vary):
                 fields = {**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})}
                 chosen = {name: fields.pop(name) for name in ALLOCATION_FIELDS if name in fields}
-                config, allocation = QuantConfig.from_dict(fields), Allocation(**chosen) if chosen else None
+                config = QuantConfig.from_dict(fields)
+                allocation = Allocation(**chosen) if chosen else None
                 for n, seed in itertools.product(self.calibration_images, self.seeds):
                     runs[Run(self.bench, network, config, n, seed, self.images, allocation)] = None
         return list(runs)
@@ -151,14 +165,19 @@ class Experiment:
 class Laboratory:
     """A bench whose data and hashes are made once, for many runs.
 
-    ``device``: where networks run, as torch names it. ``precision``: of products and their sums. ``float32``; ``tf32``, which
-    rounds factors to 10 bits of mantissa where a GPU can; or ``bfloat16`` by autocast. Quantizers compute in float32 always.
+    ``device``: where networks run, as torch names it. ``precision``: of products and their sums. ``float32``;
+    ``tf32``, which rounds factors to 10 bits of mantissa where a GPU can; or ``bfloat16`` by autocast.
+    Quantizers compute in float32 always.
     """
 
     def __init__(self, bench: Bench, device: str = "cpu", precision: str = "float32"):
         if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}; got {precision!r}")
-        self.bench, self.device, self.precision = bench, _device(device), precision
+            raise ValueError(
+                f"precision must be one of {', '.join(map(repr, PRECISIONS))}; got {precision!r}"
+            )
+        self.bench = bench
+        self.device = _device(device)
+        self.precision = precision
         self.weights = functools.cache(lambda network: weights_hash(self.network(network)))
         self.calibration = functools.cache(lambda n, seed: self.bench.calibration(n, seed) if n else [])
         self.training = functools.cache(self.bench.training)
@@ -167,7 +186,9 @@ class Laboratory:
 
     def network(self, name: str) -> torch.nn.Module:
         if name not in self.bench.models:
-            raise ValueError(f"bench {self.bench.name!r} has no network {name!r}{suggestion(name, self.bench.models)}")
+            raise ValueError(
+                f"bench {self.bench.name!r} has no network {name!r}{suggestion(name, self.bench.models)}"
+            )
         return self.bench.models[name].to(self.device)
 
     def on_device(self, batches: Batches) -> Batches | Prefetched:
@@ -176,7 +197,9 @@ class Laboratory:
     def identity(self, run: Run) -> dict[str, Any]:
         """What a row depends on, and the key made of it."""
         stream = "training" if run.allocation and run.allocation.learned else "calibration"
-        data = self.hash(stream, run.calibration_images, run.calibration_seed) + self.hash("validation", run.images)
+        data = self.hash(stream, run.calibration_images, run.calibration_seed) + self.hash(
+            "validation", run.images
+        )
         depends = {
             "bench": run.bench,
             "network": run.network,
@@ -190,10 +213,15 @@ class Laboratory:
             **({"precision": self.precision} if self.precision != "float32" else {}),
             "n": run.images,
         }
-        return {"key": hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16], **depends}
+        return {
+            "key": hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16],
+            **depends,
+        }
 
     def measure(self, run: Run) -> dict[str, Any]:
-        """Choose bits if the run asks for it, quantize, calibrate, evaluate: the cells of a row that are results."""
+        """Choose bits if the run asks for it, quantize, calibrate, evaluate: the cells of a row that are
+        results.
+        """
         with _computing(self.device, self.precision):
             return self._measure(run)
 
@@ -202,43 +230,65 @@ class Laboratory:
         from .model import quantize, read_verified
         from .network.inputs import inputs_of
 
-        given, draw = self.network(run.network), (run.calibration_images, run.calibration_seed)
+        given = self.network(run.network)
+        draw = (run.calibration_images, run.calibration_seed)
         learns = run.allocation is not None and run.allocation.learned
         calibration = self.on_device(self.training(*draw) if learns else self.calibration(*draw))
-        config, ranges, cells = run.config, None, {}
+        config = run.config
+        ranges = None
+        cells = {}
         in_float = config.weight_bits is None and config.activation_bits is None
-        network = given if in_float else read_verified(given, config, inputs_of(itertools.islice(iter(calibration), 1)))
+        network = (
+            given
+            if in_float
+            else read_verified(given, config, inputs_of(itertools.islice(iter(calibration), 1)))
+        )
         if run.allocation:
             example = self.validation(run.images)[0][0][:1]
             if learns:
                 learned = self._learn(run, given, network, calibration)
-                config, ranges = learned.config, learned.ranges
+                config = learned.config
+                ranges = learned.ranges
             else:
                 config = _within_largest_map(network, example, config, run.allocation.largest_map_bits)
             size = footprint(network, example, config)
-            cells = {"average_weight_bits": size.average_weight_bits, "average_activation_bits": size.average_activation_bits,
-                     "bits": {e.name: [round(e.weight_bits, 4), round(e.activation_bits, 4)] for e in size.layers}}
+            cells = {
+                "average_weight_bits": size.average_weight_bits,
+                "average_activation_bits": size.average_activation_bits,
+                "bits": {e.name: [round(e.weight_bits, 4), round(e.activation_bits, 4)] for e in size.layers},
+            }
         quantized = quantize(network, config, calibration, ranges)
         accuracy = evaluate(quantized, self.on_device(self.validation(run.images)))
         low, high = accuracy.interval
-        return {**cells, "top1": round(accuracy.top1, 4), "low": round(low, 4), "high": round(high, 4),
-                "correct": pack(accuracy.correct)}  # fmt: skip
+        return {
+            **cells,
+            "top1": round(accuracy.top1, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "correct": pack(accuracy.correct),
+        }
 
-    def _learn(self, run: Run, given: torch.nn.Module, network: Network, training: Batches) -> LearnedBitwidths:
+    def _learn(
+        self, run: Run, given: torch.nn.Module, network: Network, training: Batches
+    ) -> LearnedBitwidths:
         from .bitwidths import learn_bitwidths, pseudo_labels
 
         settings = dataclasses.asdict(run.allocation)
-        labels, _ = settings.pop("labels"), settings.pop("largest_map_bits")
+        labels = settings.pop("labels")
+        _ = settings.pop("largest_map_bits")
         if labels != "true":
             training = pseudo_labels(given, training, soft=labels == "soft")
-        return learn_bitwidths(network, run.config, training, seed=run.calibration_seed, progress=False, **settings)
+        return learn_bitwidths(
+            network, run.config, training, seed=run.calibration_seed, progress=False, **settings
+        )
 
 
 class Prefetched:
     """Batches on their way to a device: while one is computed on, the next is made, pinned and copied."""
 
     def __init__(self, batches: Batches, device: torch.device):
-        self.batches, self.device = batches, device
+        self.batches = batches
+        self.device = device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         with ThreadPoolExecutor(1) as pool:
@@ -274,18 +324,24 @@ def _computing(device: torch.device, precision: str) -> Iterator[None]:
         for place in places:
             place.allow_tf32 = precision == "tf32"
         # Without its cache, which would not see that the learner writes new values into the weights.
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False
+        ):
             yield
     finally:
         for place, allowed in zip(places, before, strict=True):
             place.allow_tf32 = allowed
 
 
-def _within_largest_map(network: Network, example: torch.Tensor, config: QuantConfig, bits: int) -> QuantConfig:
+def _within_largest_map(
+    network: Network, example: torch.Tensor, config: QuantConfig, bits: int
+) -> QuantConfig:
     from .bitwidths import analytic_bitwidths
     from .footprints import footprint
 
-    elements = max(layer.activation_elements for layer in footprint(network, example, config).layers if layer.counted)
+    elements = max(
+        layer.activation_elements for layer in footprint(network, example, config).layers if layer.counted
+    )
     return analytic_bitwidths(network, example, config, elements * bits / 8)
 
 

@@ -1,4 +1,6 @@
-"""Taking a quantized network away: as ONNX with QuantizeLinear and DequantizeLinear, or as safetensors and its configuration."""
+"""Taking a quantized network away: as ONNX with QuantizeLinear and DequantizeLinear, or as safetensors and
+its configuration.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,26 @@ from .placement import place
 from .quantizer import Quantizer
 
 EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
-OPSET, OPSET_OF_4_BITS = 17, 21
+OPSET = 17
+OPSET_OF_4_BITS = 21
 
 
 def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path) -> None:
-    """Write a network that `qlib.quantize` made under ``config`` to ``folder``: ``weights.safetensors`` and ``config.yaml``."""
+    """Write a network that `qlib.quantize` made under ``config`` to ``folder``: ``weights.safetensors`` and
+    ``config.yaml``.
+    """
     from .results import write_whole
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".weights.{os.getpid()}"
     try:
-        # Tied weights are written for each of their layers: copies, since a file may not hold one tensor twice.
-        save_file({name: tensor.contiguous().cpu().clone() for name, tensor in quantized.state_dict().items()}, temporary)
+        # Tied weights are written for each of their layers: copies, since a file may not hold one tensor
+        # twice.
+        save_file(
+            {name: tensor.contiguous().cpu().clone() for name, tensor in quantized.state_dict().items()},
+            temporary,
+        )
         os.replace(temporary, folder / "weights.safetensors")
     finally:
         temporary.unlink(missing_ok=True)
@@ -43,8 +52,10 @@ def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path
 
 
 def load_quantized(model: nn.Module, folder: str | Path) -> nn.Module:
-    """The quantized network in ``folder``, without calibration. ``model``: the float network's architecture; its weights do not
-    matter. Raises ``ValueError`` if files and architecture do not belong together, ``OSError`` if they are not there."""
+    """The quantized network in ``folder``, without calibration. ``model``: the float network's architecture;
+    its weights do not matter. Raises ``ValueError`` if files and architecture do not belong together,
+    ``OSError`` if they are not there.
+    """
     folder = Path(folder)
     config = QuantConfig.from_yaml((folder / "config.yaml").read_text("utf8"))
     if not (folder / "weights.safetensors").is_file():
@@ -53,7 +64,8 @@ def load_quantized(model: nn.Module, folder: str | Path) -> nn.Module:
         state = load_file(folder / "weights.safetensors")
     except SafetensorError as error:
         raise ValueError(f"{folder / 'weights.safetensors'} is damaged: {error}") from None
-    network, quantizers = None, {}
+    network = None
+    quantizers = {}
     if config.weight_bits is None and config.activation_bits is None:
         module = evaluation_copy(model)
     else:
@@ -75,23 +87,40 @@ def load_quantized(model: nn.Module, folder: str | Path) -> nn.Module:
     return module
 
 
-def export_onnx(model: nn.Module, config: QuantConfig, calibration: Iterable | Tensor | None, example_input: Tensor,
-                path: str | Path, ranges: Mapping[str, tuple[float, float]] | None = None) -> None:  # fmt: skip
-    """Quantize ``model`` as `qlib.quantize` does and write it as ONNX: weights as integer codes, and a pair of QuantizeLinear
-    and DequantizeLinear where `qlib` has a quantizer. The first dimension of ``example_input`` may vary later.
+def export_onnx(
+    model: nn.Module,
+    config: QuantConfig,
+    calibration: Iterable | Tensor | None,
+    example_input: Tensor,
+    path: str | Path,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Quantize ``model`` as `qlib.quantize` does and write it as ONNX: weights as integer codes, and a pair
+    of QuantizeLinear and DequantizeLinear where `qlib` has a quantizer. The first dimension of
+    ``example_input`` may vary later.
 
-    Needs the extra ``onnx``. Raises ``ValueError`` naming the layer for what such pairs cannot say: bits other than 4 and 8,
-    ranges per image, ranges per channel of activations, bits per channel, the ``authors`` grid, and means of codes."""
+    Needs the extra ``onnx``. Raises ``ValueError`` naming the layer for what such pairs cannot say: bits
+    other than 4 and 8, ranges per image, ranges per channel of activations, bits per channel, the ``authors``
+    grid, and means of codes.
+    """
     try:
         import onnx
     except ImportError:
-        raise ValueError('writing ONNX needs the package onnx: pip install "quantization-tradeoffs[onnx]"') from None
-    refused = {"activation_dynamic": True, "activation_granularity": "per_channel", "pooling": "low_precision"}
+        raise ValueError(
+            'writing ONNX needs the package onnx: pip install "quantization-tradeoffs[onnx]"'
+        ) from None
+    refused = {
+        "activation_dynamic": True,
+        "activation_granularity": "per_channel",
+        "pooling": "low_precision",
+    }
     if config.weight_symmetric or config.activation_symmetric:
         refused["symmetric_grid"] = "authors"
     for field, value in refused.items():
         if getattr(config, field) == value:
-            raise ValueError(f"{field}={value!r} cannot be written as pairs of QuantizeLinear and DequantizeLinear")
+            raise ValueError(
+                f"{field}={value!r} cannot be written as pairs of QuantizeLinear and DequantizeLinear"
+            )
     batches = [(inputs, None) for inputs in inputs_of(calibration)]
     floats = read_verified(model, config, inputs_of(batches) or [example_input])
     placement = place(floats, config)
@@ -101,23 +130,41 @@ def export_onnx(model: nn.Module, config: QuantConfig, calibration: Iterable | T
     layers = {name: floats.module.get_submodule(name) for name in placement.weight_bits}
     for name, layer in layers.items():
         if isinstance(layer, TRANSPOSED):
-            raise ValueError(f"{name!r} is a transposed convolution, whose ranges per output channel are not written yet: use "
-                             f"float_layers=({name!r},)")  # fmt: skip
-    grids = {name: weight_grid(name, layers[name].weight.data, config, bits)
-             for name, bits in placement.weight_bits.items() if bits in EXPORTED_BITS}  # fmt: skip
+            raise ValueError(
+                f"{name!r} is a transposed convolution, whose ranges per output channel are not written yet: "
+                "use "
+                f"float_layers=({name!r},)"
+            )
+    grids = {
+        name: weight_grid(name, layers[name].weight.data, config, bits)
+        for name, bits in placement.weight_bits.items()
+        if bits in EXPORTED_BITS
+    }
     network, _ = with_quantizers(floats, config, batches, ranges)
     for name, grid in grids.items():
-        parametrize.register_parametrization(network.module.get_submodule(name), "weight", _Written(
-            grid, placement.weight_bits[name], config.weight_symmetric), unsafe=True)  # fmt: skip
+        parametrize.register_parametrization(
+            network.module.get_submodule(name),
+            "weight",
+            _Written(grid, placement.weight_bits[name], config.weight_symmetric),
+            unsafe=True,
+        )
     for name, layer in list(network.module.named_modules()):
         if isinstance(layer, Quantizer):
             network.module.set_submodule(name, _Written(layer.grid, layer.bits, config.activation_symmetric))
     temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
     try:
         with torch.no_grad():
-            torch.onnx.export(network.module, (example_input,), str(temporary), dynamo=False, opset_version=OPSET,
-                              input_names=["input"], output_names=["output"], custom_opsets={"qlib": 1},
-                              dynamic_axes={"input": {0: "n"}, "output": {0: "n"}})  # fmt: skip
+            torch.onnx.export(
+                network.module,
+                (example_input,),
+                str(temporary),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["output"],
+                custom_opsets={"qlib": 1},
+                dynamic_axes={"input": {0: "n"}, "output": {0: "n"}},
+            )
         written = _with_pairs(onnx.load(str(temporary)))
         onnx.checker.check_model(written)
         onnx.save(written, str(temporary))
@@ -131,7 +178,9 @@ class _Written(nn.Module):
 
     def __init__(self, grid: Grid, bits: int, signed: bool):
         super().__init__()
-        self.grid, self.bits, self.signed = grid, bits, signed
+        self.grid = grid
+        self.bits = bits
+        self.signed = signed
 
     def forward(self, x: Tensor) -> Tensor:
         return _Placeholder.apply(x, self.grid, self.bits, self.signed)
@@ -145,13 +194,24 @@ class _Placeholder(torch.autograd.Function):
     @staticmethod
     def symbolic(g: Any, x: Any, grid: Grid, bits: int, signed: bool) -> Any:
         channels = max(grid.scale.numel(), grid.zero_point.numel())
-        scale, zero_point = (part.expand(channels) if part.numel() == 1 else part.flatten() for part in grid[:2])
-        return g.op("qlib::Codes", x, scale_f=scale.tolist(), zero_point_i=zero_point.int().tolist(), bits_i=bits,
-                    signed_i=int(signed), lowest_i=int(grid.code_min.min())).setType(x.type())  # fmt: skip
+        scale, zero_point = (
+            part.expand(channels) if part.numel() == 1 else part.flatten() for part in grid[:2]
+        )
+        return g.op(
+            "qlib::Codes",
+            x,
+            scale_f=scale.tolist(),
+            zero_point_i=zero_point.int().tolist(),
+            bits_i=bits,
+            signed_i=int(signed),
+            lowest_i=int(grid.code_min.min()),
+        ).setType(x.type())
 
 
 def _with_pairs(model: Any) -> Any:
-    """Every placeholder as a pair of QuantizeLinear and DequantizeLinear; a weight as its codes and a DequantizeLinear."""
+    """Every placeholder as a pair of QuantizeLinear and DequantizeLinear; a weight as its codes and a
+    DequantizeLinear.
+    """
     import numpy as np
     import onnx
     from onnx import helper, numpy_helper
@@ -161,20 +221,29 @@ def _with_pairs(model: Any) -> Any:
         graph.initializer.append(numpy_helper.from_array(array, name))
         return name
 
-    graph, nodes, opset = model.graph, [], OPSET
+    graph = model.graph
+    nodes = []
+    opset = OPSET
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for number, node in enumerate(graph.node):
         if node.op_type != "Codes":
             nodes.append(node)
             continue
         given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        bits, signed, one = given["bits"], given["signed"], len(given["scale"]) == 1
+        bits = given["bits"]
+        signed = given["signed"]
+        one = len(given["scale"]) == 1
         kind = getattr(onnx.TensorProto, f"{'' if signed else 'U'}INT{bits}")
         opset = max(opset, OPSET_OF_4_BITS if bits == 4 else OPSET)
-        name, shape, source = node.output[0], [] if one else [len(given["scale"])], node.input[0]
-        grid = [add(f"{name}_scale", onnx.TensorProto.FLOAT, shape, given["scale"]),
-                add(f"{name}_zero_point", kind, shape, given["zero_point"])]  # fmt: skip
-        axis, codes = {} if one else {"axis": 0}, f"{name}_codes"
+        name = node.output[0]
+        shape = [] if one else [len(given["scale"])]
+        source = node.input[0]
+        grid = [
+            add(f"{name}_scale", onnx.TensorProto.FLOAT, shape, given["scale"]),
+            add(f"{name}_zero_point", kind, shape, given["zero_point"]),
+        ]
+        axis = {} if one else {"axis": 0}
+        codes = f"{name}_codes"
         if source in weights:
             values = numpy_helper.to_array(weights[source])
             column = (-1, *[1] * (values.ndim - 1))
@@ -184,10 +253,18 @@ def _with_pairs(model: Any) -> Any:
             lowest = -(2 ** (bits - 1)) if signed else 0
             if given["lowest"] > lowest:  # the restricted grid has one code less than its type
                 low = add(f"{name}_low", onnx.TensorProto.FLOAT, [], given["lowest"] * given["scale"][0])
-                nodes.append(helper.make_node("Max", [source, low], [f"{name}_clipped"], name=f"limit_{number}"))
+                nodes.append(
+                    helper.make_node("Max", [source, low], [f"{name}_clipped"], name=f"limit_{number}")
+                )
                 source = f"{name}_clipped"
-            nodes.append(helper.make_node("QuantizeLinear", [source, *grid], [codes], name=f"quantize_{number}", **axis))
-        nodes.append(helper.make_node("DequantizeLinear", [codes, *grid], [name], name=f"dequantize_{number}", **axis))
+            nodes.append(
+                helper.make_node(
+                    "QuantizeLinear", [source, *grid], [codes], name=f"quantize_{number}", **axis
+                )
+            )
+        nodes.append(
+            helper.make_node("DequantizeLinear", [codes, *grid], [name], name=f"dequantize_{number}", **axis)
+        )
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.initializer[:]

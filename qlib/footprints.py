@@ -1,8 +1,8 @@
 """What a network costs under a configuration: bits and bytes of weights and feature maps.
 
-Counted as in the paper's table 2: the weights of convolution and linear layers, and as feature maps the outputs of convolution,
-addition and linear layers, per image; no scales, no biases. What the placement leaves in float counts 32 bits. Decimal units:
-1 MB is 10^6 bytes.
+Counted as in the paper's table 2: the weights of convolution and linear layers, and as feature maps the
+outputs of convolution, addition and linear layers, per image; no scales, no biases. What the placement leaves
+in float counts 32 bits. Decimal units: 1 MB is 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation. ``weight_bits``, ``activation_bits``: means over channels; ``counted``: as a feature map."""
+    """One operation. ``weight_bits``, ``activation_bits``: means over channels; ``counted``: as a feature
+    map.
+    """
 
     name: str
     kind: str
@@ -47,8 +49,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sums over ``layers``; bytes are floats, activations are per image. ``in_float``: what computes in float whatever the
-    configuration, such as ``LayerNorm`` and ``softmax``."""
+    """Sums over ``layers``; bytes are floats, activations are per image. ``in_float``: what computes in float
+    whatever the configuration, such as ``LayerNorm`` and ``softmax``.
+    """
 
     layers: tuple[Layer, ...]
     in_float: tuple[str, ...] = ()
@@ -88,34 +91,52 @@ class Footprint:
         return 8 * self.activation_bytes / self.activation_elements
 
     def __str__(self) -> str:
-        return (f"weights {self.weight_bytes / 1e6:.3f} MB ({self.average_weight_bits:.3f} bits), feature maps "
-                f"{self.activation_bytes / 1e6:.3f} MB ({self.average_activation_bits:.3f} bits), largest "
-                f"{self.max_activation_bytes / 1e3:.1f} kB")
+        return (
+            f"weights {self.weight_bytes / 1e6:.3f} MB ({self.average_weight_bits:.3f} bits), feature maps "
+            f"{self.activation_bytes / 1e6:.3f} MB ({self.average_activation_bits:.3f} bits), largest "
+            f"{self.max_activation_bytes / 1e3:.1f} kB"
+        )
 
 
 def footprint(model: nn.Module | Network, example_input: Any, config: QuantConfig) -> Footprint:
     """The cost of ``model`` under ``config``, from shapes alone.
 
-    ``example_input``: a batch ``(n, ...)`` of any size, or a tuple or dictionary of several inputs; values do not matter. Nothing
-    is computed where shapes follow from shapes, and nothing is compared: whether the network was read rightly is seen by
-    `qlib.quantize`. What ``float_layers`` leave in float counts 32 bits: modules that are looked into, a row for each of their
-    operations; others, such as recurrent layers, one for their weights and output. Raises ``ValueError`` like `qlib.quantize`.
+    ``example_input``: a batch ``(n, ...)`` of any size, or a tuple or dictionary of several inputs; values do
+    not matter. Nothing is computed where shapes follow from shapes, and nothing is compared: whether the
+    network was read rightly is seen by `qlib.quantize`. What ``float_layers`` leave in float counts 32 bits:
+    modules that are looked into, a row for each of their operations; others, such as recurrent layers, one
+    for their weights and output. Raises ``ValueError`` like `qlib.quantize`.
     """
-    check_inputs(example_input, "example_input", "a batch of inputs, a tensor (n, ...), or a tuple or dictionary of such")
+    check_inputs(
+        example_input,
+        "example_input",
+        "a batch of inputs, a tensor (n, ...), or a tuple or dictionary of such",
+    )
     if not examples_in(example_input):
         raise ValueError("example_input holds no examples: pass a batch of one or more")
     network = read(model, example_input, config.float_layers)
     placement = place(network, config)
     shapes = _shapes(network.module, example_input)
-    examples, seen, layers = examples_in(example_input), set(), []
+    examples = examples_in(example_input)
+    seen = set()
+    layers = []
     for operation in network.listed():
         weights = [w for w in network.weights_of(operation) if same_tensor(w) not in seen]
         seen.update(map(same_tensor, weights))
         weight_bits = _mean(placement.weight_bits.get(operation.node.target)) if weights else 0.0
         elements = sum(shape.numel() for shape in shapes.get(operation.result, ())) // examples
         bits = _mean(placement.feature_maps[operation.name])
-        layers.append(Layer(operation.name, kind_in_words(operation), sum(w.numel() for w in weights), weight_bits, elements,
-                            bits, operation.counted))  # fmt: skip
+        layers.append(
+            Layer(
+                operation.name,
+                kind_in_words(operation),
+                sum(w.numel() for w in weights),
+                weight_bits,
+                elements,
+                bits,
+                operation.counted,
+            )
+        )
     in_float = dict.fromkeys(_called(o.node, network) for o in network.listed() if o.kind is Kind.OTHER)
     return Footprint(tuple(layers), tuple(in_float))
 
@@ -145,13 +166,17 @@ class _Shapes(fx.Interpreter):
         try:
             result = super().run_node(n)
         except (RuntimeError, TypeError, IndexError) as error:
-            raise ValueError(f"the example input does not fit the network at {n.target}: {one_line(error)}") from error
+            raise ValueError(
+                f"the example input does not fit the network at {n.target}: {one_line(error)}"
+            ) from error
         self.of[n] = tuple(t.shape for t in pytree.tree_leaves(result) if isinstance(t, Tensor))
         return result
 
 
 def _shapes(module: fx.GraphModule, example_input: Any) -> dict[fx.Node, tuple[torch.Size, ...]]:
-    """The shapes of the tensors that every node gives, found without computing, or by computing where values decide."""
+    """The shapes of the tensors that every node gives, found without computing, or by computing where values
+    decide.
+    """
     names = [n.target for n in module.graph.nodes if n.op == "placeholder"]
     found = _Shapes(copy.deepcopy(module).to("meta"))
     try:

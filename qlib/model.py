@@ -1,7 +1,7 @@
 """`quantize`: from a float network, a `QuantConfig` and calibration batches to the quantized network.
 
-The result simulates integer inference in float32: weights hold the values of their codes, and a `Quantizer` stands behind
-every tensor that `qlib.placement` says is quantized. Biases stay in float.
+The result simulates integer inference in float32: weights hold the values of their codes, and a `Quantizer`
+stands behind every tensor that `qlib.placement` says is quantized. Biases stay in float.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ def quantize(
 ) -> nn.Module:
     """A quantized copy of ``model``, in evaluation mode; ``model`` itself is left as it is.
 
-    ``model``: any network that `torch.fx` can trace, with convolution or linear layers, or one that has been read
-    (`qlib.network.read`) and is to be quantized several times. ``calibration``: an iterable (a generator will do) of input
-    batches ``(n, ...)`` or of (inputs, labels) pairs, or one batch; needed where activations have static ranges, which come
-    from one pass over it. Several inputs are a pair ``((a, b), None)``, or a dictionary by name. Inputs that are no floats are
-    never quantized. ``ranges``: (low, high) by tensor name, in the place of those that calibration finds
-    (`LearnedBitwidths.ranges`). With both bits ``None`` the result is an unchanged copy, otherwise (and of a network that was
-    read before) batch norm is folded first.
+    ``model``: any network that `torch.fx` can trace, with convolution or linear layers, or one that has been
+    read (`qlib.network.read`) and is to be quantized several times. ``calibration``: an iterable (a generator
+    will do) of input batches ``(n, ...)`` or of (inputs, labels) pairs, or one batch; needed where
+    activations have static ranges, which come from one pass over it. Several inputs are a pair ``((a, b),
+    None)``, or a dictionary by name. Inputs that are no floats are never quantized. ``ranges``: (low, high)
+    by tensor name, in the place of those that calibration finds (`LearnedBitwidths.ranges`). With both bits
+    ``None`` the result is an unchanged copy, otherwise (and of a network that was read before) batch norm is
+    folded first.
 
-    Where there is calibration data, what was read of the network is compared with it (`qlib.network.verify`); without, as for
-    weights alone, nothing is compared.
+    Where there is calibration data, what was read of the network is compared with it (`qlib.network.verify`);
+    without, as for weights alone, nothing is compared.
 
-    Raises ``ValueError`` naming the layer, tensor or batch when the model cannot be traced, was read wrongly or holds no
-    weights, when the configuration names a layer that is not there, or when calibration is empty, does not fit the network, or
-    is not finite.
+    Raises ``ValueError`` naming the layer, tensor or batch when the model cannot be traced, was read wrongly
+    or holds no weights, when the configuration names a layer that is not there, or when calibration is empty,
+    does not fit the network, or is not finite.
     """
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}")
@@ -64,7 +65,9 @@ def with_quantizers(
     calibration: Iterable | Tensor | None,
     ranges: Mapping[str, tuple[float, float]] | None,
 ) -> tuple[Network, dict[fx.Node, Quantizer]]:
-    """A folded copy of ``model`` with quantized weights and calibrated quantizers, by node that they follow."""
+    """A folded copy of ``model`` with quantized weights and calibrated quantizers, by node that they
+    follow.
+    """
     batches = inputs_of(calibration)
     network = read_verified(model, config, batches)
     placement, quantizers = insert_quantizers(network, config)
@@ -79,38 +82,62 @@ def with_quantizers(
 
 
 def read_verified(model: nn.Module | Network, config: QuantConfig, batches: list[Any]) -> Network:
-    """``model``, read, and where there is data compared with what was given; a copy of it, if it has been read before."""
+    """``model``, read, and where there is data compared with what was given; a copy of it, if it has been
+    read before.
+    """
     if isinstance(model, nn.Module):
         for name, parameter in model.named_parameters():
             if parameter.is_meta:
-                raise ValueError(f"{name} is on the device meta, where tensors have no values: load the weights first")
-    network = model if isinstance(model, Network) else read(model, batches[0] if batches else None, config.float_layers)
+                raise ValueError(
+                    f"{name} is on the device meta, where tensors have no values: load the weights first"
+                )
+    network = (
+        model
+        if isinstance(model, Network)
+        else read(model, batches[0] if batches else None, config.float_layers)
+    )
     if batches and network.unverified is not None:
         verify(network.unverified, network, batches[0], "calibration batch 0", network.float_layers)
     return read(network, None, config.float_layers) if network is model else network
 
 
 def _check_examples(model: nn.Module, network: Network, batches: list[Any]) -> None:
-    """Refuse a network with a range for each example where these are not along the first axis of every tensor."""
+    """Refuse a network with a range for each example where these are not along the first axis of every
+    tensor.
+    """
     if not batches:
         if network.moves_examples:
-            raise ValueError(f"activation_dynamic finds a range for each example, and {network.moves_examples} may move or mix "
-                             "examples: pass one batch as calibration, so that this can be looked at, or use static ranges")
+            raise ValueError(
+                f"activation_dynamic finds a range for each example, and {network.moves_examples} may move "
+                "or mix "
+                "examples: pass one batch as calibration, so that this can be looked at, or use static ranges"
+            )
         return
     if network.moves_examples and not examples_first(model, batches[0]):
-        raise ValueError("activation_dynamic finds a range for each example, but along the first axis of its inputs this network "
-                         "does not treat examples one by one: use static ranges")
-    for count in {1, min(EXAMPLES - 1, examples_in(batches[0]))}:  # a first axis of that length by chance is of another next time
+        raise ValueError(
+            "activation_dynamic finds a range for each example, but along the first axis of its inputs this "
+            "network "
+            "does not treat examples one by one: use static ranges"
+        )
+    for count in {
+        1,
+        min(EXAMPLES - 1, examples_in(batches[0])),
+    }:  # a first axis of that length by chance is of another next time
         with torch.no_grad():
             some = copied(on(first(batches[0], count), device_of(network.module)))
             run(network.module, some, f"{count} example(s)")
 
 
 def insert_quantizers(network: Network, config: QuantConfig) -> tuple[Placement, dict[fx.Node, Quantizer]]:
-    """Put quantizers without a grid yet into ``network``, in place, where ``config`` wants them; by node that they follow."""
-    module, placement = network.module, place(network, config)
-    quantizers = {node: Quantizer(config, name, bits, network.channels.get(node))
-                  for node, (name, bits) in placement.quantizers.items()}  # fmt: skip
+    """Put quantizers without a grid yet into ``network``, in place, where ``config`` wants them; by node that
+    they follow.
+    """
+    module = network.module
+    placement = place(network, config)
+    quantizers = {
+        node: Quantizer(config, name, bits, network.channels.get(node))
+        for node, (name, bits) in placement.quantizers.items()
+    }
     examples = [_count_of_examples(module)] if config.activation_dynamic and quantizers else []
     for node, quantizer in quantizers.items():
         inserted = _insert_after(module, node, quantizer, *examples)
@@ -146,15 +173,18 @@ def quantized_weight(name: str, layer: nn.Module, weight: Tensor, config: QuantC
 
 
 def weight_grid(name: str, rows: Tensor, config: QuantConfig, bits: Bits) -> Grid:
-    """The grid of layer ``name``'s float weight as ``rows`` ``(out channels, ...)`` (`rows_of`); its fields broadcast against
-    them."""
+    """The grid of layer ``name``'s float weight as ``rows`` ``(out channels, ...)`` (`rows_of`); its fields
+    broadcast against them.
+    """
     if isinstance(bits, tuple) and len(bits) != len(rows):
         raise ValueError(f"weight_bits[{name!r}] has {len(bits)} entries, but the layer {len(rows)} channels")
     refuse_mixed_rows(f"weight_bits[{name!r}]", bits, config.weight_range, config.weight_granularity)
     check_span(*torch.aminmax(rows), f"the weights of {name!r}")
     make = partial(grid_of, bits=bits, symmetric=config.weight_symmetric, variant=config.symmetric_grid)
     values = rows.flatten(1) if config.weight_granularity == "per_channel" else rows.reshape(1, -1)
-    return make(*find_range(values, config.weight_range, config.percentile, make)).reshape(-1, *[1] * (rows.dim() - 1))
+    return make(*find_range(values, config.weight_range, config.percentile, make)).reshape(
+        -1, *[1] * (rows.dim() - 1)
+    )
 
 
 def _insert_after(module: fx.GraphModule, node: fx.Node, layer: nn.Module, *more: fx.Node) -> fx.Node:
@@ -182,21 +212,28 @@ def calibrate(
     batches: list[Any],
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Fix the grids of quantizers with static ranges by one pass over inputs (`inputs_of`), or as ``ranges`` say."""
+    """Fix the grids of quantizers with static ranges by one pass over inputs (`inputs_of`), or as ``ranges``
+    say.
+    """
     waiting = [q for q in quantizers.values() if not q.config.activation_dynamic]
     if ranges:
         names = [q.name for q in waiting]
         for name in ranges:
             if name not in names:
-                raise ValueError(f"ranges: no tensor {name!r} has a static range here{suggestion(name, names)}")
+                raise ValueError(
+                    f"ranges: no tensor {name!r} has a static range here{suggestion(name, names)}"
+                )
     if not waiting:
         return
     if not batches:
-        raise ValueError("calibration is empty, but static activation ranges need data: pass at least one batch, or set "
-                         "activation_dynamic=True or activation_bits=None")
+        raise ValueError(
+            "calibration is empty, but static activation ranges need data: pass at least one batch, or set "
+            "activation_dynamic=True or activation_bits=None"
+        )
     for quantizer in waiting:
         quantizer.start()
-    device, examples = device_of(network.module), sum(map(examples_in, batches))
+    device = device_of(network.module)
+    examples = sum(map(examples_in, batches))
     spared = any(o.in_float for o in network.operations.values())  # which may work in place
     with torch.inference_mode():
         for i, batch in enumerate(batches):
@@ -216,8 +253,11 @@ def gives_new_tensor(operation: Operation) -> bool:
 
 
 def save_passes(network: Network, quantizers: dict[fx.Node, Quantizer]) -> None:
-    """Let quantizers overwrite inputs that nobody else reads, and do the work of a ReLU right before them by their clamp."""
-    module, graph = network.module, network.module.graph
+    """Let quantizers overwrite inputs that nobody else reads, and do the work of a ReLU right before them by
+    their clamp.
+    """
+    module = network.module
+    graph = network.module.graph
     fresh = {o.result for o in network.operations.values() if gives_new_tensor(o)}
     for node, quantizer in quantizers.items():
         if node not in fresh or len(node.users) > 1:
@@ -231,6 +271,7 @@ def save_passes(network: Network, quantizers: dict[fx.Node, Quantizer]) -> None:
             graph.erase_node(node)
     for quantizer in quantizers.values():
         if not quantizer.config.activation_dynamic and quantizer.scale is not None:
-            quantizer.prepare()  # now rather than in the first pass, so that the network can be compiled at once
+            # Now rather than in the first pass, so that the network can be compiled at once
+            quantizer.prepare()
     module.delete_all_unused_submodules()
     module.recompile()

@@ -1,33 +1,37 @@
 """Where quantizers go under a configuration (paper, section 2.2 and figure 1).
 
-`place` decides, for a network that `qlib.network` has read and a `QuantConfig`, which tensors are quantized, in which form every
-operation receives its inputs, and with how many bits. It looks at no data.
+`place` decides, for a network that `qlib.network` has read and a `QuantConfig`, which tensors are quantized,
+in which form every operation receives its inputs, and with how many bits. It looks at no data.
 
-**Everything quantized** (``quantize_skip=True, quantize_residual=True``): the image; every output of a convolution or linear
-layer, after the activation function that directly follows; every addition, multiplication and concatenation, likewise;
-average pooling; the logits. Max-pooling, padding, slicing, flattening, dropout keep the grid they got. Other operations (a
-batch norm that does not follow a convolution, layer norm, softmax, an addition or multiplication with a parameter or number,
-...) compute in float, and what they give is quantized where it enters a convolution or linear layer.
+**Everything quantized** (``quantize_skip=True, quantize_residual=True``): the image; every output of a
+convolution or linear layer, after the activation function that directly follows; every addition,
+multiplication and concatenation, likewise; average pooling; the logits. Max-pooling, padding, slicing,
+flattening, dropout keep the grid they got. Other operations (a batch norm that does not follow a convolution,
+layer norm, softmax, an addition or multiplication with a parameter or number, ...) compute in float, and what
+they give is quantized where it enters a convolution or linear layer.
 
-**Matrix products** of two activations, such as those in attention, are treated like a layer: their inputs are quantized under
-every configuration, so the softmax's output is, and their own output is wherever a layer's would be. Scaling, relative
-positions, masks and softmax are in float, from quantized scores. The bits of a product count as no feature map.
+**Matrix products** of two activations, such as those in attention, are treated like a layer: their inputs are
+quantized under every configuration, so the softmax's output is, and their own output is wherever a layer's
+would be. Scaling, relative positions, masks and softmax are in float, from quantized scores. The bits of a
+product count as no feature map.
 
 **quantize_residual=False**: the residual branch's last layer enters the addition unquantized.
 
-**quantize_skip=False**: the skip path carries high precision, the projection's output included; additions and what is pooled
-from them stay in float, and whatever feeds a convolution or linear layer is quantized at its input.
+**quantize_skip=False**: the skip path carries high precision, the projection's output included; additions and
+what is pooled from them stay in float, and whatever feeds a convolution or linear layer is quantized at its
+input.
 
-**pooling="low_precision"** averages codes where what is averaged has one grid; means over grids of several channels, or of two
-operations, are computed in float and quantized again.
+**pooling="low_precision"** averages codes where what is averaged has one grid; means over grids of several
+channels, or of two operations, are computed in float and quantized again.
 
 **Both False**: only the inputs of convolution and linear layers are quantized.
 
-**float_layers**, and layers with 32 bits in both dictionaries, compute in float like other operations do: what enters is not
-quantized for them, and what they give is quantized where it enters a layer. They are never the first or last layer.
+**float_layers**, and layers with 32 bits in both dictionaries, compute in float like other operations do:
+what enters is not quantized for them, and what they give is quantized where it enters a layer. They are never
+the first or last layer.
 
-**Tied weights** are one tensor with one set of bits: those given to one of its layers, else ``first_last_bits`` if one of them is
-the first or last.
+**Tied weights** are one tensor with one set of bits: those given to one of its layers, else
+``first_last_bits`` if one of them is the first or last.
 """
 
 from __future__ import annotations
@@ -48,11 +52,12 @@ from .network.operations import TUPLES, argument, data_of, known_name, moves_cha
 class Placement:
     """Where a configuration puts its quantizers.
 
-    ``weight_bits``: bits by layer, in execution order; empty if weights stay in float. ``quantizers``: name and bits of the
-    tensor quantized right behind a node (bits above 16 stay in float and have none). ``takes_quantized``: the (consumer,
-    producer) edges that carry the quantized tensor. ``integer_means``: poolings that work on codes, with the node whose
-    quantizer made these. ``feature_maps``: by operation name, the bits its tensor is stored with, ``None`` where it is float.
-    ``ends``: the first and the last layer; ``last``: the latter. ``in_float``: the operations left in float whole.
+    ``weight_bits``: bits by layer, in execution order; empty if weights stay in float. ``quantizers``: name
+    and bits of the tensor quantized right behind a node (bits above 16 stay in float and have none).
+    ``takes_quantized``: the (consumer, producer) edges that carry the quantized tensor. ``integer_means``:
+    poolings that work on codes, with the node whose quantizer made these. ``feature_maps``: by operation
+    name, the bits its tensor is stored with, ``None`` where it is float. ``ends``: the first and the last
+    layer; ``last``: the latter. ``in_float``: the operations left in float whole.
     """
 
     weight_bits: dict[str, Bits]
@@ -66,7 +71,9 @@ class Placement:
 
 
 def place(network: Network, config: QuantConfig) -> Placement:
-    """Where quantizers go in ``network`` under ``config``. Raises ``ValueError`` for bits of a layer that is not there."""
+    """Where quantizers go in ``network`` under ``config``. Raises ``ValueError`` for bits of a layer that is
+    not there.
+    """
     return _Placer(network, config).place()
 
 
@@ -82,41 +89,68 @@ class _Placer:
     """One pass over the network from its end: every operation says in which form it wants its inputs."""
 
     def __init__(self, network: Network, config: QuantConfig):
-        self.network, self.config = network, config
+        self.network = network
+        self.config = config
         self.operations = network.operations
         self.in_float = {node for node, o in network.operations.items() if o.in_float or self._has_32_bits(o)}
-        layers = [o.node.target for node, o in self.operations.items() if o.kind is Kind.WEIGHT and node not in self.in_float]
-        self.ends, self.last = frozenset(layers[:1] + layers[-1:]), layers[-1] if layers else ""
+        layers = [
+            o.node.target
+            for node, o in self.operations.items()
+            if o.kind is Kind.WEIGHT and node not in self.in_float
+        ]
+        self.ends = frozenset(layers[:1] + layers[-1:])
+        self.last = layers[-1] if layers else ""
         self.producers = {o.result: o for o in network.operations.values()}
-        self.wishes: dict[fx.Node, dict[fx.Node, _Wish]] = {n: {} for n in network.module.graph.nodes}  # by producer, consumer
+        self.wishes: dict[fx.Node, dict[fx.Node, _Wish]] = {
+            n: {} for n in network.module.graph.nodes
+        }  # by producer, consumer
         self.quantized: set[fx.Node] = set()
         self.settled = self._settled()
 
     def place(self) -> Placement:
-        config, names = self.config, [o.name for o in self.network.listed()]
+        config = self.config
+        names = [o.name for o in self.network.listed()]
         left = {o.name for o in self.network.listed() if o.in_float}
         weights = dict.fromkeys([*self.network.layers, *(name for name in names if name in left)])
         _check_names("weight_bits", config.weight_bits, weights, left)
         _check_names("activation_bits", config.activation_bits, names, left)
-        weight_bits = {} if config.weight_bits is None else {name: self.weight_bits(name) for name in self.network.layers}
+        weight_bits = (
+            {}
+            if config.weight_bits is None
+            else {name: self.weight_bits(name) for name in self.network.layers}
+        )
         rest = self.ends, self.last, frozenset(self.in_float)
         if config.activation_bits is None:
             return Placement(weight_bits, {}, set(), {}, dict.fromkeys(names), *rest)
         for node in reversed(self.network.module.graph.nodes):
             self._ask(node)
-        quantizers = {node: (self.producer(node).name, self.activation_bits(self.producer(node)))
-                      for node in self.network.module.graph.nodes if node in self.quantized}
-        quantizers = {node: q for node, q in quantizers.items() if not isinstance(q[1], int) or q[1] <= MAX_BITS}
-        edges = {(consumer, node) for node in self.quantized for consumer, wish in self.wishes[node].items()
-                 if self._receives_quantized(node, wish)}
+        quantizers = {
+            node: (self.producer(node).name, self.activation_bits(self.producer(node)))
+            for node in self.network.module.graph.nodes
+            if node in self.quantized
+        }
+        quantizers = {
+            node: q for node, q in quantizers.items() if not isinstance(q[1], int) or q[1] <= MAX_BITS
+        }
+        edges = {
+            (consumer, node)
+            for node in self.quantized
+            for consumer, wish in self.wishes[node].items()
+            if self._receives_quantized(node, wish)
+        }
         means = {}
         if config.pooling == "low_precision" and config.quantize_skip:
             for node, operation in self.operations.items():
-                pools = operation.kind is Kind.POOL and node not in self.in_float and self._within_channels(node)
+                pools = (
+                    operation.kind is Kind.POOL and node not in self.in_float and self._within_channels(node)
+                )
                 if pools and (source := self._grid_of(data_of(node), quantizers)):
                     means[node] = source
                     quantizers.pop(node, None)
-        maps = {o.name: self.activation_bits(o) if self._stored_quantized(o) else None for o in self.network.listed()}
+        maps = {
+            o.name: self.activation_bits(o) if self._stored_quantized(o) else None
+            for o in self.network.listed()
+        }
         return Placement(weight_bits, quantizers, edges, means, maps, *rest)
 
     # Bits: an entry by name, then first_last_bits, then the default
@@ -125,7 +159,8 @@ class _Placer:
         """Whether a layer has 32 bits in both dictionaries, and so is left in float whole."""
         given = (("weight_bits", self.config.weight_bits), ("activation_bits", self.config.activation_bits))
         return operation.kind is Kind.WEIGHT and all(
-            isinstance(table, Mapping) and entry(field, table, operation.name) == MAX_LAYER_BITS for field, table in given
+            isinstance(table, Mapping) and entry(field, table, operation.name) == MAX_LAYER_BITS
+            for field, table in given
         )
 
     def weight_bits(self, layer: str) -> Bits:
@@ -135,7 +170,9 @@ class _Placer:
         given = {name: bits for name, bits in given.items() if bits is not None}
         if len(set(given.values())) > 1:
             each = " and ".join(f"{bits} for {name!r}" for name, bits in given.items())
-            raise ValueError(f"weight_bits: {', '.join(map(repr, tied))} share one weight, which cannot have {each}")
+            raise ValueError(
+                f"weight_bits: {', '.join(map(repr, tied))} share one weight, which cannot have {each}"
+            )
         if given:
             return next(iter(given.values()))
         return self._usual_bits("weight_bits", not self.ends.isdisjoint(tied))
@@ -149,7 +186,9 @@ class _Placer:
         given = self._entry("activation_bits", operation.name)
         if given is not None and operation.node not in self.in_float:
             return given
-        return self._usual_bits("activation_bits", operation.kind is Kind.WEIGHT and operation.node.target in self.ends)
+        return self._usual_bits(
+            "activation_bits", operation.kind is Kind.WEIGHT and operation.node.target in self.ends
+        )
 
     def _entry(self, field: str, name: str) -> Bits | None:
         table = getattr(self.config, field)
@@ -165,7 +204,9 @@ class _Placer:
     # Form of every tensor
 
     def _settled(self) -> dict[fx.Node, bool]:
-        """Whether the configuration itself decides about a node: puts it on a grid, or leaves it in float deliberately."""
+        """Whether the configuration itself decides about a node: puts it on a grid, or leaves it in float
+        deliberately.
+        """
         settled: dict[fx.Node, bool] = {}
         for node in self.network.module.graph.nodes:
             operation = self.producers.get(node)
@@ -181,7 +222,8 @@ class _Placer:
 
     def _ask(self, node: fx.Node) -> None:
         """Decide from its consumers' wishes whether ``node`` is quantized, then make its own wishes."""
-        config, wishes = self.config, set(self.wishes[node].values())
+        config = self.config
+        wishes = set(self.wishes[node].values())
         operation = self.operations.get(node)
         if node in self.network.aside:
             return
@@ -203,7 +245,10 @@ class _Placer:
             elif operation.kind in (Kind.WEIGHT, Kind.PRODUCT) and node not in self.in_float:
                 self._wish(node, _Wish.QUANTIZED)
             elif operation.residual is None or node in self.in_float:
-                self._wish(node, _Wish.AS_IT_COMES if config.quantize_skip or config.quantize_residual else _Wish.FLOAT)
+                self._wish(
+                    node,
+                    _Wish.AS_IT_COMES if config.quantize_skip or config.quantize_residual else _Wish.FLOAT,
+                )
             else:
                 for operand in node.all_input_nodes:
                     kept = config.quantize_residual if operand is operation.residual else config.quantize_skip
@@ -236,7 +281,9 @@ class _Placer:
         if node in self.quantized:
             return all(self._receives_quantized(node, wish) for wish in self.wishes[node].values())
         keeps = [self.operations.get(user) for user in node.users]
-        return bool(keeps) and all(o and o.kind is Kind.KEEPS_GRID and self._stored_quantized(o) for o in keeps)
+        return bool(keeps) and all(
+            o and o.kind is Kind.KEEPS_GRID and self._stored_quantized(o) for o in keeps
+        )
 
     def producer(self, node: fx.Node) -> Operation:
         """The operation that computed what ``node`` holds, before max-pooling and the like."""
@@ -246,7 +293,9 @@ class _Placer:
 
     def _by_channel(self) -> bool:
         """Whether channels of an activation may have grids of their own."""
-        return self.config.activation_granularity == "per_channel" or isinstance(self.config.activation_bits, Mapping)
+        return self.config.activation_granularity == "per_channel" or isinstance(
+            self.config.activation_bits, Mapping
+        )
 
     def _within_channels(self, pool: fx.Node) -> bool:
         """Whether what a pooling averages has one grid, so that its codes can be averaged."""
@@ -257,7 +306,9 @@ class _Placer:
         return self.network.channels.get(data_of(pool)) == 1 and all(axis == -1 or axis > 1 for axis in axes)
 
     def _grid_of(self, node: fx.Node, quantizers: Mapping[fx.Node, object]) -> fx.Node | None:
-        """The node whose quantizer gave ``node`` its grid; none where channels with grids of their own have moved since."""
+        """The node whose quantizer gave ``node`` its grid; none where channels with grids of their own have
+        moved since.
+        """
         while node not in quantizers:
             if self.operations.get(node) is None or self.operations[node].kind is not Kind.KEEPS_GRID:
                 return None
@@ -273,4 +324,6 @@ def _check_names(field_name: str, given: object, known: Iterable[str], left_in_f
         if name != "default" and not fits:
             raise ValueError(f"{field_name}: the network has no {name!r}{suggestion(name, known)}")
         if name in left_in_float and bits != MAX_LAYER_BITS:
-            raise ValueError(f"{field_name} gives {name!r} {bits} bits, but float_layers leave it in float: decide for one")
+            raise ValueError(
+                f"{field_name} gives {name!r} {bits} bits, but float_layers leave it in float: decide for one"
+            )

@@ -1,4 +1,6 @@
-"""One visual style for every figure: colours safe for colour-blind readers, intervals drawn, captions outside the axes."""
+"""One visual style for every figure: colours safe for colour-blind readers, intervals drawn, captions outside
+the axes.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,15 @@ from .affine import Grid, dequantize, quantize
 from .evaluation import Difference
 
 # Okabe and Ito's palette; a choice keeps its colour in every figure.
-COLOURS = {"blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "purple": "#CC79A7", "red": "#D55E00", "sky": "#56B4E9",
-           "grey": "#6B6B6B"}  # fmt: skip
+COLOURS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "red": "#D55E00",
+    "sky": "#56B4E9",
+    "grey": "#6B6B6B",
+}
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 PLACEMENTS = {  # (quantize_skip, quantize_residual): name and colour
@@ -37,32 +46,71 @@ GRIDS = {  # (symmetric, symmetric_grid): name and colour
 def use_style() -> None:
     """Set matplotlib's and seaborn's defaults for the notebook."""
     sns.set_theme(context="notebook", style="whitegrid", font_scale=1.05)
-    plt.rcParams.update({"figure.figsize": (5.8, 4), "figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
-                         "legend.frameon": False, "savefig.facecolor": "white"})  # fmt: skip
+    plt.rcParams.update(
+        {
+            "figure.figsize": (5.8, 4),
+            "figure.dpi": 110,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            "savefig.facecolor": "white",
+        }
+    )
 
 
-def accuracy_curves(summary: pd.DataFrame, x: str, series: str, colours: Mapping[str, str], xlabel: str,
-                    baseline: float | None = None, ax: Axes | None = None) -> Axes:  # fmt: skip
-    """Accuracy against column ``x`` of a `qlib.results.summary`, a line per value of ``series`` (in the order of ``colours``).
+def accuracy_curves(
+    summary: pd.DataFrame,
+    x: str,
+    series: str,
+    colours: Mapping[str, str],
+    xlabel: str,
+    baseline: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy against column ``x`` of a `qlib.results.summary`, a line per value of ``series`` (in the order
+    of ``colours``).
 
-    Bars are the 95 % intervals in ``low`` and ``high``; ``baseline`` draws the float accuracy. All in percent.
+    Bars are the 95 % intervals in ``low`` and ``high``; ``baseline`` draws the float accuracy. All in
+    percent.
     """
     ax = ax or plt.subplots()[1]
     names = [name for name in colours if name in set(summary[series])]
-    sns.lineplot(summary, x=x, y="top1", hue=series, style=series, hue_order=names, style_order=names, palette=dict(colours),
-                 markers=list(MARKERS[: len(names)]), dashes=False, markersize=7, ax=ax)  # fmt: skip
+    sns.lineplot(
+        summary,
+        x=x,
+        y="top1",
+        hue=series,
+        style=series,
+        hue_order=names,
+        style_order=names,
+        palette=dict(colours),
+        markers=list(MARKERS[: len(names)]),
+        dashes=False,
+        markersize=7,
+        ax=ax,
+    )
     for name, rows in summary[summary[series].isin(names)].groupby(series):
         ax.vlines(rows[x], rows["low"], rows["high"], color=colours[name], linewidth=2)
     if baseline is not None:
         ax.axhline(baseline, color=COLOURS["grey"], linestyle="--", linewidth=1.2)
-        ax.annotate("float", (ax.get_xlim()[0], baseline), xytext=(4, 4), textcoords="offset points", color=COLOURS["grey"])
+        ax.annotate(
+            "float",
+            (ax.get_xlim()[0], baseline),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=COLOURS["grey"],
+        )
     ax.set(xlabel=xlabel, ylabel="top-1 accuracy (%)", xticks=sorted(set(summary[x])))
     ax.legend(title=None)
     return ax
 
 
-def residual_placements(modes: Sequence[tuple[bool, bool]] = ((True, True), (True, False), (False, False))) -> Figure:
-    """The paper's figure 1: a residual block, and where its quantizers (Q) sit under ``(quantize_skip, quantize_residual)``."""
+def residual_placements(
+    modes: Sequence[tuple[bool, bool]] = ((True, True), (True, False), (False, False)),
+) -> Figure:
+    """The paper's figure 1: a residual block, and where its quantizers (Q) sit under ``(quantize_skip,
+    quantize_residual)``.
+    """
     figure, axes = plt.subplots(1, len(modes), figsize=(3.1 * len(modes), 4.6))
     for ax, mode in zip(axes, modes, strict=True):
         _draw_block(ax, *mode)
@@ -73,10 +121,22 @@ def residual_placements(modes: Sequence[tuple[bool, bool]] = ((True, True), (Tru
 def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
     name, colour = PLACEMENTS[skip, residual]
 
-    def box(x: float, y: float, text: str, face: str = "white", edge: str = "#444444", width: float = 1.5) -> None:
-        ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.25), width, 0.5, boxstyle="round,pad=0.03", facecolor=face,
-                                    edgecolor=edge))  # fmt: skip
-        ax.text(x, y, text, ha="center", va="center", fontsize=9, color="white" if face != "white" else "black")
+    def box(
+        x: float, y: float, text: str, face: str = "white", edge: str = "#444444", width: float = 1.5
+    ) -> None:
+        ax.add_patch(
+            FancyBboxPatch(
+                (x - width / 2, y - 0.25),
+                width,
+                0.5,
+                boxstyle="round,pad=0.03",
+                facecolor=face,
+                edgecolor=edge,
+            )
+        )
+        ax.text(
+            x, y, text, ha="center", va="center", fontsize=9, color="white" if face != "white" else "black"
+        )
 
     def quantizer(x: float, y: float) -> None:
         box(x, y, "Q", face=colour, edge=colour, width=0.5)
@@ -84,9 +144,15 @@ def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
     def arrow(*points: tuple[float, float]) -> None:
         for a, b in zip(points, points[1:], strict=False):
             style = "-|>" if b is points[-1] else "-"
-            ax.add_patch(FancyArrowPatch(a, b, arrowstyle=style, mutation_scale=9, color="#444444", shrinkA=0, shrinkB=0))
+            ax.add_patch(
+                FancyArrowPatch(
+                    a, b, arrowstyle=style, mutation_scale=9, color="#444444", shrinkA=0, shrinkB=0
+                )
+            )
 
-    branch, path, top = 1.0, 3.0, 7.4
+    branch = 1.0
+    path = 3.0
+    top = 7.4
     arrow((2, top + 0.5), (2, top), (branch, top), (branch, 6.2))
     box(branch, 5.95, "convolutions")
     arrow((branch, 5.7), (branch, 3.2), (1.85, 3.2))
@@ -110,16 +176,27 @@ def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
     ax.text(2, 0.55, name, ha="center", va="top", fontsize=10, color=colour, fontweight="bold")
 
 
-def paired_gains(x: Sequence[float], gains: Mapping[str, Sequence[Difference]], colours: Sequence[str],
-                 xlabel: str = "activation bits", ax: Axes | None = None) -> Axes:  # fmt: skip
-    """Paired differences in points against ``x``, a line per entry of ``gains``, with their 95 % intervals."""
+def paired_gains(
+    x: Sequence[float],
+    gains: Mapping[str, Sequence[Difference]],
+    colours: Sequence[str],
+    xlabel: str = "activation bits",
+    ax: Axes | None = None,
+) -> Axes:
+    """Paired differences in points against ``x``, a line per entry of ``gains``, with their 95 %
+    intervals.
+    """
     ax = ax or plt.subplots()[1]
     for i, ((name, differences), colour) in enumerate(zip(gains.items(), colours, strict=True)):
         at = [v + 0.06 * (i - (len(gains) - 1) / 2) for v in x]
         points = [d.points for d in differences]
-        ends = [[p - d.interval[0] for p, d in zip(points, differences, strict=True)],
-                [d.interval[1] - p for p, d in zip(points, differences, strict=True)]]
-        ax.errorbar(at, points, yerr=ends, color=colour, marker=MARKERS[i], markersize=6, capsize=3, label=name)
+        ends = [
+            [p - d.interval[0] for p, d in zip(points, differences, strict=True)],
+            [d.interval[1] - p for p, d in zip(points, differences, strict=True)],
+        ]
+        ax.errorbar(
+            at, points, yerr=ends, color=colour, marker=MARKERS[i], markersize=6, capsize=3, label=name
+        )
     ax.axhline(0, color=COLOURS["grey"], linewidth=1)
     ax.set(xlabel=xlabel, ylabel="difference (points)", xticks=list(x))
     ax.legend()
@@ -127,15 +204,25 @@ def paired_gains(x: Sequence[float], gains: Mapping[str, Sequence[Difference]], 
 
 
 def codes_on_histogram(x: Tensor, grid: Grid, name: str, colour: str, ax: Axes | None = None) -> Axes:
-    """A histogram of the values ``x`` and a line at the value of every code of ``grid`` (one range for all of ``x``): in
-    ``colour`` where some value uses the code, dotted grey where none does. Both are counted in the label."""
+    """A histogram of the values ``x`` and a line at the value of every code of ``grid`` (one range for all of
+    ``x``): in ``colour`` where some value uses the code, dotted grey where none does. Both are counted in the
+    label.
+    """
     ax = ax or plt.subplots()[1]
-    codes, used = range(int(grid.code_min), int(grid.code_max) + 1), set(quantize(x, grid).unique().tolist())
+    codes = range(int(grid.code_min), int(grid.code_max) + 1)
+    used = set(quantize(x, grid).unique().tolist())
     ax.hist(x.flatten().numpy(), bins=80, log=True, color="#BDBDBD", linewidth=0)
     for code in codes:
         style = {"color": colour} if code in used else {"color": COLOURS["grey"], "linestyle": ":"}
         ax.axvline(float(dequantize(code, grid)), linewidth=1.8 if len(codes) <= 32 else 0.7, **style)
-    ax.text(1, 1.02, f"{name}: {len(used)} of {len(codes)} codes used", transform=ax.transAxes, ha="right", va="bottom")
+    ax.text(
+        1,
+        1.02,
+        f"{name}: {len(used)} of {len(codes)} codes used",
+        transform=ax.transAxes,
+        ha="right",
+        va="bottom",
+    )
     ax.grid(False)
     ax.set(ylabel="values")
     return ax
@@ -147,15 +234,32 @@ GRANULARITIES = {  # weight_granularity: name and colour
 }
 
 
-def spread_curves(summary: pd.DataFrame, x: str, series: str, colours: Mapping[str, str], xlabel: str,
-                  ax: Axes | None = None) -> Axes:  # fmt: skip
-    """Mean accuracy against column ``x`` (on a logarithmic scale) of a `qlib.results.summary`, a line per value of ``series``
-    (in the order of ``colours``); bars are the standard deviations over draws in ``spread``, in points."""
+def spread_curves(
+    summary: pd.DataFrame,
+    x: str,
+    series: str,
+    colours: Mapping[str, str],
+    xlabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Mean accuracy against column ``x`` (on a logarithmic scale) of a `qlib.results.summary`, a line per
+    value of ``series`` (in the order of ``colours``); bars are the standard deviations over draws in
+    ``spread``, in points.
+    """
     ax = ax or plt.subplots()[1]
     for i, (name, colour) in enumerate(colours.items()):
         rows = summary[summary[series] == name]
         at = rows[x] * 1.08 ** (i - (len(colours) - 1) / 2)
-        ax.errorbar(at, rows["top1"], yerr=rows["spread"], color=colour, marker=MARKERS[i], markersize=6, capsize=3, label=name)
+        ax.errorbar(
+            at,
+            rows["top1"],
+            yerr=rows["spread"],
+            color=colour,
+            marker=MARKERS[i],
+            markersize=6,
+            capsize=3,
+            label=name,
+        )
     ax.set_xscale("log")
     ax.set_xticks(sorted(set(summary[x])), [f"{v:,}" for v in sorted(set(summary[x]))])
     ax.minorticks_off()

@@ -15,33 +15,47 @@ from .ranges import check_span, collector, find_range
 def grid_of(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: str) -> Grid:
     """`qlib.affine.make_grid`, also for one number of bits a channel."""
     if isinstance(bits, tuple):
-        bits = torch.tensor(bits, device=low.device) + torch.zeros_like(low)  # one for every range, also of every example
+        bits = torch.tensor(bits, device=low.device) + torch.zeros_like(
+            low
+        )  # one for every range, also of every example
     return make_grid(low, high, bits, symmetric, variant)
 
 
 def refuse_mixed_rows(what: str, bits: Bits, method: str, granularity: str) -> None:
-    """Raises ``ValueError`` where channels have their own bits and one range of least squared error is wanted for all."""
+    """Raises ``ValueError`` where channels have their own bits and one range of least squared error is wanted
+    for all.
+    """
     if isinstance(bits, tuple) and method == "mse" and granularity == "per_tensor":
-        raise ValueError(f"{what} gives every channel its own bits, so one least-squares range for the tensor is not "
-                         "defined: use granularity 'per_channel', or range 'minmax' or 'percentile'")
+        raise ValueError(
+            f"{what} gives every channel its own bits, so one least-squares range for the tensor is not "
+            "defined: use granularity 'per_channel', or range 'minmax' or 'percentile'"
+        )
 
 
 class Quantizer(nn.Module):
-    """Fake-quantizes an activation tensor, examples first; its grid is fixed by calibration, or found for each example.
+    """Fake-quantizes an activation tensor, examples first; its grid is fixed by calibration, or found for
+    each example.
 
-    ``axis``: of channels; where it is ``None``, axis 1 of images (four axes and more), the last of others. Tensors that are no
-    floats (token ids, masks) pass as they are, and so do tensors without values.
+    ``axis``: of channels; where it is ``None``, axis 1 of images (four axes and more), the last of others.
+    Tensors that are no floats (token ids, masks) pass as they are, and so do tensors without values.
     """
 
     quantized_by_qlib = True
 
     def __init__(self, config: QuantConfig, name: str, bits: Bits, axis: int | None = 1):
         super().__init__()
-        refuse_mixed_rows(f"activation_bits[{name!r}]", bits, config.activation_range, config.activation_granularity)
-        self.name, self.bits, self.config, self.axis = name, bits, config, axis
+        refuse_mixed_rows(
+            f"activation_bits[{name!r}]", bits, config.activation_range, config.activation_granularity
+        )
+        self.name = name
+        self.bits = bits
+        self.config = config
+        self.axis = axis
         for part in Grid._fields:
             self.register_buffer(part, None)
-        self.collector, self.share, self.dims = None, (1, 1), 0
+        self.collector = None
+        self.share = (1, 1)
+        self.dims = 0
         self.range: tuple[Tensor, Tensor] | None = None
         self.rectifies = self.in_place = False  # whether it does a ReLU's work, and may overwrite its input
         self._constants: tuple[float | Tensor, ...] | None = None
@@ -51,7 +65,9 @@ class Quantizer(nn.Module):
 
     @property
     def grid(self) -> Grid:
-        """The grid that calibration fixed; where ranges are dynamic there is none, see `grid_of_each_example`."""
+        """The grid that calibration fixed; where ranges are dynamic there is none, see
+        `grid_of_each_example`.
+        """
         return Grid(*(getattr(self, part) for part in Grid._fields))
 
     @grid.setter
@@ -64,7 +80,9 @@ class Quantizer(nn.Module):
         """``x`` quantized. ``examples``: how many there are, where each has a range of its own."""
         if not x.is_floating_point() or x.numel() == 0:
             return x
-        x = x.to(torch.promote_types(x.dtype, torch.float32))  # autocast's bfloat16 cannot hold the codes of 9 bits and more
+        x = x.to(
+            torch.promote_types(x.dtype, torch.float32)
+        )  # autocast's bfloat16 cannot hold the codes of 9 bits and more
         if self.collector is not None:
             return self._collect(x)
         if self.config.activation_dynamic:
@@ -78,8 +96,11 @@ class Quantizer(nn.Module):
         return (clamp_(x, low, high) if isinstance(low, Tensor) else x.clamp_(low, high)).mul_(scale)
 
     def prepare(self) -> tuple[float | Tensor, ...]:
-        """What the pass in place computes with; kept as numbers where it is single values, which are clamped by faster."""
-        low, high = self.code_min - self.zero_point, self.code_max - self.zero_point
+        """What the pass in place computes with; kept as numbers where it is single values, which are clamped
+        by faster.
+        """
+        low = self.code_min - self.zero_point
+        high = self.code_max - self.zero_point
         constants = (1 / self.scale, low.clamp(min=0) if self.rectifies else low, high, self.scale)
         if all(c.numel() == 1 for c in constants):  # tensors would not follow a move to another device
             self._constants = constants = tuple(c.item() for c in constants)
@@ -89,10 +110,13 @@ class Quantizer(nn.Module):
         """A grid may have another form than the one that is here, and comes with other constants."""
         for part in Grid._fields:
             there = state.get(prefix + part)
-            if there is not None and (getattr(self, part) is None or getattr(self, part).shape != there.shape):
+            if there is not None and (
+                getattr(self, part) is None or getattr(self, part).shape != there.shape
+            ):
                 setattr(self, part, torch.empty_like(there))
         super()._load_from_state_dict(state, prefix, *rest)
-        self._constants, self.range = None, None
+        self._constants = None
+        self.range = None
 
     # Channels and examples
 
@@ -111,13 +135,18 @@ class Quantizer(nn.Module):
     def _check_channels(self, x: Tensor) -> None:
         channels = x.shape[self._axis(x.dim())] if x.dim() > 1 else 1
         if isinstance(self.bits, tuple) and len(self.bits) != channels:
-            raise ValueError(f"activation_bits[{self.name!r}] has {len(self.bits)} entries, but the tensor {channels} channels")
+            raise ValueError(
+                f"activation_bits[{self.name!r}] has {len(self.bits)} entries, but the tensor {channels} "
+                "channels"
+            )
 
     def grid_of_each_example(self, x: Tensor, examples: int | None = None) -> Grid:
         """The grids of the examples in ``x``; fields broadcast against it."""
         if examples is not None and (x.dim() == 0 or len(x) != examples):
-            raise ValueError(f"activation_dynamic finds a range for each example, but the first axis of {self.name!r} "
-                             f"{tuple(x.shape)} is not that of the {examples} examples: use static ranges")
+            raise ValueError(
+                f"activation_dynamic finds a range for each example, but the first axis of {self.name!r} "
+                f"{tuple(x.shape)} is not that of the {examples} examples: use static ranges"
+            )
         self._check_channels(x)
         axis = self._axis(x.dim())
         rows = (x.movedim(axis, 1).flatten(0, 1) if self._per_channel and x.dim() > 1 else x).detach()
@@ -129,7 +158,8 @@ class Quantizer(nn.Module):
         def spread(field: Tensor | None) -> Tensor | None:
             if field is None or field.dim() == 0:
                 return field
-            before, after = [1] * (axis - 1), [1] * (x.dim() - 1 - axis)
+            before = [1] * (axis - 1)
+            after = [1] * (x.dim() - 1 - axis)
             return field.reshape(-1 if field.dim() > 1 else 1, *before, field.shape[-1], *after)
 
         low, high = find_range(rows, self.config.activation_range, self.config.percentile, make)
@@ -140,14 +170,20 @@ class Quantizer(nn.Module):
     # Calibration
 
     def start(self) -> None:
-        """Begin to collect a static range; before every batch, ``share`` is to say how many of all examples it brings."""
+        """Begin to collect a static range; before every batch, ``share`` is to say how many of all examples
+        it brings.
+        """
         self.collector = collector(self.config.activation_range, self.config.percentile, self._grid)
         self.dims = 0
 
     def _collect(self, x: Tensor) -> Tensor:
         self._check_channels(x)
         self.dims = max(1, x.dim())
-        rows = x.movedim(self._axis(x.dim()), 0).flatten(1) if self._per_channel and x.dim() > 1 else x.reshape(1, -1)
+        rows = (
+            x.movedim(self._axis(x.dim()), 0).flatten(1)
+            if self._per_channel and x.dim() > 1
+            else x.reshape(1, -1)
+        )
         batch, examples = self.share
         try:
             self.collector.update(rows, total=rows.shape[1] * examples // batch)
@@ -163,15 +199,20 @@ class Quantizer(nn.Module):
         return grid.reshape(-1, *[1] * (self.dims - 1 - self._axis(self.dims)))
 
     def finish(self, ends: tuple[float, float] | None = None) -> None:
-        """Fix the range, as collected or as given, and with it the grid. A tensor of which no floats were seen gets none."""
-        collected, self.collector = self.collector, None
+        """Fix the range, as collected or as given, and with it the grid. A tensor of which no floats were
+        seen gets none.
+        """
+        collected = self.collector
+        self.collector = None
         if not self.dims:
             return
         found = collected.range()
         if not all(torch.isfinite(end).all() for end in found):
             raise ValueError(f"the values of {self.name!r} reach NaN or infinity during calibration")
         if ends is not None:
-            found = tuple(torch.as_tensor(end, dtype=found[0].dtype, device=found[0].device).reshape(-1) for end in ends)
+            found = tuple(
+                torch.as_tensor(end, dtype=found[0].dtype, device=found[0].device).reshape(-1) for end in ends
+            )
         check_span(*found, f"the values of {self.name!r}")
         self.range = tuple(end.clone() for end in found)
         self.set_grid()
@@ -182,7 +223,8 @@ class Quantizer(nn.Module):
 
 
 class OnCodes(nn.Module):
-    """From values on a quantizer's grid to codes, or from a mean of codes to the value of the rounded mean (integer pooling).
+    """From values on a quantizer's grid to codes, or from a mean of codes to the value of the rounded mean
+    (integer pooling).
 
     Codes count from the zero-point, so that a pooling that pads with zeros pads with the code of 0.
     """
@@ -193,12 +235,15 @@ class OnCodes(nn.Module):
         self.back = back
 
     def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
-        """``before``: what the quantizer got, from which it finds the ranges of examples where they are dynamic."""
+        """``before``: what the quantizer got, from which it finds the ranges of examples where they are
+        dynamic.
+        """
         source = self.source
         if x.numel() == 0 or source.collector is not None and source.config.calibration_upstream == "float":
             return x  # nothing, or calibration in float
         if source.config.activation_dynamic:
-            grid, dims = source.grid_of_each_example(before), before.dim()
+            grid = source.grid_of_each_example(before)
+            dims = before.dim()
         else:
             grid = source.grid_so_far() if source.collector is not None else source.grid
             dims = grid.scale.dim() + 1  # of a range per channel

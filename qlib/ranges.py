@@ -1,10 +1,13 @@
-"""How a clipping range is found from data: min/max, percentile or least squared error (paper, sections 2 and 4.1).
+"""How a clipping range is found from data: min/max, percentile or least squared error (paper, sections 2 and
+4.1).
 
-`find_range` looks at a tensor once (weights, or activations whose range is dynamic). The collectors see calibration batches
-one after the other in bounded memory: `MinMax` and `Percentile` are exact, `SquaredError` works on a fine histogram.
+`find_range` looks at a tensor once (weights, or activations whose range is dynamic). The collectors see
+calibration batches one after the other in bounded memory: `MinMax` and `Percentile` are exact, `SquaredError`
+works on a fine histogram.
 
-Throughout, data is a matrix ``(rows, values)`` with one range per row: one row for a whole tensor, a row per channel, or a row
-per image. Ranges are two float32 tensors ``low, high`` of shape ``(rows,)``, in the unit of the data.
+Throughout, data is a matrix ``(rows, values)`` with one range per row: one row for a whole tensor, a row per
+channel, or a row per image. Ranges are two float32 tensors ``low, high`` of shape ``(rows,)``, in the unit of
+the data.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ WIDE = 1 << 24  # and on other devices: enough to be worth a launch; also the mo
 
 
 def collector(method: str, percentile: float, make_grid: MakeGrid) -> MinMax | Percentile | SquaredError:
-    """A fresh collector for ``method``. ``make_grid(low, high)`` is the grid whose squared error ``mse`` minimises."""
+    """A fresh collector for ``method``. ``make_grid(low, high)`` is the grid whose squared error ``mse``
+    minimises.
+    """
     if method == "minmax":
         return MinMax()
     if method == "percentile":
@@ -34,7 +39,9 @@ def collector(method: str, percentile: float, make_grid: MakeGrid) -> MinMax | P
 
 
 def find_range(x: Tensor, method: str, percentile: float, make_grid: MakeGrid) -> tuple[Tensor, Tensor]:
-    """The range of each row of ``x`` ``(rows, values)``, exactly; ``percentile`` and ``make_grid`` as for `collector`."""
+    """The range of each row of ``x`` ``(rows, values)``, exactly; ``percentile`` and ``make_grid`` as for
+    `collector`.
+    """
     if method == "mse":
         return _shrink(x, x.amin(1), x.amax(1), make_grid, lambda errors: errors.mean(-1))
     found = collector(method, percentile, make_grid)
@@ -46,7 +53,9 @@ def check_span(low: Tensor, high: Tensor, what: str) -> None:
     """Raises ``ValueError`` where a range is so wide that float32 holds no step for it."""
     widest = torch.maximum(-low, high).amax()
     if torch.isfinite(widest) and not torch.isfinite(2 * widest):
-        raise ValueError(f"{what} reach {widest.item():.3g}, and float32 holds no range of twice that: scale them down")
+        raise ValueError(
+            f"{what} reach {widest.item():.3g}, and float32 holds no range of twice that: scale them down"
+        )
 
 
 class MinMax:
@@ -65,28 +74,36 @@ class MinMax:
 
 
 class Percentile:
-    """The p-th and (100 - p)-th percentile of all values (signed), linearly interpolated; exact, holding only the tails.
+    """The p-th and (100 - p)-th percentile of all values (signed), linearly interpolated; exact, holding only
+    the tails.
 
-    Of ``total`` values a row, the p-th percentile lies between two of the ``ceil((1 - p / 100) * (total - 1)) + 1`` largest, so
-    only these are kept, and as many of the smallest. ``total`` is what all updates together will bring; one that changes on the
-    way, as with images of different sizes, is a ``ValueError``.
+    Of ``total`` values a row, the p-th percentile lies between two of the ``ceil((1 - p / 100) * (total - 1))
+    + 1`` largest, so only these are kept, and as many of the smallest. ``total`` is what all updates together
+    will bring; one that changes on the way, as with images of different sizes, is a ``ValueError``.
     """
 
     def __init__(self, percentile: float):
-        self.percentile, self.seen, self.total = percentile, 0, None
-        self.tails: list[Tensor | None] = [None, None]  # of the values, of the negated values; each sorted downwards
+        self.percentile = percentile
+        self.seen = 0
+        self.total = None
+        self.tails: list[Tensor | None] = [
+            None,
+            None,
+        ]  # of the values, of the negated values; each sorted downwards
 
     def update(self, x: Tensor, total: int) -> None:
         if self.total not in (None, total):
             raise ValueError("percentiles need calibration images of one size")
-        self.total, keep = total, math.ceil((1 - self.percentile / 100) * (total - 1)) + 2
+        self.total = total
+        keep = math.ceil((1 - self.percentile / 100) * (total - 1)) + 2
         self.seen += x.shape[1]
         for side in (0, 1):
             self.tails[side] = self._merge(self.tails[side], x, keep, negate=bool(side))
 
     @staticmethod
     def _merge(tail: Tensor | None, x: Tensor, keep: int, negate: bool) -> Tensor:
-        start, group = 0, max((GROUP if x.device.type == "cpu" else WIDE) // len(x), 2 * keep)
+        start = 0
+        group = max((GROUP if x.device.type == "cpu" else WIDE) // len(x), 2 * keep)
         while start < x.shape[1]:
             part = x[:, start : start + group]
             start += group
@@ -106,7 +123,8 @@ class Percentile:
         share = from_top - above
         ends = []
         for tail in self.tails:
-            upper, lower = tail[:, above].double(), tail[:, min(above + 1, tail.shape[1] - 1)].double()
+            upper = tail[:, above].double()
+            lower = tail[:, min(above + 1, tail.shape[1] - 1)].double()
             ends.append((upper + (lower - upper) * share).float())
         return -ends[1], ends[0]
 
@@ -114,17 +132,21 @@ class Percentile:
 class SquaredError:
     """The range, shrunk at both ends by one factor (the best of 100), whose grid has the least squared error.
 
-    Approximate: errors are taken at the centres of a histogram of 8,192 bins, whose width doubles whenever a value falls
-    outside (counts of neighbours are then added, so no value is lost).
+    Approximate: errors are taken at the centres of a histogram of 8,192 bins, whose width doubles whenever a
+    value falls outside (counts of neighbours are then added, so no value is lost).
     """
 
     def __init__(self, make_grid: MakeGrid):
-        self.make_grid, self.extent, self.ends = make_grid, None, MinMax()
+        self.make_grid = make_grid
+        self.extent = None
+        self.ends = MinMax()
 
     def update(self, x: Tensor, total: int) -> None:
         self.ends.update(x, total)
         check_span(*self.ends.range(), "its values")
-        needed = torch.maximum(-self.ends.low, self.ends.high).clamp(min=torch.finfo(torch.float32).tiny).double()
+        needed = (
+            torch.maximum(-self.ends.low, self.ends.high).clamp(min=torch.finfo(torch.float32).tiny).double()
+        )
         if self.extent is None:
             self.extent = needed
             self.counts = torch.zeros(len(x), BINS, dtype=torch.float64, device=x.device)
@@ -145,11 +167,17 @@ class SquaredError:
         return _shrink(x, *self.ends.range(), self.make_grid, lambda errors: (errors * weight).sum(-1))
 
 
-def _shrink(x: Tensor, low: Tensor, high: Tensor, make_grid: MakeGrid, mean: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """``low * f, high * f`` per row with ``f`` of 1, 0.99, ... 0.01 where the squared error of ``x`` is least: its ``mean``, that
-    of a tensor ``(factors, rows, values)`` over values."""
-    best, factor = torch.full_like(low, math.inf, dtype=torch.float64), torch.ones_like(low)
-    factors = torch.tensor([step / SHRINK_STEPS for step in range(SHRINK_STEPS, 0, -1)], device=x.device)[:, None]
+def _shrink(
+    x: Tensor, low: Tensor, high: Tensor, make_grid: MakeGrid, mean: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """``low * f, high * f`` per row with ``f`` of 1, 0.99, ... 0.01 where the squared error of ``x`` is
+    least: its ``mean``, that of a tensor ``(factors, rows, values)`` over values.
+    """
+    best = torch.full_like(low, math.inf, dtype=torch.float64)
+    factor = torch.ones_like(low)
+    factors = torch.tensor([step / SHRINK_STEPS for step in range(SHRINK_STEPS, 0, -1)], device=x.device)[
+        :, None
+    ]
     for some in factors.split(max(1, (GROUP if x.device.type == "cpu" else WIDE) // x.numel())):
         grids = make_grid(low * some, high * some).reshape(len(some), -1, 1)
         now, at = mean(fake_quantize(x, grids).sub_(x).square_()).double().min(0)

@@ -1,9 +1,9 @@
 """Recorded results: rows of experiments, keyed by what they depend on, and their provenance.
 
-A table is a CSV file, one row a configuration, network and calibration draw; beside it a YAML file says for every recording
-session which command, commit, versions and hardware made the rows, and which runs failed. Every finished row rewrites the table
-whole, so a killed recording loses at most the rows in hand, and running it again continues. One process writes, any number
-compute (`qlib.workers`).
+A table is a CSV file, one row a configuration, network and calibration draw; beside it a YAML file says for
+every recording session which command, commit, versions and hardware made the rows, and which runs failed.
+Every finished row rewrites the table whole, so a killed recording loses at most the rows in hand, and running
+it again continues. One process writes, any number compute (`qlib.workers`).
 """
 
 from __future__ import annotations
@@ -38,9 +38,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIELDS = tuple(f.name for f in dataclasses.fields(QuantConfig))
-COLUMNS = ("key", "session", "bench", "network", "weights", "data", "code_version", "calibration_images", "calibration_seed",
-           *FIELDS, "allocation", "precision", "n", "top1", "low", "high", "average_weight_bits", "average_activation_bits",
-           "bits", "seconds", "correct")  # fmt: skip
+COLUMNS = (
+    "key",
+    "session",
+    "bench",
+    "network",
+    "weights",
+    "data",
+    "code_version",
+    "calibration_images",
+    "calibration_seed",
+    *FIELDS,
+    "allocation",
+    "precision",
+    "n",
+    "top1",
+    "low",
+    "high",
+    "average_weight_bits",
+    "average_activation_bits",
+    "bits",
+    "seconds",
+    "correct",
+)
 _USUAL = QuantConfig()
 LATER = {  # columns that older tables lack, and what their rows would hold there
     "precision": "float32",
@@ -48,19 +68,31 @@ LATER = {  # columns that older tables lack, and what their rows would hold ther
 }
 
 
-def record(experiment: Experiment, path: Path, command: str = "", progress: bool = True, device: str = "cpu",
-           precision: str = "float32", workers: int = 0, scheduler: str | None = None, shard: tuple[int, int] = (1, 1),
-           retry: bool = False, keep: bool = False, bench: Bench | None = None) -> pd.DataFrame:  # fmt: skip
+def record(
+    experiment: Experiment,
+    path: Path,
+    command: str = "",
+    progress: bool = True,
+    device: str = "cpu",
+    precision: str = "float32",
+    workers: int = 0,
+    scheduler: str | None = None,
+    shard: tuple[int, int] = (1, 1),
+    retry: bool = False,
+    keep: bool = False,
+    bench: Bench | None = None,
+) -> pd.DataFrame:
     """Compute the rows of ``experiment`` that the table at ``path`` (CSV) lacks, and return the table.
 
-    ``device`` and ``precision`` as for `Laboratory`; ``workers`` and ``scheduler`` as for `qlib.workers.spread`, where every row
-    is computed by one thread, so that the table does not depend on how many work on it. ``shard``: the i-th of n parts of the
-    rows, in a table of its own beside ``path``, for machines that share no disk; `merge` puts such tables together. A run that
-    fails is noted with its error beside the table and does not stop the rest; it is tried again with ``retry``. ``bench``: one
-    made in Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes do not have it.
+    ``device`` and ``precision`` as for `Laboratory`; ``workers`` and ``scheduler`` as for
+    `qlib.workers.spread`, where every row is computed by one thread, so that the table does not depend on how
+    many work on it. ``shard``: the i-th of n parts of the rows, in a table of its own beside ``path``, for
+    machines that share no disk; `merge` puts such tables together. A run that fails is noted with its error
+    beside the table and does not stop the rest; it is tried again with ``retry``. ``bench``: one made in
+    Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes do not have it.
 
-    Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no longer asks for,
-    unless ``keep``. Several recordings of one table at once keep each other's rows.
+    Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no
+    longer asks for, unless ``keep``. Several recordings of one table at once keep each other's rows.
     """
     from tqdm import tqdm
 
@@ -74,34 +106,55 @@ def record(experiment: Experiment, path: Path, command: str = "", progress: bool
         path = shard_path(path, part, parts)
         wanted = dict(list(wanted.items())[part - 1 :: parts])
     with _locked(path):
-        rows, notes = {row["key"] for row in _read_rows(path)}, _notes(path)
-        missing = [(key, run) for key, run in wanted.items() if key not in rows and (retry or key not in notes["failed"])]
+        rows = {row["key"] for row in _read_rows(path)}
+        notes = _notes(path)
+        missing = [
+            (key, run)
+            for key, run in wanted.items()
+            if key not in rows and (retry or key not in notes["failed"])
+        ]
         if missing:
             notes["sessions"].append(_provenance(command, experiment, laboratory, apart))
             _write_notes(path, notes)
         if not path.exists():
             _write_rows(path, [])
-    session, title = len(notes["sessions"]) - 1, f"{experiment.bench}/{path.stem}"
+    session = len(notes["sessions"]) - 1
+    title = f"{experiment.bench}/{path.stem}"
     place = (experiment.bench, json.dumps(experiment.own), device, precision)
-    attempt = functools.partial(_attempt_elsewhere, place) if apart else functools.partial(_attempt, laboratory)
+    attempt = (
+        functools.partial(_attempt_elsewhere, place) if apart else functools.partial(_attempt, laboratory)
+    )
     finished = spread(attempt, missing, workers, scheduler)
-    for (key, run), cells in tqdm(finished, desc=title, total=len(missing), unit="row", disable=None if progress else True):
+    for (key, run), cells in tqdm(
+        finished, desc=title, total=len(missing), unit="row", disable=None if progress else True
+    ):
         with _locked(path):
-            rows, notes = {row["key"]: row for row in _read_rows(path) if keep or row["key"] in wanted}, _notes(path)
+            rows = {row["key"]: row for row in _read_rows(path) if keep or row["key"] in wanted}
+            notes = _notes(path)
             failed = {k: error for k, error in notes["failed"].items() if (keep or k in wanted) and k != key}
             if "error" in cells:
                 failed[key] = cells["error"]
             else:
-                cells = {**dict.fromkeys(COLUMNS), **LATER, **laboratory.identity(run), **cells, "session": session}
+                cells = {
+                    **dict.fromkeys(COLUMNS),
+                    **LATER,
+                    **laboratory.identity(run),
+                    **cells,
+                    "session": session,
+                }
                 rows[key] = {name: _cell(value) for name, value in cells.items()}
             if failed != notes["failed"]:
                 _write_notes(path, {**notes, "failed": failed})
-            _write_rows(path, [rows[k] for k in (*(k for k in rows if k not in wanted), *wanted) if k in rows])
+            _write_rows(
+                path, [rows[k] for k in (*(k for k in rows if k not in wanted), *wanted) if k in rows]
+            )
     return load_table(path)
 
 
 def _attempt(laboratory: Laboratory, item: tuple[str, Run]) -> dict[str, Any]:
-    """The cells of a row that are results, or the error of a run that cannot be carried out. Other errors are the machine's."""
+    """The cells of a row that are results, or the error of a run that cannot be carried out. Other errors are
+    the machine's.
+    """
     start = time.perf_counter()
     try:
         return {**laboratory.measure(item[1]), "seconds": round(time.perf_counter() - start, 2)}
@@ -118,7 +171,9 @@ def _laboratory(bench: str, own: str, *options: str) -> Laboratory:
 def _attempt_elsewhere(place: tuple[str, ...], item: tuple[str, Run]) -> dict[str, Any]:
     laboratory = _laboratory(*place)
     if laboratory.identity(item[1])["key"] != item[0]:
-        raise OSError(f"a worker ({platform.node()}) has other code, weights or data than the process that records")
+        raise OSError(
+            f"a worker ({platform.node()}) has other code, weights or data than the process that records"
+        )
     return _attempt(laboratory, item)
 
 
@@ -129,16 +184,26 @@ def merge(experiment: Experiment, path: Path) -> pd.DataFrame:
     """
     shards = sorted(path.parent.glob(f"{path.stem}.*-of-*.csv"))
     if not shards:
-        raise FileNotFoundError(f"{path.parent} holds no shard of {path.stem} (such as {shard_path(path, 1, 2).name})")
+        raise FileNotFoundError(
+            f"{path.parent} holds no shard of {path.stem} (such as {shard_path(path, 1, 2).name})"
+        )
     order = {run: i for i, run in enumerate(experiment.runs())}
     with _locked(path):
-        rows, notes = {row["key"]: row for row in _read_rows(path)}, _notes(path)
+        rows = {row["key"]: row for row in _read_rows(path)}
+        notes = _notes(path)
         for shard in shards:
-            more, earlier = _notes(shard), len(notes["sessions"])
+            more = _notes(shard)
+            earlier = len(notes["sessions"])
             for row in _read_rows(shard):
                 rows.setdefault(row["key"], {**row, "session": str(int(row["session"]) + earlier)})
-            notes = {"sessions": notes["sessions"] + more["sessions"], "failed": {**notes["failed"], **more["failed"]}}
-        _write_notes(path, {**notes, "failed": {key: error for key, error in notes["failed"].items() if key not in rows}})
+            notes = {
+                "sessions": notes["sessions"] + more["sessions"],
+                "failed": {**notes["failed"], **more["failed"]},
+            }
+        _write_notes(
+            path,
+            {**notes, "failed": {key: error for key, error in notes["failed"].items() if key not in rows}},
+        )
         place = {key: order.get(run_of(_values(row)), len(order)) for key, row in rows.items()}
         _write_rows(path, sorted(rows.values(), key=lambda row: place[row["key"]]))
     for shard in shards:
@@ -155,22 +220,26 @@ def shard_path(path: Path, part: int, parts: int) -> Path:
 
 
 def load_table(path: Path) -> pd.DataFrame:
-    """A recorded table, one row a run; columns as in ``COLUMNS``. ``correct`` stays packed: see `accuracy_of`. Selections of
-    rows keep its recording sessions (``.attrs["sessions"]``, see `provenance`).
+    """A recorded table, one row a run; columns as in ``COLUMNS``. ``correct`` stays packed: see
+    `accuracy_of`. Selections of rows keep its recording sessions (``.attrs["sessions"]``, see `provenance`).
 
     Raises ``FileNotFoundError`` saying how to record it.
     """
     import pandas as pd
 
     table = pd.DataFrame(load_rows(path), columns=list(COLUMNS), dtype=object)  # object: bits may be None
-    table = table.astype(dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
-                         | dict.fromkeys(("top1", "low", "high", "seconds"), float))
+    table = table.astype(
+        dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
+        | dict.fromkeys(("top1", "low", "high", "seconds"), float)
+    )
     table.attrs["sessions"] = provenance(path)
     return table
 
 
 def load_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of `load_table` as dictionaries, for a look at a few of them that is not to wait for pandas."""
+    """The rows of `load_table` as dictionaries, for a look at a few of them that is not to wait for
+    pandas.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not recorded yet: run `qlib record {path.stem}`")
@@ -178,7 +247,9 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def table_path(bench: str, name: str) -> Path:
-    """Where a recorded table lies in a clone: ``book/results/<bench>/<name>.csv``, seen from any folder of the clone."""
+    """Where a recorded table lies in a clone: ``book/results/<bench>/<name>.csv``, seen from any folder of
+    the clone.
+    """
     return clone() / "book" / "results" / bench / f"{name}.csv"
 
 
@@ -204,20 +275,29 @@ def accuracy_of(row: Mapping[str, Any]) -> Accuracy:
 
 
 def accuracies(table: pd.DataFrame, **where: Any) -> list[Accuracy]:
-    """Of the rows whose columns equal ``where``, in order: one for every calibration draw. ``ValueError`` if there is none."""
-    rows = table[np.logical_and.reduce([table[name].map(lambda v, value=value: v == value) for name, value in where.items()])]
+    """Of the rows whose columns equal ``where``, in order: one for every calibration draw. ``ValueError`` if
+    there is none.
+    """
+    rows = table[
+        np.logical_and.reduce(
+            [table[name].map(lambda v, value=value: v == value) for name, value in where.items()]
+        )
+    ]
     if rows.empty:
         raise ValueError(f"no recorded row has {where}")
     return [accuracy_of(row) for row in rows.to_dict("records")]
 
 
 def float_accuracy(bench: str, network: str, table: pd.DataFrame | None = None) -> Accuracy | None:
-    """The recorded accuracy of a network in float, from ``table`` or else the bench's table ``float-baseline``; ``None`` if
-    neither has it."""
+    """The recorded accuracy of a network in float, from ``table`` or else the bench's table
+    ``float-baseline``; ``None`` if neither has it.
+    """
     path = table_path(bench, "float-baseline")
     for rows in (table, load_table(path) if path.exists() else None):
         if rows is not None:
-            found = rows[[w is None and a is None for w, a in zip(rows.weight_bits, rows.activation_bits, strict=True)]]
+            found = rows[
+                [w is None and a is None for w, a in zip(rows.weight_bits, rows.activation_bits, strict=True)]
+            ]
             found = found[found.network == network]
             if len(found):
                 return accuracy_of(found.iloc[0])
@@ -229,16 +309,22 @@ def with_allocation(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     given = {name: [(a or {}).get(name) for a in table.allocation] for name in ALLOCATION_FIELDS}
-    return table.assign(**{name: pd.Series(values, index=table.index, dtype=object) for name, values in given.items()})
+    return table.assign(
+        **{name: pd.Series(values, index=table.index, dtype=object) for name, values in given.items()}
+    )
 
 
 def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """The rows for which all ``conditions``, each ``FIELD=VALUE`` with the value as in YAML, hold; fields are columns, or what
-    an allocation has. ``ValueError`` names the condition that is malformed or leaves no row."""
+    """The rows for which all ``conditions``, each ``FIELD=VALUE`` with the value as in YAML, hold; fields are
+    columns, or what an allocation has. ``ValueError`` names the condition that is malformed or leaves no
+    row.
+    """
     for condition in conditions:
         field, equals, text = condition.partition("=")
         if not equals or field not in (*COLUMNS, *ALLOCATION_FIELDS):
-            raise ValueError(f"{condition!r} is not FIELD=VALUE{suggestion(field, (*COLUMNS, *ALLOCATION_FIELDS))}")
+            raise ValueError(
+                f"{condition!r} is not FIELD=VALUE{suggestion(field, (*COLUMNS, *ALLOCATION_FIELDS))}"
+            )
         value = yaml.safe_load(text)
         has = list(with_allocation(table)[field])
         known = sorted({json.dumps(v) for v in has})
@@ -249,8 +335,9 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Per combination of the columns ``by``: mean accuracy over calibration draws, its 95 % interval for the sampling of images,
-    standard deviation over draws, number of draws and images. In percent."""
+    """Per combination of the columns ``by``: mean accuracy over calibration draws, its 95 % interval for the
+    sampling of images, standard deviation over draws, number of draws and images. In percent.
+    """
     import pandas as pd
 
     groups = []
@@ -296,7 +383,10 @@ def _value(cell: str) -> Any:
 
 
 def _values(row: Mapping[str, str]) -> dict[str, Any]:
-    return {name: cell if name in ("key", "weights", "data", "correct") else _value(cell) for name, cell in row.items()}
+    return {
+        name: cell if name in ("key", "weights", "data", "correct") else _value(cell)
+        for name, cell in row.items()
+    }
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
@@ -304,8 +394,13 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, encoding="utf8", newline="") as file:
         reader = csv.DictReader(file)
-        if set(COLUMNS) - set(reader.fieldnames or ()) - set(LATER) or set(reader.fieldnames or ()) - set(COLUMNS):
-            raise ValueError(f"{path} is not a table of this version of qlib (its columns differ): move it away and record again")
+        if set(COLUMNS) - set(reader.fieldnames or ()) - set(LATER) or set(reader.fieldnames or ()) - set(
+            COLUMNS
+        ):
+            raise ValueError(
+                f"{path} is not a table of this version of qlib (its columns differ): move it away and "
+                "record again"
+            )
         later = {name: _cell(value) for name, value in LATER.items()}
         return [{**later, **row} for row in reader]
 
@@ -325,7 +420,11 @@ def _sidecar(path: Path) -> Path:
 def _notes(path: Path) -> dict[str, Any]:
     """What stands beside a table: its recording sessions, and the error of every run that failed, by key."""
     sidecar = _sidecar(path)
-    return {"sessions": [], "failed": {}, **(yaml.safe_load(sidecar.read_text("utf8")) if sidecar.exists() else {})}
+    return {
+        "sessions": [],
+        "failed": {},
+        **(yaml.safe_load(sidecar.read_text("utf8")) if sidecar.exists() else {}),
+    }
 
 
 def _write_notes(path: Path, notes: dict[str, Any]) -> None:
@@ -345,7 +444,9 @@ def failures(path: Path) -> dict[str, str]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Alone among processes that write tables into this folder, where its file system can lock; else on trust."""
+    """Alone among processes that write tables into this folder, where its file system can lock; else on
+    trust.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
@@ -362,7 +463,9 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _provenance(command: str, experiment: Experiment, laboratory: Laboratory, spread_out: bool) -> dict[str, Any]:
+def _provenance(
+    command: str, experiment: Experiment, laboratory: Laboratory, spread_out: bool
+) -> dict[str, Any]:
     import torch
 
     gpu = laboratory.device.type == "cuda"
@@ -381,12 +484,17 @@ def _provenance(command: str, experiment: Experiment, laboratory: Laboratory, sp
 
 def commit() -> str:
     """Of the package: its hash, and whether there are local changes; "unknown" outside a clone."""
+
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=here).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, cwd=here
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (" with local changes" if git("status", "--porcelain", "--", ".") else "")
+        return git("rev-parse", "HEAD") + (
+            " with local changes" if git("status", "--porcelain", "--", ".") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

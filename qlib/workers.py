@@ -1,4 +1,6 @@
-"""Calls spread over processes: of this machine, each with one thread, or of a Dask cluster. Results come back as they finish."""
+"""Calls spread over processes: of this machine, each with one thread, or of a Dask cluster. Results come back
+as they finish.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,22 @@ from typing import Any
 PATIENCE = 3  # times that workers may die with nothing finished in between
 
 
-def spread(call: Callable[[Any], Any], items: Iterable[Any], workers: int = 0, scheduler: str | None = None,
-           ) -> Iterator[tuple[Any, Any]]:  # fmt: skip
-    """``(item, call(item))`` for every one of the hashable ``items``: in order and in this process, or, as they finish, in
-    ``workers`` processes of this machine, or on the Dask cluster whose scheduler is at the address ``scheduler``.
+def spread(
+    call: Callable[[Any], Any], items: Iterable[Any], workers: int = 0, scheduler: str | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """``(item, call(item))`` for every one of the hashable ``items``: in order and in this process, or, as
+    they finish, in ``workers`` processes of this machine, or on the Dask cluster whose scheduler is at the
+    address ``scheduler``.
 
-    A call whose worker is killed is made again by another. ``call`` and items must be picklable, and a cluster's workers must
-    have this package, the same files and environment variables. What a call raises is raised here, and ends all of them.
+    A call whose worker is killed is made again by another. ``call`` and items must be picklable, and a
+    cluster's workers must have this package, the same files and environment variables. What a call raises is
+    raised here, and ends all of them.
     """
     if not workers and scheduler is None:
         yield from ((item, call(item)) for item in items)
         return
-    waiting, deaths = dict.fromkeys(items), 0
+    waiting = dict.fromkeys(items)
+    deaths = 0
     while waiting:
         try:
             with _cluster(scheduler) if scheduler is not None else _processes(workers) as pool:
@@ -43,13 +49,17 @@ def spread(call: Callable[[Any], Any], items: Iterable[Any], workers: int = 0, s
         except BrokenProcessPool as error:
             deaths += 1
             if deaths >= PATIENCE:
-                raise OSError(f"workers were killed {deaths} times and finished nothing in between: is memory short?") from error
+                raise OSError(
+                    f"workers were killed {deaths} times and finished nothing in between: is memory short?"
+                ) from error
 
 
 def _alone(call: Callable[[Any], Any], item: Any) -> Any:
     import torch
 
-    torch.set_num_threads(1)  # sums depend on how many threads share them: a row must not depend on how many workers there are
+    torch.set_num_threads(
+        1
+    )  # sums depend on how many threads share them: a row must not depend on how many workers there are
     return call(item)
 
 

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from qlib import QuantizationCard
 from qlib.cards import FIELDS, SCHEMA
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=80).filter(lambda t: t.strip())
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=80).filter(
+    lambda t: t.strip()
+)
 
 
 def values_of(schema):
@@ -16,7 +18,8 @@ def values_of(schema):
         return st.one_of([values_of(kind) for kind in schema["anyOf"]])
     if "const" in schema or "enum" in schema:
         return st.sampled_from(schema.get("enum") or [schema["const"]])
-    least, most = schema.get("minimum", 0), schema.get("maximum", 10**9)
+    least = schema.get("minimum", 0)
+    most = schema.get("maximum", 10**9)
     kind = schema["type"]
     if kind == "array":
         return st.lists(values_of(schema["items"]), min_size=1, max_size=5)
@@ -26,14 +29,28 @@ def values_of(schema):
         return st.dictionaries(TEXT, values_of(schema["additionalProperties"]), min_size=1, max_size=5)
     if kind == "string" and "pattern" in schema and "^" in schema["pattern"]:
         return st.from_regex(schema["pattern"], fullmatch=True).filter(lambda t: len(t) <= 100)
-    return {"boolean": st.booleans(), "integer": st.integers(least, most), "string": TEXT,
-            "number": st.floats(least, most) | st.integers(least, most)}[kind]  # fmt: skip
+    return {
+        "boolean": st.booleans(),
+        "integer": st.integers(least, most),
+        "string": TEXT,
+        "number": st.floats(least, most) | st.integers(least, most),
+    }[kind]
 
 
 VALUES = {name: values_of(field) for name, field in FIELDS.items()}
-DEVIATIONS = st.lists(TEXT | st.booleans() | st.integers(-99, 99) | st.floats(-99, 99), min_size=1, max_size=3)
-TOP = {"name": TEXT, "authors": TEXT, "remarks": TEXT, "link": values_of(SCHEMA["properties"]["link"]),
-       "deviations": st.dictionaries(st.sampled_from(list(FIELDS)), DEVIATIONS, max_size=3),
-       "sources": st.dictionaries(st.sampled_from(list(FIELDS)), TEXT, max_size=3)}  # fmt: skip
-CARDS = st.builds(lambda top, fields: QuantizationCard.of(**top, **fields),
-                  st.fixed_dictionaries(TOP), st.fixed_dictionaries({}, optional=VALUES))  # fmt: skip
+DEVIATIONS = st.lists(
+    TEXT | st.booleans() | st.integers(-99, 99) | st.floats(-99, 99), min_size=1, max_size=3
+)
+TOP = {
+    "name": TEXT,
+    "authors": TEXT,
+    "remarks": TEXT,
+    "link": values_of(SCHEMA["properties"]["link"]),
+    "deviations": st.dictionaries(st.sampled_from(list(FIELDS)), DEVIATIONS, max_size=3),
+    "sources": st.dictionaries(st.sampled_from(list(FIELDS)), TEXT, max_size=3),
+}
+CARDS = st.builds(
+    lambda top, fields: QuantizationCard.of(**top, **fields),
+    st.fixed_dictionaries(TOP),
+    st.fixed_dictionaries({}, optional=VALUES),
+)

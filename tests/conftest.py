@@ -41,9 +41,13 @@ def cards():
     table = results.load_table(results.table_path("digits", "skip-residual"))
 
     def card(**where):
-        return qlib.QuantizationCard.from_rows(results.select(table, [f"{k}={v}" for k, v in where.items()]), table)
+        return qlib.QuantizationCard.from_rows(
+            results.select(table, [f"{k}={v}" for k, v in where.items()]), table
+        )
 
-    return [card(activation_bits=4, quantize_residual="false", quantize_skip=skip) for skip in ("true", "false")]
+    return [
+        card(activation_bits=4, quantize_residual="false", quantize_skip=skip) for skip in ("true", "false")
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +60,9 @@ def data_folder():
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium that this machine has, driven by Playwright's synchronous interface: ``browser.new_page()``."""
+    """A headless Chromium that this machine has, driven by Playwright's synchronous interface:
+    ``browser.new_page()``.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     found = [path for path in map(shutil.which, names) if path]
@@ -78,7 +84,9 @@ def address():
     """Where the built site is served, with a slash at its end."""
     if not SITE.is_dir():
         pytest.skip("the site is not built: run `make book` first")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -86,12 +94,17 @@ def address():
 
 @pytest.fixture
 def visit(browser, address):
-    """Opens a page of the site in one of the two themes, all that is folded unfolded; no other host can be reached."""
+    """Opens a page of the site in one of the two themes, all that is folded unfolded; no other host can be
+    reached.
+    """
     contexts = []
 
     def visit(name, theme="light", **options):
         contexts.append(browser.new_context(color_scheme=theme, reduced_motion="reduce", **options))
-        contexts[-1].route("**/*", lambda route: route.continue_() if route.request.url.startswith(address) else route.abort())
+        contexts[-1].route(
+            "**/*",
+            lambda route: route.continue_() if route.request.url.startswith(address) else route.abort(),
+        )
         page = contexts[-1].new_page()
         page.goto(address + name)
         page.wait_for_load_state("networkidle")

@@ -1,4 +1,6 @@
-"""What several tests need: small networks, foreign networks in small, and a look inside a quantized network."""
+"""What several tests need: small networks, foreign networks in small, and a look inside a quantized
+network.
+"""
 
 import copy
 import importlib.util
@@ -23,7 +25,9 @@ MODES = [(True, True), (True, False), (False, True), (False, False)]  # quantize
 
 
 class Block(nn.Module):
-    """A residual block with a projection on its skip path, pooled into a classifier: 8 x 8 images of 3 channels."""
+    """A residual block with a projection on its skip path, pooled into a classifier: 8 x 8 images of 3
+    channels.
+    """
 
     def __init__(self):
         super().__init__()
@@ -71,7 +75,9 @@ NETWORKS = {
 
 
 def random_network(name, x):
-    """A network of `NETWORKS` with random weights, whose batch norms know the statistics of the batch ``x``."""
+    """A network of `NETWORKS` with random weights, whose batch norms know the statistics of the batch
+    ``x``.
+    """
     torch.manual_seed(0)
     net = NETWORKS[name]()
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -123,7 +129,9 @@ class Record(fx.Interpreter):
         return dict(self.layers())[layer]
 
     def additions(self, residual):
-        """Skip and residual operand of every addition; ``residual`` matches the paths of branches' last layers."""
+        """Skip and residual operand of every addition; ``residual`` matches the paths of branches' last
+        layers.
+        """
         nodes = list(self.module.graph.nodes)
         for node in nodes:
             if node.op == "call_function" and node.target.__name__ == "add":
@@ -163,7 +171,7 @@ def assert_unchanged(model, before):
 WIDE = QuantConfig(16, 16, input_bits=16, first_last_bits=None)
 NARROW = QuantConfig(2, 2, input_bits=2, first_last_bits=None)
 PRODUCTS = """addbmm addmm addmv addr baddbmm bmm cdist chain_matmul dot einsum inner kron linalg_vecdot matmul mm multi_dot
-mv outer tensordot vecdot""".split()
+mv outer tensordot vecdot""".split()  # noqa: E501
 
 
 class Net(nn.Module):
@@ -203,9 +211,15 @@ def weight(*shape):
 
 
 def warmed(network, x):
-    """``network`` in evaluation mode, with the statistics (of batch norms, spectral norms) of a few passes."""
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) or m._forward_pre_hooks or nn.utils.parametrize.is_parametrized(m)
-           for m in network.modules()):  # fmt: skip
+    """``network`` in evaluation mode, with the statistics (of batch norms, spectral norms) of a few
+    passes.
+    """
+    if any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm)
+        or m._forward_pre_hooks
+        or nn.utils.parametrize.is_parametrized(m)
+        for m in network.modules()
+    ):
         with torch.no_grad():
             for _ in range(3):
                 network.train()(x.clone())
@@ -225,19 +239,26 @@ def spread_error(actual, expected):
     """The largest error of several outputs, relative to how much each differs between examples."""
     pairs = [*zip(actual, expected, strict=True)]
     assert all(a.shape == e.shape and e.float().std(0).sum() > 0 for a, e in pairs)
-    return max(((a.float() - e.float()).norm() / (e.float() - e.float().mean(0)).norm()).item() for a, e in pairs)
+    return max(
+        ((a.float() - e.float()).norm() / (e.float() - e.float().mean(0)).norm()).item() for a, e in pairs
+    )
 
 
 class AtMostFour(fx.Interpreter):
-    """Runs a network of 2 bits; ``problems``: weights and inputs of layers and products with more than 4 values."""
+    """Runs a network of 2 bits; ``problems``: weights and inputs of layers and products with more than 4
+    values.
+    """
 
     def __init__(self, network, inputs):
         super().__init__(network)
-        self.problems, self.seen = [], 0
+        self.problems = []
+        self.seen = 0
         names = [n.target for n in network.graph.nodes if n.op == "placeholder"]
         inputs = [inputs[name] for name in names] if isinstance(inputs, dict) else inputs
         with torch.no_grad():
-            self.run(*pytree.tree_map(torch.clone, inputs if isinstance(inputs, (tuple, list)) else (inputs,)))
+            self.run(
+                *pytree.tree_map(torch.clone, inputs if isinstance(inputs, (tuple, list)) else (inputs,))
+            )
 
     def run_node(self, n):
         layer = self.module.get_submodule(n.target) if n.op == "call_module" else None
@@ -255,7 +276,9 @@ class AtMostFour(fx.Interpreter):
 
 
 def at_most_four(network, inputs, config=NARROW):
-    """Fails where ``network``, quantized to 2 bits, has more than 4 values in a weight's row or a layer's or product's input."""
+    """Fails where ``network``, quantized to 2 bits, has more than 4 values in a weight's row or a layer's or
+    product's input.
+    """
     seen = AtMostFour(quantize(network, config, [(inputs, None)]), inputs)
     assert seen.seen and not seen.problems, seen.problems
 
@@ -267,20 +290,32 @@ def weight_elements(network):
         given = [module.weight] if isinstance(module, WEIGHT_LAYERS) else []
         if isinstance(module, nn.MultiheadAttention):
             given += [getattr(module, f"{name}_proj_weight") for name in ("in", "q", "k", "v")]
-        given += [p for name, p in module.named_parameters(recurse=False) if type(module) is Net and name[0] == "w"]
-        found |= {(w.data_ptr() if isinstance(w, nn.Parameter) else id(module)): w.numel() for w in given if w is not None}
+        given += [
+            p for name, p in module.named_parameters(recurse=False) if type(module) is Net and name[0] == "w"
+        ]
+        found |= {
+            (w.data_ptr() if isinstance(w, nn.Parameter) else id(module)): w.numel()
+            for w in given
+            if w is not None
+        }
     return sum(found.values())
 
 
 def right(network, inputs, elements=None, tolerance=1e-3, **options):
-    """Fails where a network is not read right: at 16 bits everywhere its outputs must be close to those in float, at 2 bits its
-    weights and the inputs of layers hold 4 values, and the footprint counts them; ``network`` and ``inputs`` stay bit-equal.
+    """Fails where a network is not read right: at 16 bits everywhere its outputs must be close to those in
+    float, at 2 bits its weights and the inputs of layers hold 4 values, and the footprint counts them;
+    ``network`` and ``inputs`` stay bit-equal.
 
-    ``elements``: how many weights are quantized, where `weight_elements` cannot tell. ``options``: of the configuration.
+    ``elements``: how many weights are quantized, where `weight_elements` cannot tell. ``options``: of the
+    configuration.
     """
-    expected, before, given = run(network, inputs), snapshot(network), pytree.tree_map(torch.clone, inputs)
+    expected = run(network, inputs)
+    before = snapshot(network)
+    given = pytree.tree_map(torch.clone, inputs)
     quantized = quantize(network, WIDE.replace(**options), [(inputs, None)])
-    assert (error := spread_error(run(quantized, inputs), expected)) < tolerance, f"with 16 bits the error is {error:.2g}"
+    assert (error := spread_error(run(quantized, inputs), expected)) < tolerance, (
+        f"with 16 bits the error is {error:.2g}"
+    )
     at_most_four(network, inputs, narrow := NARROW.replace(**options))
     layers = [layer for layer in footprint(network, inputs, narrow).layers if layer.kind != "left in float"]
     assert {layer.weight_bits for layer in layers if layer.weight_elements} == {2}
@@ -292,8 +327,9 @@ def right(network, inputs, elements=None, tolerance=1e-3, **options):
 
 
 def refused(words, network, inputs, config=WIDE):
-    """Fails unless a network is refused by one line that fits the pattern ``words`` and offers only modules that there are to
-    be left in float; the network stays as it is."""
+    """Fails unless a network is refused by one line that fits the pattern ``words`` and offers only modules
+    that there are to be left in float; the network stays as it is.
+    """
     before = snapshot(network)
     with pytest.raises(ValueError, match=words) as caught:
         quantize(network, config, [(inputs, None)])

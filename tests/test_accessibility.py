@@ -1,9 +1,13 @@
-"""Every page of the built site for those who cannot see it as we do: screen readers, weak eyes, no motion, paper."""
+"""Every page of the built site for those who cannot see it as we do: screen readers, weak eyes, no motion,
+paper.
+"""
 
 import pytest
 from helpers import SITE
 
-PAGES = [path.relative_to(SITE).as_posix() for path in sorted(SITE.rglob("*.html")) if "_static" not in path.parts]
+PAGES = [
+    path.relative_to(SITE).as_posix() for path in sorted(SITE.rglob("*.html")) if "_static" not in path.parts
+]
 PAGES = [name for name in PAGES if name != "index.html"]  # which only leads to the front page
 LESSON = "notebooks/03-skip-and-residual.html"
 ALLOWED = {}  # rule of axe: why a violation that is the theme's, not ours, is left
@@ -14,13 +18,20 @@ pytestmark = pytest.mark.skipif(not PAGES, reason="the site is not built: run `m
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_no_serious_violation(visit, name, theme):
-    """All rules of axe in the light theme; in the dark one, which only has other colours, that of contrast."""
+    """All rules of axe in the light theme; in the dark one, which only has other colours, that of
+    contrast.
+    """
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    options = {"resultTypes": ["violations", "passes"]} | ({"runOnly": ["color-contrast"]} if theme == "dark" else {})
+    options = {"resultTypes": ["violations", "passes"]} | (
+        {"runOnly": ["color-contrast"]} if theme == "dark" else {}
+    )
     found = axe.run(visit(name, theme), options=options).response
     assert "color-contrast" in [rule["id"] for rule in found["passes"]]  # it has looked
-    bad = {rule["id"]: [node["html"][:200] for node in rule["nodes"][:5]] for rule in found["violations"]
-           if rule["impact"] in ("serious", "critical") and rule["id"] not in ALLOWED}  # fmt: skip
+    bad = {
+        rule["id"]: [node["html"][:200] for node in rule["nodes"][:5]]
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical") and rule["id"] not in ALLOWED
+    }
     assert bad == {}
 
 
@@ -29,7 +40,11 @@ def test_the_check_finds_what_is_wrong(visit):
     page = visit(PAGES[0])
     page.evaluate("""document.querySelector("article").innerHTML +=
         '<p style="color: #ccc; background: #fff">pale</p><input><img src="_static/file.png">'""")
-    bad = {rule["id"] for rule in axe.run(page).response["violations"] if rule["impact"] in ("serious", "critical")}
+    bad = {
+        rule["id"]
+        for rule in axe.run(page).response["violations"]
+        if rule["impact"] in ("serious", "critical")
+    }
     assert bad == {"color-contrast", "label", "image-alt"}
 
 
@@ -41,13 +56,19 @@ def test_on_paper_nothing_is_cut_off_or_folded_and_ink_is_black(visit, name, the
     page.emulate_media(media="print", color_scheme=theme)
     shown = """selector => [...document.querySelectorAll(selector)].filter(e => e.checkVisibility()
         && e.getBoundingClientRect().height > 0).length"""
-    for gone in ("#pst-primary-sidebar", "#pst-secondary-sidebar", ".article-header-buttons", "details.hide", ".copybtn"):
+    for gone in (
+        "#pst-primary-sidebar",
+        "#pst-secondary-sidebar",
+        ".article-header-buttons",
+        "details.hide",
+        ".copybtn",
+    ):
         assert page.evaluate(shown, gone) == 0, gone
     cut = """[...document.querySelectorAll('article :is(pre, table, img, p)')].filter(e => e.checkVisibility()
         && (e.getBoundingClientRect().right > innerWidth + 1 || e.scrollWidth > e.clientWidth + 1 && e.tagName == 'PRE'))
-        .map(e => e.outerHTML.slice(0, 120))"""
+        .map(e => e.outerHTML.slice(0, 120))"""  # noqa: E501
     assert page.evaluate(cut) == []
-    ink = "[...document.querySelectorAll('article :is(p, pre span, td, li)')].map(e => getComputedStyle(e).color)"
+    ink = "[...document.querySelectorAll('article :is(p, pre span, td, li)')].map(e => getComputedStyle(e).color)"  # noqa: E501
     assert set(page.evaluate(ink)) == {"rgb(0, 0, 0)"}
     if name == LESSON:
         solution = ".sd-dropdown .sd-card-body"

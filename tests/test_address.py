@@ -34,7 +34,9 @@ def test_address_stands_in_one_place():
 def test_setup_cell_derives_from_the_address(path):
     cells = nbformat.read(path, as_version=4).cells
     setup = next(cell for cell in cells if cell.cell_type == "code")
-    assert {SETUP_TAG, "remove-cell"} <= set(setup.metadata.get("tags", [])), "the first code cell is the set-up cell"
+    assert {SETUP_TAG, "remove-cell"} <= set(setup.metadata.get("tags", [])), (
+        "the first code cell is the set-up cell"
+    )
     assert setup.source == setup_cell(repository()), "run `python -m qlib.book.address`"
     assert not any(repository() in cell.source for cell in cells if cell is not setup)
 

@@ -1,4 +1,6 @@
-"""The arithmetic of grids: equal to torch's own, and to the formulas of the paper and of the published code."""
+"""The arithmetic of grids: equal to torch's own, and to the formulas of the paper and of the
+published code.
+"""
 
 import pytest
 import torch
@@ -29,13 +31,19 @@ def values_for(grid, shape, generator):
     """Random values around the grid and far off it, a third of them halfway between two codes."""
     codes = torch.randint(-300, 300, shape, generator=generator) / 2
     spread = (grid.code_max - grid.code_min) * grid.scale
-    x = torch.randn(shape, generator=generator) * spread * 10 ** (torch.rand(shape, generator=generator) * 3 - 2)
+    x = (
+        torch.randn(shape, generator=generator)
+        * spread
+        * 10 ** (torch.rand(shape, generator=generator) * 3 - 2)
+    )
     return torch.where(torch.rand(shape, generator=generator) < 1 / 3, codes * grid.scale, x)
 
 
 def assert_like_torch(x, grid, reference):
-    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    result, expected = fake_quantize(ours, grid), reference(theirs)
+    ours = x.clone().requires_grad_()
+    theirs = x.clone().requires_grad_()
+    result = fake_quantize(ours, grid)
+    expected = reference(theirs)
     assert torch.equal(result, expected)
     weight = torch.randn_like(x)
     (result * weight).sum().backward()
@@ -51,9 +59,10 @@ def test_per_tensor_equals_torch_bit_for_bit(seed, shape, bits, scheme, magnitud
     grid = make_grid(*(end[0] for end in random_range(generator, 1, magnitude)), bits, *scheme)
     limits = int(grid.code_min), int(grid.code_max)
     assert_like_torch(
-        values_for(grid, shape, generator), grid,
+        values_for(grid, shape, generator),
+        grid,
         lambda x: torch.fake_quantize_per_tensor_affine(x, float(grid.scale), int(grid.zero_point), *limits),
-    )  # fmt: skip
+    )
 
 
 @given(SEEDS, SHAPES, st.integers(0, 3), BITS, SCHEMES, MAGNITUDES)
@@ -66,9 +75,10 @@ def test_per_channel_equals_torch_bit_for_bit(seed, shape, axis, bits, scheme, m
     limits = int(flat.code_min), int(flat.code_max)
     grid = flat.reshape(-1, *[1] * (len(shape) - axis - 1))
     assert_like_torch(
-        values_for(grid, shape, generator), grid,
+        values_for(grid, shape, generator),
+        grid,
         lambda x: torch.fake_quantize_per_channel_affine(x, flat.scale, flat.zero_point.int(), axis, *limits),
-    )  # fmt: skip
+    )
 
 
 @given(SEEDS, SHAPES, BITS, SCHEMES)
@@ -91,18 +101,24 @@ def test_number_of_codes(bits, scheme):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_authors_grid_has_one_code_more_or_one_less_than_bits_allow(bits):
-    # m lies halfway between two multiples: rounding to even takes it outwards, unless float noise is against it
+    # m lies halfway between two multiples: rounding to even takes it outwards, unless float noise is against
+    # it
     x = torch.linspace(-1, 1, 5_001)
-    counts = [levels(fake_quantize(x, make_grid(-m, m, bits, True, "authors"))) for m in torch.rand(200) * 0.9 + 0.1]
+    counts = [
+        levels(fake_quantize(x, make_grid(-m, m, bits, True, "authors"))) for m in torch.rand(200) * 0.9 + 0.1
+    ]
     assert set(counts) <= {2**bits - 1, 2**bits + 1}
     assert counts.count(2**bits + 1) > 150
 
 
 @given(SEEDS, st.integers(1, 15), MAGNITUDES)
-def test_restricted_symmetric_equals_asymmetric_with_one_bit_less_on_data_never_negative(seed, bits, magnitude):
+def test_restricted_symmetric_equals_asymmetric_with_one_bit_less_on_data_never_negative(
+    seed, bits, magnitude
+):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(200, generator=generator) * magnitude
-    low, high = x.min(), x.max() * 0.9
+    low = x.min()
+    high = x.max() * 0.9
     asymmetric = make_grid(low, high, bits)
     symmetric = make_grid(low, high, bits + 1, True, "restricted")
     assert torch.equal(fake_quantize(x, symmetric), fake_quantize(x, asymmetric))
@@ -129,7 +145,8 @@ def test_authors_gradient_stops_at_the_float_clamp():
 
 @pytest.mark.parametrize("scheme", ALL_SCHEMES, ids=str)
 def test_zero_is_exact_wherever_the_range_lies(scheme):
-    low, high = torch.tensor([0.5, -3.0, -1.7, 0.0]), torch.tensor([2.0, -1.0, 0.3, 4.0])
+    low = torch.tensor([0.5, -3.0, -1.7, 0.0])
+    high = torch.tensor([2.0, -1.0, 0.3, 4.0])
     grid = make_grid(low, high, 4, *scheme)
     assert torch.equal(fake_quantize(torch.zeros(4), grid), torch.zeros(4))
     assert torch.equal(grid.zero_point, grid.zero_point.round())
@@ -150,7 +167,8 @@ def test_empty_range_has_scale_one(scheme, extent):
 
 
 def test_formulas_of_scale_and_codes():
-    low, high = torch.tensor(-1.0), torch.tensor(3.0)
+    low = torch.tensor(-1.0)
+    high = torch.tensor(3.0)
     found = {
         name: (grid.scale.item(), grid.zero_point.item(), grid.code_min.item(), grid.code_max.item())
         for name, grid in {
@@ -167,7 +185,8 @@ def test_formulas_of_scale_and_codes():
 
 
 def test_bits_may_differ_by_channel():
-    low, high = torch.tensor([-1.0, -1.0, 0.0]), torch.tensor([1.0, 2.0, 5.0])
+    low = torch.tensor([-1.0, -1.0, 0.0])
+    high = torch.tensor([1.0, 2.0, 5.0])
     bits = [2, 5, 8]
     x = torch.randn(3, 400)
     together = fake_quantize(x, make_grid(low, high, torch.tensor(bits)).reshape(-1, 1))
@@ -189,5 +208,7 @@ def test_reshape_leaves_single_values_single():
 
 
 def test_unknown_symmetric_grid_is_named():
-    with pytest.raises(ValueError, match="symmetric_grid must be one of full, restricted, authors, got 'wide'"):
+    with pytest.raises(
+        ValueError, match="symmetric_grid must be one of full, restricted, authors, got 'wide'"
+    ):
         make_grid(torch.tensor(0.0), torch.tensor(1.0), 4, True, "wide")

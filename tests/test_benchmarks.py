@@ -37,11 +37,17 @@ def test_the_learners_ratios():
 def test_throughput():
     run = runpy.run_path(str(SPEED.with_name("throughput.py")))["run"]
     found = run("cpu", batch=2, batches=2, size=32, steps=1, repeats=1)
-    assert list(found)[0] == "float" and len(found) == 5 and all(rate > 0 for name, rate in found.items() if name[:5] != "learn")
+    assert (
+        list(found)[0] == "float"
+        and len(found) == 5
+        and all(rate > 0 for name, rate in found.items() if name[:5] != "learn")
+    )
 
 
 def test_the_panels_ratios(capsys):
-    ratios = runpy.run_path(str(SPEED.with_name("panel.py")))["run"](images=20, calibration=10, repeats=1, settings=("minmax",))
+    ratios = runpy.run_path(str(SPEED.with_name("panel.py")))["run"](
+        images=20, calibration=10, repeats=1, settings=("minmax",)
+    )
     assert list(ratios) == ["minmax"] and ratios["minmax"] > 0 and "minmax" in capsys.readouterr().out
 
 

@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qlib import QuantConfig, analytic_bitwidths, evaluate, footprint, learn_bitwidths, load_bench, pseudo_labels, quantize
+from qlib import (
+    QuantConfig,
+    analytic_bitwidths,
+    evaluate,
+    footprint,
+    learn_bitwidths,
+    load_bench,
+    pseudo_labels,
+    quantize,
+)
 from qlib.affine import fake_quantize, make_grid
 from qlib.bitwidths import LearnedQuantizer, _student, shrinkage
 
@@ -47,23 +56,34 @@ def learn(net, data, config=FREE, steps=60, **more):
     return learn_bitwidths(net, config, data, steps=steps, learning_rate=0.2, progress=False, **more)
 
 
-@pytest.mark.parametrize("config", [
-    FREE,
-    QuantConfig(),
-    FREE.replace(weight_symmetric=True),
-    FREE.replace(weight_bits={"middle": 5}),
-    FREE.replace(weight_symmetric=True, symmetric_grid="restricted"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        FREE,
+        QuantConfig(),
+        FREE.replace(weight_symmetric=True),
+        FREE.replace(weight_bits={"middle": 5}),
+        FREE.replace(weight_symmetric=True, symmetric_grid="restricted"),
+    ],
+)
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_averages_are_those_of_the_footprint_and_meet_the_targets(net, data, config, per_channel):
-    learned = learn(net, data, config, target_weight_bits=6.5, target_activation_bits=6.0, per_channel=per_channel)
+    learned = learn(
+        net, data, config, target_weight_bits=6.5, target_activation_bits=6.0, per_channel=per_channel
+    )
     size = footprint(net, data[0][0], learned.config)
     assert learned.average_weight_bits == size.average_weight_bits <= 6.5
     assert learned.average_activation_bits == size.average_activation_bits <= 6.0
     row = learned.history.iloc[learned.step]
     assert row.feasible and row.average_weight_bits == pytest.approx(size.average_weight_bits, abs=1e-9)
     assert row.average_activation_bits == pytest.approx(size.average_activation_bits, abs=1e-9)
-    kept = {"first": 8, "last": 8} if config.first_last_bits else {"middle": 5} if isinstance(config.weight_bits, dict) else {}
+    kept = (
+        {"first": 8, "last": 8}
+        if config.first_last_bits
+        else {"middle": 5}
+        if isinstance(config.weight_bits, dict)
+        else {}
+    )
     by_name = {layer.name: layer.weight_bits for layer in size.layers}
     assert {name: by_name[name] for name in kept} == kept
     if per_channel:
@@ -77,12 +97,19 @@ def test_the_returned_config_gives_the_reported_accuracy(net, data, more):
     assert (again.correct == learned.accuracy.correct).all()
     if more:
         assert learned.ranges.keys() == {"first", "middle", "add", "last"}
-        found = [q.range for q in quantize(net, learned.config, data).modules() if hasattr(q, "range") and q.name == "first"]
+        found = [
+            q.range
+            for q in quantize(net, learned.config, data).modules()
+            if hasattr(q, "range") and q.name == "first"
+        ]
         assert learned.ranges["first"] != tuple(end.item() for end in found[0])
 
 
 def test_one_seed_gives_one_result_another_seed_another(net, data):
-    a, b, c = (learn(net, data, target_weight_bits=4, target_activation_bits=5, seed=seed, batch_size=16) for seed in (0, 0, 1))
+    a, b, c = (
+        learn(net, data, target_weight_bits=4, target_activation_bits=5, seed=seed, batch_size=16)
+        for seed in (0, 0, 1)
+    )
     assert a.history.equals(b.history) and a.config == b.config
     assert not a.history.equals(c.history)
 
@@ -90,8 +117,17 @@ def test_one_seed_gives_one_result_another_seed_another(net, data):
 @pytest.mark.parametrize("parametrization", ["bits", "log2"])
 def test_every_bitwidth_moves_in_the_first_step_and_has_a_gradient_without_penalty(parametrization):
     bench = load_bench("digits")
-    learned = learn_bitwidths(bench.models["base"], FREE, bench.training(64), 8, 8, steps=2, penalty=0,
-                              parametrization=parametrization, progress=False)  # fmt: skip
+    learned = learn_bitwidths(
+        bench.models["base"],
+        FREE,
+        bench.training(64),
+        8,
+        8,
+        steps=2,
+        penalty=0,
+        parametrization=parametrization,
+        progress=False,
+    )
     columns = [name for name in learned.history if ":" in name]
     assert len(columns) > 100
     first, second = (learned.history.loc[step, columns].astype(float) for step in (0, 1))
@@ -101,7 +137,9 @@ def test_every_bitwidth_moves_in_the_first_step_and_has_a_gradient_without_penal
 @pytest.mark.parametrize("symmetric,grid", [(False, "full"), (True, "full"), (True, "restricted")])
 @pytest.mark.parametrize("bits", [2, 3, 6])
 def test_gradients_equal_those_of_the_formula_in_tensor_operations(net, data, symmetric, grid, bits):
-    """Scale as a function of bits, rounding straight through: autograd finds what the learner computes by hand."""
+    """Scale as a function of bits, rounding straight through: autograd finds what the learner computes by
+    hand.
+    """
     config = FREE.replace(weight_symmetric=symmetric, activation_symmetric=symmetric, symmetric_grid=grid)
     x, y = data[0]
     student, (weights, activations) = _student(net, config, data, 8, 8, False, False, False)
@@ -117,12 +155,20 @@ def test_gradients_equal_those_of_the_formula_in_tensor_operations(net, data, sy
         width = torch.maximum(-low, high) * (1 if grid == "restricted" else 2) if symmetric else high - low
         scale = width / steps
         codes = make_grid(low, high, int(bits), symmetric, grid)
-        clipped = torch.minimum(torch.maximum(x, (codes.code_min - codes.zero_point - 0.5) * codes.scale),
-                                (codes.code_max - codes.zero_point + 0.5) * codes.scale)  # fmt: skip
-        rounded = clipped / scale + (fake_quantize(x, codes) / codes.scale - clipped / scale).detach()  # straight through
-        return torch.where(clipped == x, rounded * scale, fake_quantize(x, codes))  # what is clipped does not depend on bits
+        clipped = torch.minimum(
+            torch.maximum(x, (codes.code_min - codes.zero_point - 0.5) * codes.scale),
+            (codes.code_max - codes.zero_point + 0.5) * codes.scale,
+        )
+        rounded = (
+            clipped / scale + (fake_quantize(x, codes) / codes.scale - clipped / scale).detach()
+        )  # straight through
+        return torch.where(
+            clipped == x, rounded * scale, fake_quantize(x, codes)
+        )  # what is clipped does not depend on bits
 
-    learners = {module.fixed.name: module for module in student.modules() if isinstance(module, LearnedQuantizer)}
+    learners = {
+        module.fixed.name: module for module in student.modules() if isinstance(module, LearnedQuantizer)
+    }
     b_w = torch.full((3,), float(bits), requires_grad=True)
     b_a = {name: torch.tensor(float(bits), requires_grad=True) for name in activations.names}
 
@@ -133,8 +179,10 @@ def test_gradients_equal_those_of_the_formula_in_tensor_operations(net, data, sy
     def layer(index, name):
         weight = weights.floats[name]
         rows = weight.flatten(1)
-        ends = [end.clamp(**{side: 0.0}).reshape(-1, *[1] * (weight.dim() - 1))
-                for end, side in ((rows.amin(1), "max"), (rows.amax(1), "min"))]  # fmt: skip
+        ends = [
+            end.clamp(**{side: 0.0}).reshape(-1, *[1] * (weight.dim() - 1))
+            for end, side in ((rows.amin(1), "max"), (rows.amax(1), "min"))
+        ]
         return simulated(weight, *ends, b_w[index])
 
     names = list(activations.names)
@@ -147,9 +195,13 @@ def test_gradients_equal_those_of_the_formula_in_tensor_operations(net, data, sy
     h = fake_quantize(h.mean((2, 3)), pool.grid)
     out = activation(names[3], F.linear(h, layer(2, "last"), net.last.bias.detach()))
     F.cross_entropy(out, y).backward()
-    at_the_border = 2e-2 if symmetric and grid == "full" else 2e-3  # the largest weight is half a step beyond the last code
+    at_the_border = (
+        2e-2 if symmetric and grid == "full" else 2e-3
+    )  # the largest weight is half a step beyond the last code
     assert torch.allclose(weights.parameter.grad, b_w.grad, rtol=at_the_border, atol=1e-6)
-    assert torch.allclose(activations.parameter.grad, torch.stack([b.grad for b in b_a.values()]), rtol=2e-3, atol=1e-6)
+    assert torch.allclose(
+        activations.parameter.grad, torch.stack([b.grad for b in b_a.values()]), rtol=2e-3, atol=1e-6
+    )
 
 
 def test_the_step_shrinks_per_bit_as_stated():
@@ -163,7 +215,9 @@ def test_the_step_shrinks_per_bit_as_stated():
 
 
 def test_channels_of_one_layer_learn_different_bits(net, data):
-    learned = learn_bitwidths(net, FREE, data, 4, steps=150, learning_rate=0.1, penalty=0.5, per_channel=True, progress=False)
+    learned = learn_bitwidths(
+        net, FREE, data, 4, steps=150, learning_rate=0.1, penalty=0.5, per_channel=True, progress=False
+    )
     assert any(len(set(bits)) > 1 for bits in learned.config.weight_bits.values())
 
 
@@ -174,15 +228,20 @@ def test_restricted_choices_round_to_the_nearest(net, data):
 
 def test_learning_beats_uniform_bits_at_the_same_average():
     bench = load_bench("digits")
-    training, validation = bench.training(1024), bench.validation(2000)
-    learned = learn_bitwidths(bench.models["base"], FREE, training, 3, steps=400, learning_rate=0.02, progress=False)
+    training = bench.training(1024)
+    validation = bench.validation(2000)
+    learned = learn_bitwidths(
+        bench.models["base"], FREE, training, 3, steps=400, learning_rate=0.02, progress=False
+    )
     uniform = evaluate(quantize(bench.models["base"], FREE.replace(weight_bits=3), training), validation)
     mixed = evaluate(quantize(bench.models["base"], learned.config, training), validation)
     assert learned.average_weight_bits <= 3 and mixed.top1 >= uniform.top1 + 8
 
 
 def test_analytic_bits_are_the_most_that_fit(net, data):
-    x, limit = data[0][0], 8 * 64 * 3 / 8  # 3 bits in the largest maps
+    # 3 bits in the largest maps
+    x = data[0][0]
+    limit = 8 * 64 * 3 / 8
     config = analytic_bitwidths(net, x, QuantConfig(), limit)
     size = footprint(net, x, config)
     assert size.max_activation_bytes <= limit
@@ -209,44 +268,68 @@ def test_pseudo_labels_are_the_networks_answers(net, data):
     assert learn(net, soft, target_weight_bits=5).average_weight_bits <= 5
 
 
-@pytest.mark.parametrize("target,config,words", [
-    (0.5, FREE, "0.5 cannot be met.*1 bit.*1.000"),
-    (3, FREE.replace(bit_choices=(4, 8)), "3 cannot be met.*4 bit"),
-    (3, FREE.replace(weight_bits=None), "weight_bits=None"),
-    (0, FREE, "positive number"),
-    (math.nan, FREE, "positive number"),
-    (3, FREE.replace(weight_bits={"first": 4, "middle": 4, "last": 4}), "no layer's bits are free"),
-    (3, {"first_last_bits": None}, "must be a QuantConfig"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "target,config,words",
+    [
+        (0.5, FREE, "0.5 cannot be met.*1 bit.*1.000"),
+        (3, FREE.replace(bit_choices=(4, 8)), "3 cannot be met.*4 bit"),
+        (3, FREE.replace(weight_bits=None), "weight_bits=None"),
+        (0, FREE, "positive number"),
+        (math.nan, FREE, "positive number"),
+        (3, FREE.replace(weight_bits={"first": 4, "middle": 4, "last": 4}), "no layer's bits are free"),
+        (3, {"first_last_bits": None}, "must be a QuantConfig"),
+    ],
+)
 def test_targets_that_cannot_be_met_are_refused_at_once(net, data, target, config, words):
     with pytest.raises(ValueError, match=words):
         learn(net, data, config, target_weight_bits=target)
 
 
-@pytest.mark.parametrize("batches,words", [
-    ([], "no data to learn from"),
-    ([(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64))], "all 4 training labels are class 0"),
-    ([torch.randn(4, 3, 8, 8)], "training batch 0 must be a pair"),
-    ([(torch.randn(4, 3, 8, 8), torch.tensor([0.0, 1, 2, 3]))], "expected 4 integer labels"),
-    ([(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 9]))], "does not fit labels of 10 classes"),
-    ([(torch.full((4, 3, 8, 8), math.nan), torch.tensor([0, 1, 2, 3]))], "NaN or infinity"),
-    ([(torch.randn(4, 3, 8, 8), torch.full((4, 5), math.nan).index_fill(1, torch.tensor([2]), 1.0).triu())], "the loss is nan"),
-    ([(torch.randn(2, 3, 8, 8), torch.tensor([0, 1])), (torch.randn(2, 3, 9, 9), torch.tensor([0, 1]))], "differ in the shape"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "batches,words",
+    [
+        ([], "no data to learn from"),
+        ([(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64))], "all 4 training labels are class 0"),
+        ([torch.randn(4, 3, 8, 8)], "training batch 0 must be a pair"),
+        ([(torch.randn(4, 3, 8, 8), torch.tensor([0.0, 1, 2, 3]))], "expected 4 integer labels"),
+        ([(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 9]))], "does not fit labels of 10 classes"),
+        ([(torch.full((4, 3, 8, 8), math.nan), torch.tensor([0, 1, 2, 3]))], "NaN or infinity"),
+        (
+            [
+                (
+                    torch.randn(4, 3, 8, 8),
+                    torch.full((4, 5), math.nan).index_fill(1, torch.tensor([2]), 1.0).triu(),
+                )
+            ],
+            "the loss is nan",
+        ),
+        (
+            [
+                (torch.randn(2, 3, 8, 8), torch.tensor([0, 1])),
+                (torch.randn(2, 3, 9, 9), torch.tensor([0, 1])),
+            ],
+            "differ in the shape",
+        ),
+    ],
+)
 def test_bad_data_is_named(net, batches, words):
     with pytest.raises(ValueError, match=words):
         learn(net, batches, target_weight_bits=4)
 
 
 def test_other_mistakes_are_named(net, data):
-    for more, words in (({}, "nothing to learn"),
-                        ({"target_weight_bits": 4, "parametrization": "bit"}, "parametrization must be"),
-                        ({"target_weight_bits": 4, "checkpoint": "best"}, "checkpoint must be"),
-                        ({"target_weight_bits": 4, "learn_ranges": True}, "give target_activation_bits"),
-                        ({"target_weight_bits": 4, "batch_size": 0}, "batch_size must be")):  # fmt: skip
+    for more, words in (
+        ({}, "nothing to learn"),
+        ({"target_weight_bits": 4, "parametrization": "bit"}, "parametrization must be"),
+        ({"target_weight_bits": 4, "checkpoint": "best"}, "checkpoint must be"),
+        ({"target_weight_bits": 4, "learn_ranges": True}, "give target_activation_bits"),
+        ({"target_weight_bits": 4, "batch_size": 0}, "batch_size must be"),
+    ):
         with pytest.raises(ValueError, match=words):
             learn(net, data, **more)
-    with pytest.raises(ValueError, match="in 2 steps the targets were never met; the closest averages were 8.000 weight bits"):
+    with pytest.raises(
+        ValueError, match="in 2 steps the targets were never met; the closest averages were 8.000 weight bits"
+    ):
         learn(net, data, steps=2, target_weight_bits=2)
     closest = learn(net, data, steps=2, target_weight_bits=2, allow_infeasible=True)
     assert not closest.feasible and closest.average_weight_bits == 8

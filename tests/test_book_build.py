@@ -20,12 +20,19 @@ def notebook(*code, prose="Prose."):
 @pytest.fixture
 def book(tmp_path, monkeypatch):
     """An empty book in `tmp_path`; returns a function that writes a notebook into it."""
-    places = {"ROOT": "", "NOTEBOOKS": "notebooks", "EXECUTED": "_build/executed", "CACHE": "_build/.jupyter_cache"}
+    places = {
+        "ROOT": "",
+        "NOTEBOOKS": "notebooks",
+        "EXECUTED": "_build/executed",
+        "CACHE": "_build/.jupyter_cache",
+    }
     for name, place in places.items():
         monkeypatch.setattr(build, name, tmp_path / place)
     monkeypatch.setattr(build, "STATUS", tmp_path / "_build/executed/status.json")
     (tmp_path / "notebooks").mkdir()
-    return lambda *code, **more: nbformat.write(notebook(*code, **more), tmp_path / "notebooks/01-lesson.ipynb")
+    return lambda *code, **more: nbformat.write(
+        notebook(*code, **more), tmp_path / "notebooks/01-lesson.ipynb"
+    )
 
 
 def test_a_notebook_runs_once_and_again_when_its_code_changes(book, capsys):
@@ -54,7 +61,12 @@ def test_a_failing_cell_fails_the_build_and_is_named(book, capsys):
 
 def test_execution_key_covers_package_and_results(book, tmp_path):
     keys = [build.execution_key(notebook("1"))]
-    for name in ("qlib/affine.py", "qlib/widgets/kit.js", "qlib/benches/weights/base.safetensors", "book/results/digits/03.csv"):
+    for name in (
+        "qlib/affine.py",
+        "qlib/widgets/kit.js",
+        "qlib/benches/weights/base.safetensors",
+        "book/results/digits/03.csv",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("changed")
@@ -77,6 +89,9 @@ def test_widgets_become_one_note_and_what_they_drew():
 
 
 def test_a_widget_that_brings_a_picture_of_its_own_for_pages_is_shown_by_that():
-    both = new_output("display_data", {WIDGET_VIEW: {"model_id": "painter"}, "text/html": "<div></div>", "text/plain": "Painter"})
+    both = new_output(
+        "display_data",
+        {WIDGET_VIEW: {"model_id": "painter"}, "text/html": "<div></div>", "text/plain": "Painter"},
+    )
     (shown,) = build.page_outputs([both], {"painter": {"state": {}}})
     assert shown == new_output("display_data", {"text/html": "<div></div>", "text/plain": "Painter"})

@@ -39,14 +39,21 @@ def test_every_field_of_a_configuration_is_on_the_card():
 def test_yaml_loses_nothing(card):
     again = QuantizationCard.from_yaml(card.to_yaml())
     assert again == card and again.to_yaml() == card.to_yaml()
-    for view in (str(card), card.to_markdown(), card.to_html(), card.to_latex(), compare.report(card, again, [])):
+    for view in (
+        str(card),
+        card.to_markdown(),
+        card.to_html(),
+        card.to_latex(),
+        compare.report(card, again, []),
+    ):
         assert view
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(CARDS, CARDS)
 def test_swapped_cards_differ_alike(a, b):
-    there, back = a.differences(b), b.differences(a)
+    there = a.differences(b)
+    back = b.differences(a)
     assert [(c.field, c.a, c.b) for c in there] == [(c.field, c.b, c.a) for c in back]
     for one, other in zip(there, back, strict=True):
         assert [w.points.points for w in one.worth] == pytest.approx([-w.points.points for w in other.worth])
@@ -59,22 +66,38 @@ def test_what_is_left_out_is_not_reported():
 
 
 LAYERS = st.dictionaries(st.sampled_from(["default", "fc", "conv1"]), st.integers(2, 16), min_size=1)
-RANGES, SWITCH = st.sampled_from(["minmax", "percentile", "mse"]), st.booleans()
-CHOICES = {"weight_bits": st.integers(2, 16) | LAYERS | st.none(), "activation_bits": st.integers(2, 16) | LAYERS | st.none(),
-           "weight_symmetric": SWITCH, "activation_symmetric": SWITCH,
-           "symmetric_grid": st.sampled_from(["full", "restricted", "authors"]),
-           "weight_granularity": st.sampled_from(["per_channel", "per_tensor"]),
-           "activation_granularity": st.sampled_from(["per_tensor", "per_channel"]), "weight_range": RANGES,
-           "activation_range": RANGES, "percentile": st.floats(50, 100, exclude_min=True), "activation_dynamic": SWITCH,
-           "quantize_skip": SWITCH, "quantize_residual": SWITCH,
-           "pooling": st.sampled_from(["high_precision", "low_precision", "float"]),
-           "input_bits": st.integers(2, 16) | st.none(), "quantize_output": SWITCH,
-           "calibration_upstream": st.sampled_from(["float", "quantized"]), "first_last_bits": st.integers(2, 16) | st.none(),
-           "float_layers": st.sampled_from([(), ("fc",), ("fc", "layer1.*")]),
-           "bit_choices": st.lists(st.integers(2, 16), min_size=1, max_size=4, unique=True).map(lambda b: tuple(sorted(b)))}
-DERIVED = {  # what else follows from the bits of a side: how they are given to layers, and whether anything is quantized at all
+RANGES = st.sampled_from(["minmax", "percentile", "mse"])
+SWITCH = st.booleans()
+CHOICES = {
+    "weight_bits": st.integers(2, 16) | LAYERS | st.none(),
+    "activation_bits": st.integers(2, 16) | LAYERS | st.none(),
+    "weight_symmetric": SWITCH,
+    "activation_symmetric": SWITCH,
+    "symmetric_grid": st.sampled_from(["full", "restricted", "authors"]),
+    "weight_granularity": st.sampled_from(["per_channel", "per_tensor"]),
+    "activation_granularity": st.sampled_from(["per_tensor", "per_channel"]),
+    "weight_range": RANGES,
+    "activation_range": RANGES,
+    "percentile": st.floats(50, 100, exclude_min=True),
+    "activation_dynamic": SWITCH,
+    "quantize_skip": SWITCH,
+    "quantize_residual": SWITCH,
+    "pooling": st.sampled_from(["high_precision", "low_precision", "float"]),
+    "input_bits": st.integers(2, 16) | st.none(),
+    "quantize_output": SWITCH,
+    "calibration_upstream": st.sampled_from(["float", "quantized"]),
+    "first_last_bits": st.integers(2, 16) | st.none(),
+    "float_layers": st.sampled_from([(), ("fc",), ("fc", "layer1.*")]),
+    "bit_choices": st.lists(st.integers(2, 16), min_size=1, max_size=4, unique=True).map(
+        lambda b: tuple(sorted(b))
+    ),
+}
+# What else follows from the bits of a side: how they are given to layers, and whether anything is quantized
+# at all
+DERIVED = {
     "weight_bits": {"allocation", "batch_norm", "quantizer", "rounding", "technique"},
-    "activation_bits": {"allocation", "batch_norm", "quantizer", "rounding", "technique"}}  # fmt: skip
+    "activation_bits": {"allocation", "batch_norm", "quantizer", "rounding", "technique"},
+}
 
 
 @given(st.fixed_dictionaries(CHOICES), st.sampled_from(list(CHOICES)), st.data())
@@ -93,9 +116,14 @@ def test_a_changed_choice_changes_its_field_and_no_other(choices, field, data):
         assert field in changed
         derived = changed - {field}
         assert derived <= DERIVED.get(field, set())
-        quantized = [config.weight_bits is not None or config.activation_bits is not None for config in configs]
+        quantized = [
+            config.weight_bits is not None or config.activation_bits is not None for config in configs
+        ]
         assert ("batch_norm" in derived) == (quantized[0] != quantized[1])
-        layers = [any(isinstance(b, dict) for b in (config.weight_bits, config.activation_bits)) for config in configs]
+        layers = [
+            any(isinstance(b, dict) for b in (config.weight_bits, config.activation_bits))
+            for config in configs
+        ]
         assert ("allocation" in derived) == (layers[0] != layers[1])
 
 
@@ -126,8 +154,18 @@ def test_a_card_from_before_a_field_was_added_stays_valid():
 def test_a_run_on_a_bench_fills_in_what_the_bench_knows(bench, cards):
     config = QuantConfig(activation_bits=4, activation_range="percentile", quantize_residual=False)
     runs = [Accuracy(np.arange(1000) % 10 < right) for right in (7, 8)]
-    card = QuantizationCard.from_run(config, runs, baseline=runs[1], bench=bench, network="base", images=320, labels="none",
-                                     steps=0, time=1.5, hardware="here")  # fmt: skip
+    card = QuantizationCard.from_run(
+        config,
+        runs,
+        baseline=runs[1],
+        bench=bench,
+        network="base",
+        images=320,
+        labels="none",
+        steps=0,
+        time=1.5,
+        hardware="here",
+    )
     assert [name for name in FIELDS if card[name] == NOT_REPORTED] == []
     same = {"accuracy", "float_accuracy", "spread", "seeds", "time", "hardware"}
     assert {name for name in FIELDS if card[name] != cards[0][name]} <= same
@@ -141,12 +179,23 @@ def test_a_run_on_a_bench_fills_in_what_the_bench_knows(bench, cards):
 def test_a_card_of_recorded_rows(table, cards):
     card = cards[0]
     rows = results.select(table, ["activation_bits=4", "quantize_residual=false", "quantize_skip=true"])
-    assert card["accuracy"]["top1"] == pytest.approx(rows.top1.mean(), abs=0.01) and card["accuracy"]["n"] == 10_000
+    assert (
+        card["accuracy"]["top1"] == pytest.approx(rows.top1.mean(), abs=0.01)
+        and card["accuracy"]["n"] == 10_000
+    )
     assert card["seeds"] == len(rows) == 5 and card["weights_hash"] == rows.weights.iloc[0]
     assert card["spread"] == pytest.approx(rows.top1.std(), abs=0.01)
-    assert card["float_accuracy"]["top1"] == 77.31 and card["max_activation_bytes"] == 4608 * 4  # a residual in float
-    assert card.data["deviations"] == {"activation_bits": [3, 5, 6, 7, 8], "quantize_skip": [False], "quantize_residual": [True]}
-    (session,) = {results.provenance(results.table_path("digits", "skip-residual"))[i]["hardware"] for i in rows.session}
+    assert (
+        card["float_accuracy"]["top1"] == 77.31 and card["max_activation_bytes"] == 4608 * 4
+    )  # a residual in float
+    assert card.data["deviations"] == {
+        "activation_bits": [3, 5, 6, 7, 8],
+        "quantize_skip": [False],
+        "quantize_residual": [True],
+    }
+    (session,) = {
+        results.provenance(results.table_path("digits", "skip-residual"))[i]["hardware"] for i in rows.session
+    }
     assert card["hardware"] == session and card["time"] == pytest.approx(rows.seconds.mean(), abs=0.05)
     assert [name for name in FIELDS if card[name] == NOT_REPORTED] == []
 
@@ -167,7 +216,7 @@ def test_rows_of_several_settings_have_no_card(table):
         QuantizationCard.from_rows(table[table.activation_bits.notna()], table)
 
 
-# ------------------------------------------------------------------------------------------------------------- strangers
+# ------------------------------------------------------------------------------------------------------------
 
 
 BAD = {
@@ -177,26 +226,43 @@ BAD = {
     "unknown": ("schema_version: 1\nname: x\nmethods: {}", "no \"methods\"; did you mean 'method'"),
     "unknown field": ("schema_version: 1\nname: x\nmethod: {quantiser: uniform}", "did you mean 'quantizer'"),
     "wrong place": ("schema_version: 1\nname: x\nmethod: {weight_bits: 4}", "belongs to mixed_precision"),
-    "wrong type": ("schema_version: 1\nname: x\nmixed_precision: {weight_bits: four}", 'mixed_precision.weight_bits: "four"'),
+    "wrong type": (
+        "schema_version: 1\nname: x\nmixed_precision: {weight_bits: four}",
+        'mixed_precision.weight_bits: "four"',
+    ),
     "blank": ("schema_version: 1\nname: x\nmethod: {technique: ''}", "method.technique"),
     "nothing": ("schema_version: 1\nname: x\nmethod: {technique: }", "method.technique: null"),
     "future": ("schema_version: 2\nname: x", "this qlib reads version 1"),
     "not finite": ("schema_version: 1\nname: x\nresources: {time: .nan}", "not finite"),
     "a date": ("schema_version: 1\nname: 2020-01-01", "dates in quotes"),
-    "twice": ("schema_version: 1\nname: x\nname: y", "line 3: \"name\" stands there twice"),
-    "a number as a name": ("schema_version: 1\nname: x\nmixed_precision: {weight_bits: {1: 8}}", "names must be text"),
-    "alias bomb": ("a: &a [x]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in ("ab", "bc", "cd", "de", "ef", "fg")),
-                   "aliases are not allowed"),
-    "deep": ("[" * 20_000, "nested too deeply|nesting depth"), "deep lists": ("- " * 400_000, "nested too deeply"),
+    "twice": ("schema_version: 1\nname: x\nname: y", 'line 3: "name" stands there twice'),
+    "a number as a name": (
+        "schema_version: 1\nname: x\nmixed_precision: {weight_bits: {1: 8}}",
+        "names must be text",
+    ),
+    "alias bomb": (
+        "a: &a [x]\n"
+        + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in ("ab", "bc", "cd", "de", "ef", "fg")),
+        "aliases are not allowed",
+    ),
+    "deep": ("[" * 20_000, "nested too deeply|nesting depth"),
+    "deep lists": ("- " * 400_000, "nested too deeply"),
     "deep mappings": ("\n".join(" " * i + "a:" for i in range(900)), "line 21: nested too deeply"),
     "many names": ("\n".join(f"k{i}: 8" for i in range(80_000)), "more than 100,000 values"),
     "long list": ("[" + "8, " * 300_000 + "]", "more than 100,000 values"),
-    "huge number": ("schema_version: 1\nname: x\nresources: {steps: " + "9" * 500_000 + "}", "number of 500,000 digits"),
-    "base 60": ("schema_version: 1\nname: x\nresources: {steps: " + "1:" * 100_000 + "1}", "number of 200,001 digits"),
-    "empty": ("", "a card is a mapping"), "half a character": ('schema_version: 1\nname: "\\ud800"', "Unicode"),
+    "huge number": (
+        "schema_version: 1\nname: x\nresources: {steps: " + "9" * 500_000 + "}",
+        "number of 500,000 digits",
+    ),
+    "base 60": (
+        "schema_version: 1\nname: x\nresources: {steps: " + "1:" * 100_000 + "1}",
+        "number of 200,001 digits",
+    ),
+    "empty": ("", "a card is a mapping"),
+    "half a character": ('schema_version: 1\nname: "\\ud800"', "Unicode"),
     "binary": ("schema_version: 1\nname: !!binary aGVsbG8=", "more than text"),
     "script link": ("schema_version: 1\nname: x\nlink: javascript:alert(1)", "link"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text, message", BAD.values(), ids=BAD.keys())
@@ -207,7 +273,11 @@ def test_a_bad_card_gets_one_clear_line(tmp_path, capsys, text, message):
     assert main(["card", "validate", str(path)]) == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1 and "bad.yaml" in said and len(said) < 500
-    for arguments in (["show", str(path)], ["diff", "brecq", str(path)], ["check", "brecq", "--target", str(path)]):
+    for arguments in (
+        ["show", str(path)],
+        ["diff", "brecq", str(path)],
+        ["check", "brecq", "--target", str(path)],
+    ):
         assert main(["card", *arguments, "--json"]) == 2
         said, error = capsys.readouterr()
         assert json.loads(said) == {"error": error.strip().removeprefix("qlib: ")} and "bad.yaml" in error
@@ -216,8 +286,12 @@ def test_a_bad_card_gets_one_clear_line(tmp_path, capsys, text, message):
         QuantizationCard.from_yaml(text)
 
 
-BYTES = {"junk": bytes(range(256)) * 100, "latin 1": b"schema_version: 1\nname: caf\xe9", "utf 16": "name: x".encode("utf16"),
-         "zeros": bytes(1000)}  # fmt: skip
+BYTES = {
+    "junk": bytes(range(256)) * 100,
+    "latin 1": b"schema_version: 1\nname: caf\xe9",
+    "utf 16": "name: x".encode("utf16"),
+    "zeros": bytes(1000),
+}
 
 
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES.keys())
@@ -247,11 +321,14 @@ def test_a_card_is_written_as_its_name_says_and_read_back(tmp_path, cards, name)
     cards[0].save(tmp_path / name)
     text = (tmp_path / name).read_text("utf8")
     assert QuantizationCard.load(tmp_path / name) == cards[0]
-    assert text.startswith("{") == name.endswith("json") and (not name.endswith("json") or json.loads(text) == cards[0].data)
+    assert text.startswith("{") == name.endswith("json") and (
+        not name.endswith("json") or json.loads(text) == cards[0].data
+    )
 
 
 def test_every_file_is_validated(tmp_path, capsys):
-    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good = tmp_path / "good.yaml"
+    bad = tmp_path / "bad.yaml"
     QuantizationCard.of("x").save(good)
     bad.write_text("- a", "utf8")
     assert main(["card", "validate", str(bad), str(good), "--json"]) == 2
@@ -265,7 +342,7 @@ def test_whole_numbers_are_whole_and_half_characters_are_refused():
         QuantizationCard.of("\ud800")
 
 
-# ------------------------------------------------------------------------------------------------------------- commands
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_commands_and_their_exit_codes(tmp_path, capsys, cards):
@@ -291,16 +368,46 @@ def test_a_new_card_of_recorded_rows(tmp_path, capsys):
     where = ["activation_bits=4", "quantize_skip=true", "quantize_residual=true"]
     assert main(["card", "new", str(path), "--experiment", "skip-residual", "--where", *where]) == 0
     assert QuantizationCard.load(path)["activation_bits"] == 4
-    assert main(["card", "new", str(path), "--force", "--experiment", "skip-residual", "--where", "activation_bit=4"]) == 2
+    assert (
+        main(
+            [
+                "card",
+                "new",
+                str(path),
+                "--force",
+                "--experiment",
+                "skip-residual",
+                "--where",
+                "activation_bit=4",
+            ]
+        )
+        == 2
+    )
     assert "did you mean 'activation_bits'" in capsys.readouterr().err
     assert main(["card", "new", str(path), "--force", "--experiment", "skip-residal"]) == 2
     assert "did you mean 'digits/skip-residual'" in capsys.readouterr().err
     own = results.table_path("digits", "skip-residual")
-    assert main(["card", "new", str(path), "--force", "--experiment", str(own), "--where", *where, "--name", "mine"]) == 0
+    assert (
+        main(
+            [
+                "card",
+                "new",
+                str(path),
+                "--force",
+                "--experiment",
+                str(own),
+                "--where",
+                *where,
+                "--name",
+                "mine",
+            ]
+        )
+        == 0
+    )
     assert (QuantizationCard.load(path).name, QuantizationCard.load(path)["activation_bits"]) == ("mine", 4)
 
 
-# ------------------------------------------------------------------------------------------------------------- catalogue
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", catalogue())

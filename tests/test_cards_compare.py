@@ -19,23 +19,38 @@ def test_differences_name_the_choice_its_observation_and_its_worth(cards):
     assert all(choice.field in ("hardware",) for choice in cards[0].differences(cards[1])[1:])
 
 
-@pytest.mark.parametrize("field, a, b, table", [
-    ("weight_range", "mse", "minmax", "clipping-weights"), ("weight_range", "minmax", "percentile", "clipping-weights"),
-    ("activation_range", "mse", "minmax", "clipping-activations"), ("pooling", "float", "low_precision", "pooling"),
-    ("labels", "soft", "true", "pseudo-labels"), ("images", 1, 1024, "calibration-images"),
-    ("float_accuracy", 77.7, 76.1, "float-baseline"), ("allocation", "learned", "uniform", "channel-bits"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "field, a, b, table",
+    [
+        ("weight_range", "mse", "minmax", "clipping-weights"),
+        ("weight_range", "minmax", "percentile", "clipping-weights"),
+        ("activation_range", "mse", "minmax", "clipping-activations"),
+        ("pooling", "float", "low_precision", "pooling"),
+        ("labels", "soft", "true", "pseudo-labels"),
+        ("images", 1, 1024, "calibration-images"),
+        ("float_accuracy", 77.7, 76.1, "float-baseline"),
+        ("allocation", "learned", "uniform", "channel-bits"),
+    ],
+)
 def test_a_worth_is_that_of_these_two_values_and_turns_with_them(field, a, b, table):
-    there, back = compare.worth(field, a, b), compare.worth(field, b, a)
+    there = compare.worth(field, a, b)
+    back = compare.worth(field, b, a)
     assert [w.table for w in there] == [f"digits/{table}"] and there[0].points.n == 10_000
     assert there[0].points.points == pytest.approx(-back[0].points.points)
 
 
-@pytest.mark.parametrize("field, a, b", [
-    ("weight_range", "mse", "search for the least error"), ("images", 320, 1024), ("weight_range", "mse", "mse"),
-    ("weight_granularity", "per_group", "per_channel"), ("float_accuracy", 76.1, 76.1), ("bias", "float", 32),
-    ("images", True, 1024),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "field, a, b",
+    [
+        ("weight_range", "mse", "search for the least error"),
+        ("images", 320, 1024),
+        ("weight_range", "mse", "mse"),
+        ("weight_granularity", "per_group", "per_channel"),
+        ("float_accuracy", 76.1, 76.1),
+        ("bias", "float", 32),
+        ("images", True, 1024),
+    ],
+)
 def test_values_that_were_not_measured_have_no_worth(field, a, b):
     assert compare.worth(field, a, b) == ()
 
@@ -49,10 +64,22 @@ def test_a_worth_is_what_the_recorded_rows_say():
 
 def test_what_does_not_act_does_not_differ():
     def differing(**changes):
-        return [c.field for c in RUN.differences(QuantizationCard.from_run(QuantConfig(**changes))) if not c.confound]
+        return [
+            c.field
+            for c in RUN.differences(QuantizationCard.from_run(QuantConfig(**changes)))
+            if not c.confound
+        ]
 
-    assert differing(percentile=99.0) == differing(symmetric_grid="restricted") == differing(bit_choices=(2, 4, 8)) == []
-    assert differing(activation_symmetric=True, symmetric_grid="restricted") == ["activation_symmetric", "symmetric_grid"]
+    assert (
+        differing(percentile=99.0)
+        == differing(symmetric_grid="restricted")
+        == differing(bit_choices=(2, 4, 8))
+        == []
+    )
+    assert differing(activation_symmetric=True, symmetric_grid="restricted") == [
+        "activation_symmetric",
+        "symmetric_grid",
+    ]
     assert differing(activation_bits=None) == ["activation_bits"]
     assert differing(float_layers=[]) == [] and differing(float_layers=["fc"]) == ["float_layers"]
 
@@ -81,7 +108,7 @@ def test_a_float_network_is_called_better_only_beyond_its_interval_and_on_one_da
     assert not worth(card(77, 2), card(74, 2)) and not worth(card(77, 0.4), card(74, 0.4, "CIFAR-10"))
 
 
-# ------------------------------------------------------------------------------------------------------------- hardware
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", hardware.profiles())
@@ -92,11 +119,21 @@ def test_profiles_are_valid_and_know_their_fields(name):
 
 def test_what_a_chip_cannot_do_is_found(cards):
     found = {finding.field: finding.verdict for finding in cards[0].fits("litert-int8")}
-    assert found == dict.fromkeys(("activation_bits", "weight_symmetric", "pooling", "quantize_residual", "bias"), "cannot")
+    assert found == dict.fromkeys(
+        ("activation_bits", "weight_symmetric", "pooling", "quantize_residual", "bias"), "cannot"
+    )
     mixed = QuantizationCard.of("mixed", weight_bits={"default": 4, "fc": 3}, activation_bits=8)
     (slower, unknown) = mixed.fits("integer-2-4-8")
-    assert (slower.field, slower.verdict, slower.value, slower.layers) == ("weight_bits", "slower", 3, ("fc",))
-    assert "= 3 in fc. Units fuse" in str(slower) and (unknown.field, unknown.verdict) == ("first_last_bits", "unknown")
+    assert (slower.field, slower.verdict, slower.value, slower.layers) == (
+        "weight_bits",
+        "slower",
+        3,
+        ("fc",),
+    )
+    assert "= 3 in fc. Units fuse" in str(slower) and (unknown.field, unknown.verdict) == (
+        "first_last_bits",
+        "unknown",
+    )
 
 
 def test_first_and_last_layer_are_weights_too():
@@ -123,23 +160,44 @@ def test_what_the_card_does_not_say_is_unknown():
 
 
 def test_a_profile_of_ones_own(tmp_path):
-    profile = {"name": "mine", "title": "My chip", "link": "https://example.org", "statements": [
-        {"field": "first_last_bits", "runs": ["like the rest"], "why": "One array.", "link": "https://example.org"}]}  # fmt: skip
+    profile = {
+        "name": "mine",
+        "title": "My chip",
+        "link": "https://example.org",
+        "statements": [
+            {
+                "field": "first_last_bits",
+                "runs": ["like the rest"],
+                "why": "One array.",
+                "link": "https://example.org",
+            }
+        ],
+    }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(profile), "utf8")
     assert [f.field for f in QuantizationCard.of("x", first_last_bits=8).fits(path)] == ["first_last_bits"]
     path.write_text(yaml.safe_dump(profile | {"statements": [{"field": "weight_bit"}]}), "utf8")
-    with pytest.raises(ValueError, match="mine.yaml: a card has no field .weight_bit.; did you mean 'weight_bits'"):
+    with pytest.raises(
+        ValueError, match="mine.yaml: a card has no field .weight_bit.; did you mean 'weight_bits'"
+    ):
         hardware.load_profile(path)
 
 
 BAD_PROFILES = {
-    "no why": ({"field": "weight_bits", "runs": [8], "link": "https://example.org"}, "statements.0: 'why' is a required"),
-    "no list": ({"field": "weight_bits", "runs": 8, "why": "x", "link": "https://example.org"}, "statements.0.runs"),
+    "no why": (
+        {"field": "weight_bits", "runs": [8], "link": "https://example.org"},
+        "statements.0: 'why' is a required",
+    ),
+    "no list": (
+        {"field": "weight_bits", "runs": 8, "why": "x", "link": "https://example.org"},
+        "statements.0.runs",
+    ),
     "no link": ({"field": "weight_bits", "runs": [8], "why": "x", "link": "the manual"}, "statements.0.link"),
-    "no value": ({"field": "weight_granularity", "runs": ["per-channel"], "why": "x", "link": "https://example.org"},
-                 "weight_granularity: \"per-channel\" is not what belongs there"),
-}  # fmt: skip
+    "no value": (
+        {"field": "weight_granularity", "runs": ["per-channel"], "why": "x", "link": "https://example.org"},
+        'weight_granularity: "per-channel" is not what belongs there',
+    ),
+}
 
 
 @pytest.mark.parametrize("statement, message", BAD_PROFILES.values(), ids=BAD_PROFILES.keys())

@@ -1,4 +1,6 @@
-"""The pages about cards, driven in a browser: the catalogue sorts and filters, the form writes cards, everyone can read them."""
+"""The pages about cards, driven in a browser: the catalogue sorts and filters, the form writes cards,
+everyone can read them.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,10 @@ from qlib.cards import FIELDS, NOT_REPORTED, catalogue
 from qlib.cards.render import shown
 
 ASSETS = Path(__file__).resolve().parents[1] / "book" / "assets"
-THEMES = {"light": "#ffffff #222832 #48566b #1364b5 #f3f4f5 #b02a37", "dark": "#121212 #ced6dd #9ca4af #72a7ff #29313d #f06a74"}
+THEMES = {
+    "light": "#ffffff #222832 #48566b #1364b5 #f3f4f5 #b02a37",
+    "dark": "#121212 #ced6dd #9ca4af #72a7ff #29313d #f06a74",
+}
 NAMES = ("background", "text-base", "text-muted", "link", "surface", "danger")
 # The contrast of every text with the colour that it stands on (WCAG 2.2), of placeholders too.
 CONTRASTS = """() => {
@@ -27,30 +32,39 @@ CONTRASTS = """() => {
     const [a, b] = [light(parts(style.color)), light(ground(e))].sort((x, y) => y - x);
     found.push([(a + 0.05) / (b + 0.05), e.tagName + " " + (e.textContent || e.placeholder).trim().slice(0, 40)]);
   }
-  return found; }"""
+  return found; }"""  # noqa: E501
 
 
 def document(theme, *parts):
     """A page with the book's style and script; the theme's colours stand in for Sphinx's."""
-    colours = ";".join(f"--pst-color-{name}:{colour}" for name, colour in zip(NAMES, THEMES[theme].split(), strict=True))
-    style = (f":root{{{colours};--pst-color-border:#888}} a{{color:var(--pst-color-link)}} "
-             "body{background:var(--pst-color-background);color:var(--pst-color-text-base)}")  # fmt: skip
-    return (f'<!doctype html><html lang="en" data-theme="{theme}"><head><title>Cards</title>'
-            f'<meta name="viewport" content="width=device-width"><style>{style}{(ASSETS / "book.css").read_text("utf8")}</style>'
-            f'</head><body><main class="bd-article"><h1>Cards</h1>{"".join(parts)}</main>'
-            f'<script>{(ASSETS / "cards.js").read_text("utf8")}</script></body></html>')  # fmt: skip
+    colours = ";".join(
+        f"--pst-color-{name}:{colour}" for name, colour in zip(NAMES, THEMES[theme].split(), strict=True)
+    )
+    style = (
+        f":root{{{colours};--pst-color-border:#888}} a{{color:var(--pst-color-link)}} "
+        "body{background:var(--pst-color-background);color:var(--pst-color-text-base)}"
+    )
+    return (
+        f'<!doctype html><html lang="en" data-theme="{theme}"><head><title>Cards</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{style}{(ASSETS / "book.css").read_text("utf8")}</style>'  # noqa: E501
+        f'</head><body><main class="bd-article"><h1>Cards</h1>{"".join(parts)}</main>'
+        f"<script>{(ASSETS / 'cards.js').read_text('utf8')}</script></body></html>"
+    )
 
 
 @pytest.fixture
 def show(browser):
     """Opens a page of these parts, and fails the test if its script does."""
-    errors, opened = [], []
+    errors = []
+    opened = []
 
     def show(*parts, theme="light", width=1280):
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=theme)
         opened.append(page)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: errors.append(request.url) if request.url.startswith("http") else None)
+        page.on(
+            "request", lambda request: errors.append(request.url) if request.url.startswith("http") else None
+        )
         page.set_content(document(theme, *parts))
         return page
 
@@ -62,9 +76,12 @@ def show(browser):
 
 def column(page, title):
     """The cells of a column, top to bottom, of the rows in view."""
-    return page.evaluate("""(title) => { const table = document.querySelector(".catalogue table");
+    return page.evaluate(
+        """(title) => { const table = document.querySelector(".catalogue table");
       const i = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === title);
-      return [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.cells[i].textContent); }""", title)
+      return [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.cells[i].textContent); }""",  # noqa: E501
+        title,
+    )
 
 
 def test_the_catalogue_sorts_and_filters(show):
@@ -77,10 +94,15 @@ def test_the_catalogue_sorts_and_filters(show):
     numbers = [float(text.replace(",", "")) for text in data if text != NOT_REPORTED]
     assert numbers == sorted(numbers) and data[len(numbers) :] == [NOT_REPORTED] * (len(data) - len(numbers))
     page.get_by_role("button", name="Amount of data").press("Enter")
-    assert [float(t.replace(",", "")) for t in column(page, "Amount of data")[: len(numbers)]] == numbers[::-1]
+    assert [float(t.replace(",", "")) for t in column(page, "Amount of data")[: len(numbers)]] == numbers[
+        ::-1
+    ]
     assert page.locator("th[aria-sort]").evaluate_all("all => all.map((e) => e.ariaSort)") == ["descending"]
     page.get_by_label("Filter").fill("per GROUP")
-    assert column(page, "Method") == ["AWQ"] and page.get_by_role("status").inner_text() == f"1 of {len(everything)}"
+    assert (
+        column(page, "Method") == ["AWQ"]
+        and page.get_by_role("status").inner_text() == f"1 of {len(everything)}"
+    )
     page.get_by_label("Filter").fill("not reported")
     page.get_by_label("in", exact=True).select_option("Weight bits")
     unknown = [card.name for card in catalogue().values() if card["weight_bits"] == NOT_REPORTED]
@@ -89,13 +111,20 @@ def test_the_catalogue_sorts_and_filters(show):
 
 def fill(page, field, value):
     box = page.locator(f"[id$='-{field}']:is(input, select)")
-    text = value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+    text = (
+        value
+        if isinstance(value, str)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else repr(value).replace("'", '"')
+    )
     box.select_option(text) if box.evaluate("e => e.tagName") == "SELECT" else box.fill(text)
 
 
 @pytest.mark.parametrize("name", catalogue())
 def test_the_form_writes_the_card_that_was_typed(show, name):
-    card, page = catalogue()[name], show(pages.form())
+    card = catalogue()[name]
+    page = show(pages.form())
     for field in ("name", "authors", "link", "remarks"):
         fill(page, field, card.data[field] if card.data[field] != NOT_REPORTED else "")
     for field in FIELDS:
@@ -109,14 +138,27 @@ def test_the_form_writes_the_card_that_was_typed(show, name):
     assert QuantizationCard.load(download.value.path()) == written
 
 
-HOSTILE = '<img src=x onerror=alert(1)> "\\ \' {a: &b [*b]} !!python/object # \u2028 \x85 ☠ \\input{x} - : yes 1.0'
+HOSTILE = (
+    "<img src=x onerror=alert(1)> \"\\ ' {a: &b [*b]} !!python/object # \u2028 \x85 ☠ \\input{x} - : yes 1.0"
+)
 TYPED = [  # what is typed, and what the card then holds
-    ("name", HOSTILE, HOSTILE), ("name", "5", "5"), ("labels", "true", "true"), ("weight_bits", "2, 3, 4", [2, 3, 4]),
-    ("weight_bits", '{"default": 4, "fc": [8, 2]}', {"default": 4, "fc": [8, 2]}), ("weight_bits", "4.0", 4),
-    ("float_layers", '["fc", "layer1.*"]', ["fc", "layer1.*"]), ("float_layers", "[]", []),
-    ("time", "12.5", 12.5), ("time", "4 % of an epoch", "4 % of an epoch"), ("bias", "float", "float"),
-    ("accuracy", '{"top1": 71.6, "low": 71.2, "high": 72, "n": 50000}', {"top1": 71.6, "low": 71.2, "high": 72, "n": 50000}),
-]  # fmt: skip
+    ("name", HOSTILE, HOSTILE),
+    ("name", "5", "5"),
+    ("labels", "true", "true"),
+    ("weight_bits", "2, 3, 4", [2, 3, 4]),
+    ("weight_bits", '{"default": 4, "fc": [8, 2]}', {"default": 4, "fc": [8, 2]}),
+    ("weight_bits", "4.0", 4),
+    ("float_layers", '["fc", "layer1.*"]', ["fc", "layer1.*"]),
+    ("float_layers", "[]", []),
+    ("time", "12.5", 12.5),
+    ("time", "4 % of an epoch", "4 % of an epoch"),
+    ("bias", "float", "float"),
+    (
+        "accuracy",
+        '{"top1": 71.6, "low": 71.2, "high": 72, "n": 50000}',
+        {"top1": 71.6, "low": 71.2, "high": 72, "n": 50000},
+    ),
+]
 
 
 @pytest.mark.parametrize("field, typed, value", TYPED)
@@ -128,10 +170,21 @@ def test_what_is_typed_is_what_the_card_holds(show, field, typed, value):
     assert page.locator("[aria-invalid=true]").count() == 0
 
 
-MISTAKES = [("weight_bits", "four"), ("weight_bits", "33"), ("weight_bits", "{}"), ("images", "2.5"), ("images", "-1"),
-            ("link", "javascript:alert(1)"), ("accuracy", "101"), ("accuracy", '{"top1": 3}'), ("weights_hash", "xyz"),
-            ("bit_choices", "8"), ("percentile", "null"), ("float_layers", "fc"),
-            ("float_layers", '["fc", 3]')]
+MISTAKES = [
+    ("weight_bits", "four"),
+    ("weight_bits", "33"),
+    ("weight_bits", "{}"),
+    ("images", "2.5"),
+    ("images", "-1"),
+    ("link", "javascript:alert(1)"),
+    ("accuracy", "101"),
+    ("accuracy", '{"top1": 3}'),
+    ("weights_hash", "xyz"),
+    ("bit_choices", "8"),
+    ("percentile", "null"),
+    ("float_layers", "fc"),
+    ("float_layers", '["fc", 3]'),
+]
 
 
 @pytest.mark.parametrize("field, typed", MISTAKES)
@@ -144,11 +197,20 @@ def test_the_form_says_what_cannot_be_on_a_card(show, field, typed):
     assert page.locator("[role=status]").inner_text().startswith("1 of the fields")
     assert "for example" in page.locator(".card-wrong:not(:empty)").inner_text()
     fill(page, field, "")
-    assert page.locator("[aria-invalid=true]").count() == 0 and not page.locator(".card-wrong:not(:empty)").count()
+    assert (
+        page.locator("[aria-invalid=true]").count() == 0
+        and not page.locator(".card-wrong:not(:empty)").count()
+    )
 
 
-PARTS = {"catalogue": lambda: [pages.catalogue_table(), pages.catalogue_cards().replace("<details>", "<details open>", 1)],
-         "form": lambda: [pages.form()], "card": lambda: [QuantizationCard.from_run(QuantConfig()).to_html()]}  # fmt: skip
+PARTS = {
+    "catalogue": lambda: [
+        pages.catalogue_table(),
+        pages.catalogue_cards().replace("<details>", "<details open>", 1),
+    ],
+    "form": lambda: [pages.form()],
+    "card": lambda: [QuantizationCard.from_run(QuantConfig()).to_html()],
+}
 
 
 @pytest.mark.parametrize("width", [375, 1280])
@@ -161,7 +223,7 @@ def test_everyone_can_read_it(show, part, theme, width):
     contrasts = page.evaluate(CONTRASTS)
     assert len(contrasts) > 40 and [text for ratio, text in contrasts if ratio < 4.5] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    unnamed = """all => all.filter((e) => !(e.labels && e.labels.length) && !e.ariaLabel && !e.textContent.trim()).length"""
+    unnamed = """all => all.filter((e) => !(e.labels && e.labels.length) && !e.ariaLabel && !e.textContent.trim()).length"""  # noqa: E501
     assert page.locator("input, select, button, a").evaluate_all(unnamed) == 0
     assert page.locator("th:not([scope]), table:not(:has(caption))").count() == 0
     ids = page.locator("[id]").evaluate_all("all => all.map((e) => e.id)")
@@ -171,11 +233,15 @@ def test_everyone_can_read_it(show, part, theme, width):
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_checker_for_accessibility_finds_nothing(show, part, theme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+    ).Axe()
     found = axe.run(show(*PARTS[part](), theme=theme)).response["violations"]
     assert [(one["id"], [node["html"][:100] for node in one["nodes"][:3]]) for one in found] == []
 
 
 def test_without_a_script_the_table_is_there_and_the_form_says_what_to_do():
-    assert all(shown("weight_bits", card["weight_bits"]) in pages.catalogue_table() for card in catalogue().values())
+    assert all(
+        shown("weight_bits", card["weight_bits"]) in pages.catalogue_table() for card in catalogue().values()
+    )
     assert "<noscript>" in pages.form() and "qlib card new" in pages.form()

@@ -12,7 +12,7 @@ from qlib import QuantizationCard
 from qlib.cards import CATEGORIES, FIELDS, catalogue, compare
 
 BeautifulSoup = pytest.importorskip("bs4").BeautifulSoup
-HOSTILE = '<script>alert(1)</script>"\' \\input{/etc/passwd} $x_1^2$ %#&~{} |*`_[a](javascript:x) \x1b[31m ☠'
+HOSTILE = "<script>alert(1)</script>\"' \\input{/etc/passwd} $x_1^2$ %#&~{} |*`_[a](javascript:x) \x1b[31m ☠"
 
 
 def test_renderings_say_every_field(cards):
@@ -37,7 +37,9 @@ def test_layers_left_in_float_are_named_up_to_sixteen():
 
 
 def test_html_of_a_stranger_holds_no_markup_of_theirs():
-    card = QuantizationCard.of(HOSTILE, remarks=HOSTILE, authors=HOSTILE, technique=HOSTILE, sources={"technique": HOSTILE})
+    card = QuantizationCard.of(
+        HOSTILE, remarks=HOSTILE, authors=HOSTILE, technique=HOSTILE, sources={"technique": HOSTILE}
+    )
     page = BeautifulSoup(card.to_html(), "html.parser")
     assert not page.select("script, a, img") and HOSTILE in page.caption.get_text()
     for cell in page.select("tbody tr"):
@@ -53,26 +55,35 @@ def test_markdown_of_a_stranger_holds_no_markup_of_theirs():
 
 def test_the_terminal_gets_no_control_characters():
     assert "\x1b" not in str(QuantizationCard.of(HOSTILE)) and "\x1b" not in compare.report(
-        QuantizationCard.of(HOSTILE), QuantizationCard.of("b", technique="x"), [])  # fmt: skip
+        QuantizationCard.of(HOSTILE), QuantizationCard.of("b", technique="x"), []
+    )
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
 def test_latex_compiles(tmp_path, cards):
     letters = "".join(chr(c) for c in range(0x20, 0x250))
-    strangers = [QuantizationCard.of(name, remarks=HOSTILE, technique=name, deviations={"technique": [name]}) for name in
-                 (HOSTILE, letters)]  # fmt: skip
+    strangers = [
+        QuantizationCard.of(name, remarks=HOSTILE, technique=name, deviations={"technique": [name]})
+        for name in (HOSTILE, letters)
+    ]
     for name, part in (("ours", [*cards, *catalogue().values()]), ("strangers", strangers)):
         page = "\n\n".join(card.to_latex() for card in part)
-        (tmp_path / f"{name}.tex").write_text(f"\\documentclass{{article}}\\begin{{document}}{page}\\end{{document}}", "utf8")
-        done = subprocess.run(["pdflatex", "-halt-on-error", f"{name}.tex"], cwd=tmp_path, capture_output=True, timeout=120)
+        (tmp_path / f"{name}.tex").write_text(
+            f"\\documentclass{{article}}\\begin{{document}}{page}\\end{{document}}", "utf8"
+        )
+        done = subprocess.run(
+            ["pdflatex", "-halt-on-error", f"{name}.tex"], cwd=tmp_path, capture_output=True, timeout=120
+        )
         said = done.stdout.decode("latin1")
         assert done.returncode == 0, said[-800:]
         assert name == "strangers" or "Overfull" not in said, "wider than the page"
 
 
-ALLOWED = re.compile(r"\\(?:begin|end)\{tabular\}|\\(?:hline|noindent|linewidth)\b|\\multicolumn\{2\}|\\text(?:bf|it)\{"
-                     r"|\\(?:text(?:backslash|asciicircum|asciitilde|less|greater|bar)|ldots)\{\}|\\(?:ss|ae|AE|oe|OE|o|O|l|L|i)\{\}"
-                     r"|\$(?:\||\\times|\\pm|\\ge|\\le)\$|\\[`'^~\"=u.rHvc]\{[A-Za-z]\}|\\[{}$&#_%]|\\\\")  # fmt: skip
+ALLOWED = re.compile(
+    r"\\(?:begin|end)\{tabular\}|\\(?:hline|noindent|linewidth)\b|\\multicolumn\{2\}|\\text(?:bf|it)\{"
+    r"|\\(?:text(?:backslash|asciicircum|asciitilde|less|greater|bar)|ldots)\{\}|\\(?:ss|ae|AE|oe|OE|o|O|l|L|i)\{\}"
+    r"|\$(?:\||\\times|\\pm|\\ge|\\le)\$|\\[`'^~\"=u.rHvc]\{[A-Za-z]\}|\\[{}$&#_%]|\\\\"
+)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -86,7 +97,11 @@ def test_latex_holds_nothing_but_these_commands(card):
 
 def test_latex_of_a_stranger_has_no_commands_of_theirs():
     latex = QuantizationCard.of(HOSTILE).to_latex()
-    assert r"\input" not in latex and r"\textbackslash{}input\{/etc/passwd\}" in latex and r"\$x\_1\textasciicircum{}2\$" in latex
+    assert (
+        r"\input" not in latex
+        and r"\textbackslash{}input\{/etc/passwd\}" in latex
+        and r"\$x\_1\textasciicircum{}2\$" in latex
+    )
 
 
 def contrast(a, b):
@@ -114,19 +129,27 @@ TABLES = {  # the paper's, word by word where it speaks of choices
         Full precision residual connection |
         Average pooling computed at high precision and requantized | 8 bit weights | Fixed activation bitwidth | First and last
         layer weights at 8 bits, output activations of first and last layer at 8 bits | 320 examples | Unlabeled training data |
-        Baseline accuracy: 76 % | Quantized accuracy: figure 5""",
+        Baseline accuracy: 76 % | Quantized accuracy: figure 5""",  # noqa: E501
     "garg-table-4": """Uniform | Asymmetric | Per-channel weights, Per-tensor activations | Static quantizer parameters | Learned
         activation quantizer min/max | Quantized skip connection | Quantized residual connection | Average pooling computed at
         high precision and requantized | Mixed precision weights | Mixed precision activations | All layers quantized | Any
-        integer bitwidth | 1,024 examples | Labeled training data | Baseline accuracy: 76 % | Quantized accuracy: table 2""",
+        integer bitwidth | 1,024 examples | Labeled training data | Baseline accuracy: 76 % | Quantized accuracy: table 2""",  # noqa: E501
 }
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_papers_tables_render_like_the_papers(name):
     said = catalogue()[name].to_latex().replace("\\%", "%").replace("&", "$|$").replace("\\\\\n", "$|$")
-    parts, wanted = [part.strip() for part in said.split("$|$")], [" ".join(w.split()) for w in TABLES[name].split("|")]
+    parts = [part.strip() for part in said.split("$|$")]
+    wanted = [" ".join(w.split()) for w in TABLES[name].split("|")]
     places = [next(i for i, part in enumerate(parts) if part.startswith(phrase)) for phrase in wanted]
     assert places == sorted(places)
-    assert [line.split(" & ")[0] for line in catalogue()[name].to_latex().splitlines() if " & " in line][1:6] == [
-        "Quantization method", "Quantized operations", "Mixed precision", "Resource complexity", "Pretrained model"]  # fmt: skip
+    assert [line.split(" & ")[0] for line in catalogue()[name].to_latex().splitlines() if " & " in line][
+        1:6
+    ] == [
+        "Quantization method",
+        "Quantized operations",
+        "Mixed precision",
+        "Resource complexity",
+        "Pretrained model",
+    ]

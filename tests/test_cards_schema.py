@@ -12,10 +12,31 @@ from jsonschema.exceptions import best_match
 from qlib.cards import SCHEMA, catalogue, hardware
 from qlib.cards.schema import ANNOTATIONS, KEYWORDS, fault, same
 
-WORDS = st.sampled_from(["", " ", "x", "not reported", "float", "mixed", "uniform", "default", "fc", "weight_bits", "minmax",
-                         "0123abcd", "https://example.org", "javascript:x", "x" * 1001])  # fmt: skip
-SCALARS = st.none() | st.booleans() | st.integers(-2, 40) | st.floats(-2, 120, width=16) | st.just(8.0) | WORDS
-JUNK = st.recursive(SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(WORDS, part, max_size=3), max_leaves=6)
+WORDS = st.sampled_from(
+    [
+        "",
+        " ",
+        "x",
+        "not reported",
+        "float",
+        "mixed",
+        "uniform",
+        "default",
+        "fc",
+        "weight_bits",
+        "minmax",
+        "0123abcd",
+        "https://example.org",
+        "javascript:x",
+        "x" * 1001,
+    ]
+)
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-2, 40) | st.floats(-2, 120, width=16) | st.just(8.0) | WORDS
+)
+JUNK = st.recursive(
+    SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(WORDS, part, max_size=3), max_leaves=6
+)
 PROFILE = hardware.PROFILE_SCHEMA
 
 
@@ -28,9 +49,12 @@ def places(data, path=()):
 
 
 def agree(data, schema):
-    """Whether both find a fault, and at a place of the same depth: of several alike either may name another one."""
+    """Whether both find a fault, and at a place of the same depth: of several alike either may name another
+    one.
+    """
     errors = list(Draft202012Validator(schema).iter_errors(data))
-    found, best = fault(data, schema), best_match(errors)
+    found = fault(data, schema)
+    best = best_match(errors)
     assert (found is None) == (best is None), (found, best)
     if found is not None:
         assert len(found.path) == len(best.absolute_path), (found, best)
@@ -79,13 +103,16 @@ def test_a_profile_with_anything_in_one_place(name):
             agree(changed, PROFILE)
 
 
-@pytest.mark.parametrize("value, path", [
-    ({"default": 4, "fc": "four"}, ("fc",)),
-    ([8, 33], (1,)),
-    ({"fc": [8, 0]}, ("fc", 1)),
-    ("four", ()),
-    (True, ()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value, path",
+    [
+        ({"default": 4, "fc": "four"}, ("fc",)),
+        ([8, 33], (1,)),
+        ({"fc": [8, 0]}, ("fc", 1)),
+        ("four", ()),
+        (True, ()),
+    ],
+)
 def test_the_fault_is_named_where_it_lies(value, path):
     card = json.loads(json.dumps(catalogue()["brecq"].data))
     card["mixed_precision"]["weight_bits"] = value
@@ -97,7 +124,13 @@ def test_every_keyword_is_known_and_an_unknown_one_is_never_passed_over():
     def keywords(schema):
         for keyword, wanted in schema.items():
             yield keyword
-            inner = wanted.values() if keyword in ("properties", "$defs") else wanted if keyword == "anyOf" else [wanted]
+            inner = (
+                wanted.values()
+                if keyword in ("properties", "$defs")
+                else wanted
+                if keyword == "anyOf"
+                else [wanted]
+            )
             for part in inner:
                 if isinstance(part, dict) and keyword not in ("examples", "const"):
                     yield from keywords(part)
@@ -109,8 +142,16 @@ def test_every_keyword_is_known_and_an_unknown_one_is_never_passed_over():
 
 
 def test_true_is_not_one():
-    assert fault(True, {"const": 1}) and fault(1, {"enum": [True]}) and fault(True, {"type": ["integer", "number"]})
-    assert not fault(1.0, {"const": 1}) and not fault(8.0, {"type": "integer"}) and fault(8.5, {"type": "integer"})
+    assert (
+        fault(True, {"const": 1})
+        and fault(1, {"enum": [True]})
+        and fault(True, {"type": ["integer", "number"]})
+    )
+    assert (
+        not fault(1.0, {"const": 1})
+        and not fault(8.0, {"type": "integer"})
+        and fault(8.5, {"type": "integer"})
+    )
 
 
 def test_a_long_value_makes_a_short_message():

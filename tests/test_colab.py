@@ -1,6 +1,8 @@
-"""A simulated Colab: its ipywidgets, its module `google.colab`, and a lesson's set-up, imports and panel in such a kernel.
+"""A simulated Colab: its ipywidgets, its module `google.colab`, and a lesson's set-up, imports and panel in
+such a kernel.
 
-Real Colab was not run. What is old there is ipywidgets, which is installed here into a folder that comes first on the path.
+Real Colab was not run. What is old there is ipywidgets, which is installed here into a folder that comes
+first on the path.
 """
 
 import os
@@ -29,7 +31,18 @@ def old_widgets(request):
     """A folder with the ipywidgets of Colab."""
     folder = Path(request.config.cache.mkdir("ipywidgets-7.7.1"))
     if not all((folder / one.split("=")[0]).is_dir() for one in OLD):
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", folder, *OLD]
+        install = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--upgrade",
+            "--target",
+            folder,
+            *OLD,
+        ]
         done = subprocess.run(install, capture_output=True, text=True, timeout=120)
         if done.returncode:
             pytest.skip(f"pip cannot install {OLD[0]}: {done.stderr.strip().splitlines()[-1]}")
@@ -46,15 +59,27 @@ def execute(cells, folder, monkeypatch):
 
 
 def test_a_panel_works_with_the_old_ipywidgets_and_is_saved_whole(old_widgets, monkeypatch):
-    notebook = execute([FAKE + "import ipywidgets\nassert ipywidgets.__version__ == '7.7.1'", "import qlib",
-                        "panel = qlib.explore(qlib.load_bench('digits'), images=500, front=('weight_bits', 'percentile'))\npanel",
-                        "top1 = f'{panel.accuracy.top1:.2f} %'\nprint(top1)"], old_widgets, monkeypatch)  # fmt: skip
+    notebook = execute(
+        [
+            FAKE + "import ipywidgets\nassert ipywidgets.__version__ == '7.7.1'",
+            "import qlib",
+            "panel = qlib.explore(qlib.load_bench('digits'), images=500, front=('weight_bits', "
+            "'percentile'))\npanel",
+            "top1 = f'{panel.accuracy.top1:.2f} %'\nprint(top1)",
+        ],
+        old_widgets,
+        monkeypatch,
+    )
     assert "application/vnd.jupyter.widget-view+json" in notebook.cells[2].outputs[0].data
     top1 = notebook.cells[3].outputs[0].text.strip()
     saved = [w["state"].get("value") for w in notebook.metadata.widgets[STATE]["state"].values()]
     (answer,) = [value for value in saved if isinstance(value, str) and "role=" in value]
     assert top1 in answer and "On all 500 validation images" in answer and 'aria-busy="false"' in answer
-    execute([FAKE + "import qlib, ipywidgets as W", "panel = qlib.explore(qlib.load_bench('digits'), images=250)", """
+    execute(
+        [
+            FAKE + "import qlib, ipywidgets as W",
+            "panel = qlib.explore(qlib.load_bench('digits'), images=250)",
+            """
 for name, control in panel.controls.items():
     if isinstance(control, W.Checkbox):
         control.value = not control.value
@@ -68,7 +93,11 @@ expected = qlib.evaluate(qlib.quantize(panel.model, panel.config, panel.calibrat
 assert (accuracy.correct == expected.correct).all() and f"{expected.top1:.2f} %" in panel._answer.value
 panel.controls["bit_choices"].value = ()
 assert panel.wait(120).accuracy is None and "cannot be done" in panel._answer.value
-"""], old_widgets, monkeypatch)
+""",
+        ],
+        old_widgets,
+        monkeypatch,
+    )
 
 
 def test_every_lesson_sets_up_and_imports(old_widgets, monkeypatch):
@@ -85,22 +114,47 @@ def test_every_lesson_sets_up_and_imports(old_widgets, monkeypatch):
 def test_a_lesson_sets_up_imports_and_shows_its_panel(path, old_widgets, monkeypatch):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     (panel,) = [i for i, cell in enumerate(cells) if "qlib.explore(" in cell.source]
-    wanted = [cell.source for cell in cells[:panel] if {SETUP_TAG, "parameters"} & set(cell.metadata.get("tags", []))
-              or any(word in cell.source for word in ("import", "load_bench", "calibration = ", "validation = "))]  # fmt: skip
-    notebook = execute([FAKE + OFFLINE, *wanted, cells[panel].source, "assert panel.accuracy.n == len(panel.baseline.correct)"],
-                       old_widgets, monkeypatch)  # fmt: skip
+    wanted = [
+        cell.source
+        for cell in cells[:panel]
+        if {SETUP_TAG, "parameters"} & set(cell.metadata.get("tags", []))
+        or any(word in cell.source for word in ("import", "load_bench", "calibration = ", "validation = "))
+    ]
+    notebook = execute(
+        [
+            FAKE + OFFLINE,
+            *wanted,
+            cells[panel].source,
+            "assert panel.accuracy.n == len(panel.baseline.correct)",
+        ],
+        old_widgets,
+        monkeypatch,
+    )
     assert "application/vnd.jupyter.widget-view+json" in notebook.cells[-2].outputs[0].data
 
 
 def test_figures_act_without_widgets_and_the_painter_asks_for_colabs_manager(old_widgets, monkeypatch):
-    fake = FAKE + """asked = []
+    fake = (
+        FAKE
+        + """asked = []
 sys.modules["google.colab.output"] = types.SimpleNamespace(enable_custom_widget_manager=lambda: asked.append(True))
 import qlib
 from qlib.widgets.painter import paint_bits
 from qlib.widgets.tradeoffs import tradeoff_explorer
-"""
-    notebook = execute([fake,
-                        "painted = paint_bits(qlib.load_bench('digits'))\npainted", "tradeoff_explorer()",
-                        "assert asked and painted.panel.wait(120).accuracy"], old_widgets, monkeypatch)  # fmt: skip
-    assert set(notebook.cells[1].outputs[0].data) == {"text/plain", "application/vnd.jupyter.widget-view+json"}
+"""  # noqa: E501
+    )
+    notebook = execute(
+        [
+            fake,
+            "painted = paint_bits(qlib.load_bench('digits'))\npainted",
+            "tradeoff_explorer()",
+            "assert asked and painted.panel.wait(120).accuracy",
+        ],
+        old_widgets,
+        monkeypatch,
+    )
+    assert set(notebook.cells[1].outputs[0].data) == {
+        "text/plain",
+        "application/vnd.jupyter.widget-view+json",
+    }
     assert '<script type="module">' in notebook.cells[2].outputs[0].data["text/html"]

@@ -1,4 +1,6 @@
-"""`qlib run`, `sweep` and `results`: one configuration or a grid, on a bench or on a network and images of the reader's own."""
+"""`qlib run`, `sweep` and `results`: one configuration or a grid, on a bench or on a network and images of
+the reader's own.
+"""
 
 import json
 
@@ -29,14 +31,26 @@ def own(tmp_path, monkeypatch):
             for i in range(4):
                 picture = Image.fromarray(random.integers(0, 256, (12, 14, 3), dtype=np.uint8))
                 picture.save(tmp_path / "pictures" / part / label / f"{i}.jpg")
-    return ["--model", f"{tmp_path / 'mine.py'}:network", "--weights", str(tmp_path / "mine.safetensors"),
-            "--data", str(tmp_path / "pictures"), "--preprocess", "{resize: 10, crop: 8, mean: [0.5, 0.5, 0.5]}"]  # fmt: skip
+    return [
+        "--model",
+        f"{tmp_path / 'mine.py'}:network",
+        "--weights",
+        str(tmp_path / "mine.safetensors"),
+        "--data",
+        str(tmp_path / "pictures"),
+        "--preprocess",
+        "{resize: 10, crop: 8, mean: [0.5, 0.5, 0.5]}",
+    ]
 
 
 def test_run_measures_one_configuration_and_the_network_in_float(capsys):
     assert main(["run", "weight_bits=4", "activation_bits=5", *FEW]) == 0
     quantized, floats = sorted(capsys.readouterr().out.splitlines(), reverse=True)
-    assert quantized.startswith("weight_bits=4 activation_bits=5: ") and floats.startswith("float: ") and "n = 40" in floats
+    assert (
+        quantized.startswith("weight_bits=4 activation_bits=5: ")
+        and floats.startswith("float: ")
+        and "n = 40" in floats
+    )
 
 
 def test_runs_gather_in_one_table(tmp_path):
@@ -50,10 +64,25 @@ def test_runs_gather_in_one_table(tmp_path):
 
 def test_a_card_says_in_which_precision_its_rows_were_computed(tmp_path):
     for precision in ("bfloat16", "float32"):
-        assert main(["run", "activation_bits=3", *FEW, "--precision", precision, "--out", str(tmp_path / "mine.csv")]) == 0
+        assert (
+            main(
+                [
+                    "run",
+                    "activation_bits=3",
+                    *FEW,
+                    "--precision",
+                    precision,
+                    "--out",
+                    str(tmp_path / "mine.csv"),
+                ]
+            )
+            == 0
+        )
     rows = results.load_table(tmp_path / "mine.csv")
     rows = rows[rows.activation_bits == 3]
-    said = [QuantizationCard.from_rows(rows[rows.precision == p]).data["remarks"] for p in ("float32", "bfloat16")]
+    said = [
+        QuantizationCard.from_rows(rows[rows.precision == p]).data["remarks"] for p in ("float32", "bfloat16")
+    ]
     assert said == ["not reported", "Products and their sums in bfloat16."]
     with pytest.raises(ValueError, match="rows differ in precision"):
         QuantizationCard.from_rows(rows)
@@ -62,8 +91,12 @@ def test_a_card_says_in_which_precision_its_rows_were_computed(tmp_path):
 def test_run_takes_a_network_and_images_of_ones_own(own, capsys):
     assert main(["run", "weight_bits=4", "--images", "12", "--calibration-images", "6", *own]) == 0
     assert "n = 12" in capsys.readouterr().out
-    assert main(["run", *own, "weight_bits=4", "activation_bits=5"]) == 0  # fields last, and all the images of a small folder
-    assert "weight_bits=4 activation_bits=5: " in (out := capsys.readouterr().out) and out.count("n = 12)") == 2
+    assert (
+        main(["run", *own, "weight_bits=4", "activation_bits=5"]) == 0
+    )  # fields last, and all the images of a small folder
+    assert (
+        "weight_bits=4 activation_bits=5: " in (out := capsys.readouterr().out) and out.count("n = 12)") == 2
+    )
     assert main(["run", "weight_bits=4", *own[:4]]) == 2
     assert "all of --model, --weights and --data" in capsys.readouterr().err
     assert main(["run", "--images", "12", "--calibration-images", "6", *own[:-1], "{resise: 3}"]) == 2
@@ -73,25 +106,41 @@ def test_run_takes_a_network_and_images_of_ones_own(own, capsys):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_sweep_takes_a_grid_and_any_number_of_processes(own, tmp_path, workers, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "grid.yaml").write_text("bench: mine\nimages: 12\ncalibration_images: [6]\nvary: [{activation_bits: [3, 5]}]\n")
+    (tmp_path / "grid.yaml").write_text(
+        "bench: mine\nimages: 12\ncalibration_images: [6]\nvary: [{activation_bits: [3, 5]}]\n"
+    )
     assert main(["sweep", str(tmp_path / "grid.yaml"), *own, "--workers", workers]) == 0
     assert "base in float: " in capsys.readouterr().out
     table = results.load_table(tmp_path / "grid.rows.csv")
     assert len(table) == 3 and set(table.bench) == {"pictures"}
-    assert (tmp_path / "grid.yaml").read_text().startswith("bench: mine")  # not overwritten by what stands beside the rows
+    assert (
+        (tmp_path / "grid.yaml").read_text().startswith("bench: mine")
+    )  # not overwritten by what stands beside the rows
 
 
 def test_loaders_of_ones_own_from_python(tmp_path):
     def loader(seed, shuffle):
         generator = torch.Generator().manual_seed(seed)
-        x, y = torch.randn(40, 3, 8, 8, generator=generator), torch.randint(10, (40,), generator=generator)
-        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=9, shuffle=shuffle)
+        x = torch.randn(40, 3, 8, 8, generator=generator)
+        y = torch.randint(10, (40,), generator=generator)
+        return torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(x, y), batch_size=9, shuffle=shuffle
+        )
 
     bench = Loaders("mine", {"base": Block().eval()}, loader(0, True), loader(1, False))
-    grid = experiments.Experiment("grid", "mine", {}, (({"activation_bits": 3}, {"activation_bits": 5}),), images=30,
-                              calibration_images=(20,), seeds=(0, 1))  # fmt: skip
+    grid = experiments.Experiment(
+        "grid",
+        "mine",
+        {},
+        (({"activation_bits": 3}, {"activation_bits": 5}),),
+        images=30,
+        calibration_images=(20,),
+        seeds=(0, 1),
+    )
     rows = results.record(grid, tmp_path / "grid.csv", bench=bench, progress=False)
-    assert len(rows) == 5 and set(rows.bench) == {"mine"} and rows.data.nunique() == 3  # float, and a draw for each seed
+    assert (
+        len(rows) == 5 and set(rows.bench) == {"mine"} and rows.data.nunique() == 3
+    )  # float, and a draw for each seed
     draws = [data_hash(bench.calibration(20, seed)) for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2] and sum(len(x) for x, _ in bench.validation(30)) == 30
     quantized = quantize(bench.models["base"], QuantConfig(activation_bits=3), bench.calibration(20))
@@ -106,9 +155,17 @@ def test_loaders_of_ones_own_from_python(tmp_path):
 
 def test_a_grid_may_name_the_network_itself(own, tmp_path):
     given = dict(zip((o.removeprefix("--") for o in own[::2]), own[1::2], strict=True))
-    (tmp_path / "grid.yaml").write_text(json.dumps({
-        "bench": "mine", "images": 12, "calibration_images": [6], "vary": [{"weight_bits": [4]}],
-        "own": {**given, "preprocess": {"resize": 10, "crop": 8}}}))  # fmt: skip
+    (tmp_path / "grid.yaml").write_text(
+        json.dumps(
+            {
+                "bench": "mine",
+                "images": 12,
+                "calibration_images": [6],
+                "vary": [{"weight_bits": [4]}],
+                "own": {**given, "preprocess": {"resize": 10, "crop": 8}},
+            }
+        )
+    )
     assert main(["sweep", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "rows.csv")]) == 0
     assert set(results.load_table(tmp_path / "rows.csv").bench) == {"mine"}
 
@@ -116,16 +173,25 @@ def test_a_grid_may_name_the_network_itself(own, tmp_path):
 def test_a_run_that_fails_says_why(capsys):
     assert main(["run", "target_weight_bits=3", "steps=1", *FEW]) == 1
     said = capsys.readouterr()
-    assert "target_weight_bits=3 steps=1: failed" in said.out and said.err.count("the targets were never met") == 1
+    assert (
+        "target_weight_bits=3 steps=1: failed" in said.out
+        and said.err.count("the targets were never met") == 1
+    )
 
 
 def test_what_ends_both_runs_is_said_once(own, tmp_path, capsys):
-    source = "import torch\n\n\ndef network():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))\n"
+    source = "import torch\n\n\ndef network():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))\n"  # noqa: E501
     (tmp_path / "mine.py").write_text(source)
-    save_file(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)).state_dict(), tmp_path / "mine.safetensors")
+    save_file(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)).state_dict(),
+        tmp_path / "mine.safetensors",
+    )
     assert main(["run", "weight_bits=4", *own]) == 1
     said = capsys.readouterr()
-    assert said.out.count("failed") == 2 and said.err.count("labels run from 0 to 2, but the network tells 2 classes") == 1
+    assert (
+        said.out.count("failed") == 2
+        and said.err.count("labels run from 0 to 2, but the network tells 2 classes") == 1
+    )
 
 
 def test_results_lists_selects_and_exports(tmp_path, capsys):
@@ -134,9 +200,25 @@ def test_results_lists_selects_and_exports(tmp_path, capsys):
     capsys.readouterr()
     assert main(["results", str(table)]) == 0
     out = capsys.readouterr().out
-    assert "activation_bits=3:" in out and "weight_bits=null activation_bits=null:" in out and len(out.splitlines()) == 2
+    assert (
+        "activation_bits=3:" in out
+        and "weight_bits=null activation_bits=null:" in out
+        and len(out.splitlines()) == 2
+    )
     for suffix in ("csv", "json"):
-        assert main(["results", str(table), "--where", "activation_bits=3", "--out", str(tmp_path / f"some.{suffix}")]) == 0
+        assert (
+            main(
+                [
+                    "results",
+                    str(table),
+                    "--where",
+                    "activation_bits=3",
+                    "--out",
+                    str(tmp_path / f"some.{suffix}"),
+                ]
+            )
+            == 0
+        )
     (row,) = json.loads((tmp_path / "some.json").read_text())
     assert row["activation_bits"] == 3 and len((tmp_path / "some.csv").read_text().splitlines()) == 2
     assert main(["results"]) == 0 and "digits/skip-residual" in capsys.readouterr().out

@@ -134,33 +134,42 @@ def test_a_field_that_was_added_later_is_part_of_a_key_only_where_it_is_set():
 
 
 def test_yaml_reads_as_a_person_would_write_it():
-    config = QuantConfig.from_yaml("activation_bits: {default: 4, fc: [2, 3]}\ninput_bits: null\npercentile: 99")
-    assert config == QuantConfig(activation_bits={"default": 4, "fc": (2, 3)}, input_bits=None, percentile=99.0)
+    config = QuantConfig.from_yaml(
+        "activation_bits: {default: 4, fc: [2, 3]}\ninput_bits: null\npercentile: 99"
+    )
+    assert config == QuantConfig(
+        activation_bits={"default": 4, "fc": (2, 3)}, input_bits=None, percentile=99.0
+    )
 
 
 def test_help_shows_every_field_and_its_default():
     shown = inspect.signature(QuantConfig).parameters
-    assert {name: p.default for name, p in shown.items()} == {f.name: f.default for f in dataclasses.fields(QuantConfig)}
+    assert {name: p.default for name, p in shown.items()} == {
+        f.name: f.default for f in dataclasses.fields(QuantConfig)
+    }
 
 
 # Names and shell patterns
 
 
-@pytest.mark.parametrize("name, patterns, found", [
-    ("fc", ["fc"], True),
-    ("layer1.0.conv1", ["layer1"], True),  # a module around it
-    ("layer1.0.conv1", ["layer1.0"], True),
-    ("layer1.0.conv1", ["layer1.*"], True),
-    ("layer1", ["layer1.*"], False),
-    ("layer10.conv", ["layer1"], False),
-    ("layer1.0.conv1", ["conv1"], False),
-    ("layer1.0.conv1", ["*.conv?"], True),
-    ("layer2.attention.query", ["layer?.attention"], True),
-    ("block3", ["block[12]", "block[!3]"], False),
-    ("Encoder.fc", ["encoder.*"], False),  # with case
-    ("a[0]", ["a[0]"], True),  # a name that looks like a pattern
-    ("fc", [], False),
-])
+@pytest.mark.parametrize(
+    "name, patterns, found",
+    [
+        ("fc", ["fc"], True),
+        ("layer1.0.conv1", ["layer1"], True),  # a module around it
+        ("layer1.0.conv1", ["layer1.0"], True),
+        ("layer1.0.conv1", ["layer1.*"], True),
+        ("layer1", ["layer1.*"], False),
+        ("layer10.conv", ["layer1"], False),
+        ("layer1.0.conv1", ["conv1"], False),
+        ("layer1.0.conv1", ["*.conv?"], True),
+        ("layer2.attention.query", ["layer?.attention"], True),
+        ("block3", ["block[12]", "block[!3]"], False),
+        ("Encoder.fc", ["encoder.*"], False),  # with case
+        ("a[0]", ["a[0]"], True),  # a name that looks like a pattern
+        ("fc", [], False),
+    ],
+)
 def test_a_module_is_named_by_itself_by_a_pattern_or_by_one_around_it(name, patterns, found):
     assert matches(name, patterns) is found
 
@@ -180,15 +189,18 @@ BITS = {
 }
 
 
-@pytest.mark.parametrize("name, bits", [
-    ("layer1.0.conv1", 4),  # an exact name before a pattern
-    ("layer1.1.conv1", 5),  # the more specific pattern, though both fit
-    ("layer1.1.conv2", 6),
-    ("layer2.0.conv1", 7),
-    ("layer2.0.fc", (2, 3)),
-    ("layer1.0.fc", (2, 3)),  # ten characters that are no wildcards against seven
-    ("default", 7),  # a tensor of that name gets what its pattern says
-])
+@pytest.mark.parametrize(
+    "name, bits",
+    [
+        ("layer1.0.conv1", 4),  # an exact name before a pattern
+        ("layer1.1.conv1", 5),  # the more specific pattern, though both fit
+        ("layer1.1.conv2", 6),
+        ("layer2.0.conv1", 7),
+        ("layer2.0.fc", (2, 3)),
+        ("layer1.0.fc", (2, 3)),  # ten characters that are no wildcards against seven
+        ("default", 7),  # a tensor of that name gets what its pattern says
+    ],
+)
 def test_the_more_specific_entry_of_a_bits_dictionary_goes_first(name, bits):
     for table in (BITS, dict(reversed(BITS.items()))):
         assert entry("weight_bits", table, name) == bits

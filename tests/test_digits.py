@@ -1,4 +1,6 @@
-"""The built-in bench, and the orderings that the book is about: there, and on images and a network it did not make."""
+"""The built-in bench, and the orderings that the book is about: there, and on images and a network it did not
+make.
+"""
 
 import hashlib
 
@@ -10,7 +12,11 @@ from helpers import resnet_cifar
 from qlib import QuantConfig, compare, evaluate, quantize, verdict
 from qlib.benches import digits
 
-CHECKSUMS = {"training": "0c5ebc2a0085f708", "validation": "d731d9e3ac77cd39", "calibration": "012c99ef08485ea1"}
+CHECKSUMS = {
+    "training": "0c5ebc2a0085f708",
+    "validation": "d731d9e3ac77cd39",
+    "calibration": "012c99ef08485ea1",
+}
 
 
 @pytest.mark.parametrize("stream", digits.STREAMS)
@@ -21,7 +27,8 @@ def test_images_are_the_same_on_every_machine(stream):
 
 
 def test_validation_is_always_the_first_n(bench):
-    few, many = bench.validation(120), bench.validation(700)
+    few = bench.validation(120)
+    many = bench.validation(700)
     assert torch.equal(torch.cat([x for x, _ in few]), torch.cat([x for x, _ in many])[:120])
     assert few[0][0].dtype == torch.float32 and few[0][1].dtype == torch.int64
 
@@ -32,7 +39,9 @@ def glyphs_drawn(monkeypatch, stream, chunks=4):
     seen = set()
     numbered = np.arange(len(labels))[:, None, None] * np.ones((8, 8))
     monkeypatch.setattr(digits, "glyphs", lambda: (numbered, labels, order))
-    monkeypatch.setattr(digits, "_stamp", lambda canvas, glyph, *_, **__: seen.update(glyph.max((1, 2)).astype(int)))
+    monkeypatch.setattr(
+        digits, "_stamp", lambda canvas, glyph, *_, **__: seen.update(glyph.max((1, 2)).astype(int))
+    )
     for chunk in range(chunks):
         digits._draw_chunk(stream, 0, chunk)
     monkeypatch.undo()
@@ -76,7 +85,9 @@ def test_training_command_writes_a_network_that_can_be_loaded(tmp_path, monkeypa
     output = str(tmp_path / "net.safetensors")
     digits.main(["train", "--recipe", "base", "--output", output, "--epochs", "1", "--seed", "0"])
     digits.train(digits.Recipe(epochs=1, seed=0, images_per_epoch=500), tmp_path / "same.safetensors")
-    net, same = (digits.load_network(tmp_path / name).state_dict() for name in ("net.safetensors", "same.safetensors"))
+    net, same = (
+        digits.load_network(tmp_path / name).state_dict() for name in ("net.safetensors", "same.safetensors")
+    )
     assert all(torch.allclose(net[k].float(), same[k].float(), atol=1e-3) for k in net)
     assert not torch.equal(net["output.weight"], digits.network().state_dict()["output.weight"])
 
@@ -115,11 +126,15 @@ def measure(network, calibration, validation, bits, **choices):
 def assert_orderings(network, calibration, validation, bits):
     inputs, skip, everything = (
         measure(network, calibration, validation, bits, quantize_skip=s, quantize_residual=r)
-        for s, r in ((False, False), (True, False), (True, True)))  # fmt: skip
+        for s, r in ((False, False), (True, False), (True, True))
+    )
     symmetric = {"quantize_residual": False, "activation_symmetric": True}
     assert verdict(compare(inputs, skip).interval) == "holds"
     assert verdict(compare(skip, everything).interval) == "holds"
-    assert verdict(compare(skip, measure(network, calibration, validation, bits, **symmetric)).interval) == "holds"
+    assert (
+        verdict(compare(skip, measure(network, calibration, validation, bits, **symmetric)).interval)
+        == "holds"
+    )
     one_more = measure(network, calibration, validation, bits + 1, **symmetric)
     assert abs(compare(one_more, skip).points) <= 2
 
@@ -144,7 +159,8 @@ def foreign(data_folder):
 
 
 def test_at_8_bits_digits_stays_within_a_point(bench):
-    validation, network = bench.validation(2000), bench.models["base"]
+    validation = bench.validation(2000)
+    network = bench.models["base"]
     quantized = quantize(network, QuantConfig(), bench.calibration(320))
     assert abs(evaluate(quantized, validation).top1 - evaluate(network, validation).top1) <= 1
 

@@ -37,13 +37,17 @@ def test_bits_of_a_named_layer(bits):
         QuantConfig(weight_bits={"conv1": bits})
 
 
-@pytest.mark.parametrize("fields", [
-    {"weight_bits": 1, "weight_symmetric": True},
-    {"activation_bits": 1, "activation_symmetric": True},
-    {"input_bits": 1, "activation_symmetric": True},
-    {"first_last_bits": 1, "weight_symmetric": True},
-    {"weight_bits": {"conv1": 1}, "weight_symmetric": True},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weight_bits": 1, "weight_symmetric": True},
+        {"activation_bits": 1, "activation_symmetric": True},
+        {"input_bits": 1, "activation_symmetric": True},
+        {"first_last_bits": 1, "weight_symmetric": True},
+        {"weight_bits": {"conv1": 1}, "weight_symmetric": True},
+    ],
+    ids=str,
+)
 def test_symmetric_needs_two_bits(fields):
     with refuses(f"{next(iter(fields))}.*symmetric grid needs 2 bits"):
         QuantConfig(**fields)
@@ -77,19 +81,34 @@ def test_text_that_is_no_mapping():
         QuantConfig.from_yaml("- weight_bits")
 
 
-@pytest.mark.parametrize("field", [
-    "symmetric_grid", "weight_granularity", "activation_granularity", "weight_range", "activation_range", "pooling",
-    "calibration_upstream",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "field",
+    [
+        "symmetric_grid",
+        "weight_granularity",
+        "activation_granularity",
+        "weight_range",
+        "activation_range",
+        "pooling",
+        "calibration_upstream",
+    ],
+)
 def test_unknown_option(field):
     with refuses(f"{field} must be one of .*; got 'best'"):
         QuantConfig(**{field: "best"})
 
 
-@pytest.mark.parametrize("field", [
-    "weight_symmetric", "activation_symmetric", "activation_dynamic", "quantize_skip", "quantize_residual",
-    "quantize_output",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "field",
+    [
+        "weight_symmetric",
+        "activation_symmetric",
+        "activation_dynamic",
+        "quantize_skip",
+        "quantize_residual",
+        "quantize_output",
+    ],
+)
 @pytest.mark.parametrize("value", [1, "no", None])
 def test_switch_that_is_not_true_or_false(field, value):
     with refuses(f"{field} must be True or False, got {value!r}"):
@@ -108,13 +127,16 @@ def test_bit_choices(choices):
         QuantConfig(bit_choices=choices)
 
 
-@pytest.mark.parametrize("layers, message", [
-    ("fc", r"must be a tuple of names or patterns, got 'fc': write \('fc',\), or in YAML \[fc\]"),
-    (None, "must be a tuple of names or patterns of modules, got None"),
-    ({"fc": 32}, "must be a tuple of names or patterns of modules, got {'fc': 32}"),
-    (["fc", 3], "names and patterns are strings that are not empty, got 3"),
-    (("fc", ""), "names and patterns are strings that are not empty, got ''"),
-])
+@pytest.mark.parametrize(
+    "layers, message",
+    [
+        ("fc", r"must be a tuple of names or patterns, got 'fc': write \('fc',\), or in YAML \[fc\]"),
+        (None, "must be a tuple of names or patterns of modules, got None"),
+        ({"fc": 32}, "must be a tuple of names or patterns of modules, got {'fc': 32}"),
+        (["fc", 3], "names and patterns are strings that are not empty, got 3"),
+        (("fc", ""), "names and patterns are strings that are not empty, got ''"),
+    ],
+)
 def test_float_layers(layers, message):
     with refuses(f"float_layers.*{message}"):
         QuantConfig(float_layers=layers)
@@ -143,17 +165,23 @@ class Gate(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-@pytest.mark.parametrize("use", [
-    lambda net: quantize(net, QuantConfig(), images()), lambda net: footprint(net, images(), QuantConfig()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "use",
+    [lambda net: quantize(net, QuantConfig(), images()), lambda net: footprint(net, images(), QuantConfig())],
+)
 def test_network_that_cannot_be_traced(use):
     with refuses("Untraceable cannot be traced by torch.fx, at gate.*must be rewritten"):
         use(Untraceable())
 
 
-@pytest.mark.parametrize("config", [QuantConfig(), QuantConfig(4, None), QuantConfig(None, 4)], ids=["both", "weights", "maps"])
-@pytest.mark.parametrize("again", [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)), nn.Sequential],
-                         ids=["itself", "copy", "pickle", "inside"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config", [QuantConfig(), QuantConfig(4, None), QuantConfig(None, 4)], ids=["both", "weights", "maps"]
+)
+@pytest.mark.parametrize(
+    "again",
+    [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)), nn.Sequential],
+    ids=["itself", "copy", "pickle", "inside"],
+)
 def test_network_that_is_quantized_already(config, again):
     quantized = quantize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), config, images())
     with refuses("this network is quantized already: take the float network"):
@@ -174,16 +202,21 @@ def test_weight_that_is_not_finite(name, value):
         quantize(net, QuantConfig(), images())
 
 
-@pytest.mark.parametrize("layer", [nn.GRU(8, 8), nn.Bilinear(8, 8, 8), nn.Embedding(8, 8)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "layer", [nn.GRU(8, 8), nn.Bilinear(8, 8, 8), nn.Embedding(8, 8)], ids=lambda m: type(m).__name__
+)
 def test_layer_whose_weights_cannot_be_quantized(layer):
-    with refuses(rf"layer '1' \({type(layer).__name__}\) holds the weight .*leave it in float: float_layers=\('1',\)"):
+    with refuses(
+        rf"layer '1' \({type(layer).__name__}\) holds the weight .*leave it in float: float_layers=\('1',\)"
+    ):
         quantize(nn.Sequential(nn.Conv2d(3, 4, 3), layer), QuantConfig(), images())
 
 
 class Functional(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.weight = nn.Linear(4, 4), nn.Parameter(torch.randn(4, 4))
+        self.first = nn.Linear(4, 4)
+        self.weight = nn.Parameter(torch.randn(4, 4))
 
     def forward(self, x):
         return self.first(x) @ self.weight
@@ -223,7 +256,11 @@ def test_wrong_number_of_channel_bits(field):
 
 @pytest.mark.parametrize("side", ["weight", "activation"])
 def test_least_squares_over_channels_of_different_bits(side):
-    options = {f"{side}_bits": {"body": (2, 3) * 4}, f"{side}_range": "mse", f"{side}_granularity": "per_tensor"}
+    options = {
+        f"{side}_bits": {"body": (2, 3) * 4},
+        f"{side}_range": "mse",
+        f"{side}_granularity": "per_tensor",
+    }
     with refuses(rf"{side}_bits\['body'\] .*use granularity 'per_channel'"):
         quantize(Block(), QuantConfig(**options), images())
 
@@ -292,7 +329,9 @@ def test_used_up_generator():
         evaluate(Block(), batches)
 
 
-@pytest.mark.parametrize("batch", [images(2), (images(2),), [images(2)], (None, labels(2)), (images(2), None)], ids=str)
+@pytest.mark.parametrize(
+    "batch", [images(2), (images(2),), [images(2)], (None, labels(2)), (images(2), None)], ids=str
+)
 def test_labels_or_images_missing(batch):
     with refuses("evaluation batch 1.*labels"):
         evaluate(Block(), [(images(), labels()), batch])
@@ -307,7 +346,9 @@ def test_labels_that_do_not_fit(wrong):
 @pytest.mark.parametrize("wrong", [-1, 1000])
 def test_labels_that_no_class_has(wrong):
     with refuses("evaluation batch 1: labels run from .* but the network tells .* classes apart"):
-        evaluate(Block(), [(images(), labels()), (images(), labels().index_fill(0, torch.tensor([0]), wrong))])
+        evaluate(
+            Block(), [(images(), labels()), (images(), labels().index_fill(0, torch.tensor([0]), wrong))]
+        )
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -338,7 +379,8 @@ def test_network_whose_output_is_not_one_score_a_class():
 
 
 def test_comparison_of_different_images():
-    few, many = Accuracy(labels(4).bool().numpy()), Accuracy(labels(5).bool().numpy())
+    few = Accuracy(labels(4).bool().numpy())
+    many = Accuracy(labels(5).bool().numpy())
     with refuses("same images: 4 against 5"):
         compare(few, many)
     with refuses(r"same images, got evaluations of \[4, 5\] images"):

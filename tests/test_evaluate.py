@@ -79,10 +79,16 @@ def test_modes_are_restored_after_an_error():
     assert all(m.training for m in network.modules())
 
 
-@pytest.mark.parametrize("right, n, interval", [
-    (0, 10, (0.0, 27.75)), (5, 10, (23.66, 76.34)), (10, 10, (72.25, 100.0)), (1, 1, (20.65, 100.0)),
-    (760, 1000, (73.26, 78.54)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "right, n, interval",
+    [
+        (0, 10, (0.0, 27.75)),
+        (5, 10, (23.66, 76.34)),
+        (10, 10, (72.25, 100.0)),
+        (1, 1, (20.65, 100.0)),
+        (760, 1000, (73.26, 78.54)),
+    ],
+)
 def test_wilson_interval(right, n, interval):
     assert share(right, n).interval == pytest.approx(interval, abs=0.01)
 
@@ -97,7 +103,8 @@ def test_wilson_interval_covers_95_of_100():
 
 
 def test_comparison_counts_points_in_pairs():
-    a, b = accuracy(1, 1, 1, 0, 0), accuracy(1, 0, 0, 0, 1)
+    a = accuracy(1, 1, 1, 0, 0)
+    b = accuracy(1, 0, 0, 0, 1)
     difference = compare(a, b)
     assert difference.points == pytest.approx(20.0) and difference.n == 5
     assert difference.interval[0] < 20 < difference.interval[1]
@@ -110,13 +117,16 @@ def test_pairing_makes_the_interval_narrow():
     common = [True] * 700 + [False] * 280
     paired = compare(accuracy(*common, *[True] * 20), accuracy(*common, *[False] * 20))
     shuffled = np.random.default_rng(0).permutation(1000)
-    unpaired = compare(accuracy(*common, *[True] * 20), Accuracy(np.array([*common, *[False] * 20])[shuffled]))
+    unpaired = compare(
+        accuracy(*common, *[True] * 20), Accuracy(np.array([*common, *[False] * 20])[shuffled])
+    )
     assert paired.points == unpaired.points == 2
     assert np.diff(paired.interval) < np.diff(unpaired.interval) / 3
 
 
 def test_repeated_runs_are_averaged_image_by_image():
-    a, b = [accuracy(1, 1, 0, 0), accuracy(1, 0, 0, 0)], accuracy(0, 1, 0, 0)
+    a = [accuracy(1, 1, 0, 0), accuracy(1, 0, 0, 0)]
+    b = accuracy(0, 1, 0, 0)
     assert compare([a[0], a[0]], b) == compare(a[0], b)
     assert compare(a, b).points == pytest.approx(100 * (1 - 0.5) / 4) and compare(a, b).n == 4
 
@@ -128,30 +138,36 @@ def test_interval_has_a_width_even_where_nothing_differs():
 
 def test_paired_interval_covers_95_of_100():
     generator = np.random.default_rng(0)
-    inside, expected = 0, 3.0  # points: 8 % better, 5 % worse
+    # Points: 8 % better, 5 % worse
+    inside = 0
+    expected = 3.0
     for _ in range(1000):
         kind = generator.random(800)
-        a, b = (kind < 0.08) | (kind > 0.5), ((kind > 0.08) & (kind < 0.13)) | (kind > 0.5)
+        a = (kind < 0.08) | (kind > 0.5)
+        b = ((kind > 0.08) & (kind < 0.13)) | (kind > 0.5)
         low, high = compare(Accuracy(a), Accuracy(b)).interval
         inside += low <= expected <= high
     assert 0.93 < inside / 1000 < 0.97
 
 
-@pytest.mark.parametrize("interval, claim, expected", [
-    ((0.1, 5.0), "greater", "holds"),
-    ((-5.0, -0.1), "greater", "does not hold"),
-    ((-0.1, 5.0), "greater", "undecided here"),
-    ((0.0, 5.0), "greater", "undecided here"),
-    ((-5.0, -0.1), "less", "holds"),
-    ((0.1, 5.0), "less", "does not hold"),
-    ((-0.1, 5.0), "less", "undecided here"),
-    ((-1.9, 1.9), "no difference", "holds"),
-    ((0.5, 1.9), "no difference", "holds"),
-    ((-2.0, 2.0), "no difference", "holds"),
-    ((0.5, 2.1), "no difference", "does not hold"),
-    ((-3.0, -0.5), "no difference", "does not hold"),
-    ((-0.5, 2.1), "no difference", "undecided here"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "interval, claim, expected",
+    [
+        ((0.1, 5.0), "greater", "holds"),
+        ((-5.0, -0.1), "greater", "does not hold"),
+        ((-0.1, 5.0), "greater", "undecided here"),
+        ((0.0, 5.0), "greater", "undecided here"),
+        ((-5.0, -0.1), "less", "holds"),
+        ((0.1, 5.0), "less", "does not hold"),
+        ((-0.1, 5.0), "less", "undecided here"),
+        ((-1.9, 1.9), "no difference", "holds"),
+        ((0.5, 1.9), "no difference", "holds"),
+        ((-2.0, 2.0), "no difference", "holds"),
+        ((0.5, 2.1), "no difference", "does not hold"),
+        ((-3.0, -0.5), "no difference", "does not hold"),
+        ((-0.5, 2.1), "no difference", "undecided here"),
+    ],
+)
 def test_verdicts(interval, claim, expected):
     assert verdict(interval, claim) == expected
 

@@ -1,4 +1,6 @@
-"""Experiment files name layers that their networks have, ask for what can be met, and follow the paper's settings."""
+"""Experiment files name layers that their networks have, ask for what can be met, and follow the paper's
+settings.
+"""
 
 import functools
 
@@ -34,7 +36,9 @@ def test_names_and_limits_fit_the_network(name):
         if run.allocation and not run.allocation.learned:
             key = run.allocation.largest_map_bits
             if key not in seen:
-                size = footprint(model, example, experiments._within_largest_map(model, example, run.config, key))
+                size = footprint(
+                    model, example, experiments._within_largest_map(model, example, run.config, key)
+                )
                 assert size.max_activation_bytes > 0
         elif isinstance(run.config.weight_bits, dict) or isinstance(run.config.activation_bits, dict):
             key = run.config
@@ -55,25 +59,54 @@ def test_the_limits_of_table_2_are_those_of_end_layers_at_8_bits(bench):
             size = footprint(model, example, run.config.replace(weight_bits=bits, activation_bits=bits))
             assert run.allocation.target_weight_bits == pytest.approx(size.average_weight_bits, abs=1e-6)
             if run.allocation.target_activation_bits:
-                assert run.allocation.target_activation_bits == pytest.approx(size.average_activation_bits, abs=1e-6)
+                assert run.allocation.target_activation_bits == pytest.approx(
+                    size.average_activation_bits, abs=1e-6
+                )
 
 
 def test_the_cost_page_counts_rows_and_estimates_hours_only_from_recorded_ones(tmp_path, monkeypatch):
-    imagenet = [experiments.Experiment.load(path).runs() for name, path in FILES.items() if name.startswith("imagenet/")]
+    imagenet = [
+        experiments.Experiment.load(path).runs()
+        for name, path in FILES.items()
+        if name.startswith("imagenet/")
+    ]
     text = costs.as_markdown()
     assert f"| **all** | {sum(map(len, imagenet)):,} |" in text
     monkeypatch.setattr(results, "table_path", lambda *_: tmp_path / "throughput.csv")
     assert "Hours are not estimated" in costs.as_markdown()
     seconds = {0: 10.0, 200: 30.0}
     monkeypatch.setattr(experiments, "load_bench", lambda _, real=experiments.load_bench: real("digits"))
-    monkeypatch.setattr(experiments.Laboratory, "identity", lambda self, run: {
-        "key": str(hash(run)), "bench": run.bench, "network": run.network, "weights": "", "data": "", "code_version": 2,
-        "calibration_images": run.calibration_images, "calibration_seed": 0, **run.config.to_dict(),
-        **({"allocation": results.dataclasses.asdict(run.allocation)} if run.allocation else {}), "n": run.images})
-    monkeypatch.setattr(results, "_attempt", lambda _, item: {
-        "top1": 0, "low": 0, "high": 0, "correct": "", "seconds": seconds[costs._steps(item[1])]})
+    monkeypatch.setattr(
+        experiments.Laboratory,
+        "identity",
+        lambda self, run: {
+            "key": str(hash(run)),
+            "bench": run.bench,
+            "network": run.network,
+            "weights": "",
+            "data": "",
+            "code_version": 2,
+            "calibration_images": run.calibration_images,
+            "calibration_seed": 0,
+            **run.config.to_dict(),
+            **({"allocation": results.dataclasses.asdict(run.allocation)} if run.allocation else {}),
+            "n": run.images,
+        },
+    )
+    monkeypatch.setattr(
+        results,
+        "_attempt",
+        lambda _, item: {
+            "top1": 0,
+            "low": 0,
+            "high": 0,
+            "correct": "",
+            "seconds": seconds[costs._steps(item[1])],
+        },
+    )
     throughput = experiments.Experiment.load(FILES["imagenet-generated/throughput"])
     results.record(throughput, tmp_path / "throughput.csv", progress=False)
-    images, steps = sum(r.images for runs in imagenet for r in runs), sum(costs._steps(r) for runs in imagenet for r in runs)
+    images = sum(r.images for runs in imagenet for r in runs)
+    steps = sum(costs._steps(r) for runs in imagenet for r in runs)
     expected = (images * 10 / 4000 + steps * 20 / 200) / 3600
     assert f"| {steps:,} | {expected:.1f} |" in costs.as_markdown()

@@ -1,4 +1,6 @@
-"""What is written is what was quantized: the same answers from ONNX Runtime, and from files that are loaded again."""
+"""What is written is what was quantized: the same answers from ONNX Runtime, and from files that are loaded
+again.
+"""
 
 import warnings
 
@@ -34,7 +36,8 @@ def bench():
 def written(request, bench, tmp_path_factory):
     """The configuration, the file, and ``qlib``'s own answers."""
     config = QuantConfig(activation_range="percentile", **CONFIGS[request.param])
-    path, calibration = tmp_path_factory.mktemp("onnx") / "model.onnx", bench.calibration(64, seed=0)
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    calibration = bench.calibration(64, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         export_onnx(bench.models["base"], config, calibration, calibration[0][0][:2], path)
@@ -45,26 +48,40 @@ def answers(path, batches, level):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"input": x.numpy()})[0].argmax(1) == y.numpy() for x, y in batches])
+    return np.concatenate(
+        [session.run(None, {"input": x.numpy()})[0].argmax(1) == y.numpy() for x, y in batches]
+    )
 
 
 def test_onnx_runtime_gives_the_same_accuracy(written, bench):
     config, path, ours = written
     plain = answers(path, bench.validation(1000), "ORT_DISABLE_ALL")
     assert abs(100 * plain.mean() - ours.top1) <= 0.5 and (plain == ours.correct).mean() > 0.95
-    if config.activation_bits == 8:  # at 4 bits another order of float32's additions moves more than that: see the limits page
+    if (
+        config.activation_bits == 8
+    ):  # at 4 bits another order of float32's additions moves more than that: see the limits page
         fused = answers(path, bench.validation(1000), "ORT_ENABLE_ALL")
         assert abs(100 * fused.mean() - ours.top1) <= 0.5
 
 
 def test_its_card_is_that_of_the_run(written):
     config, path, _ = written
-    card, run = QuantizationCard.from_onnx(path), QuantizationCard.from_run(config)
+    card = QuantizationCard.from_onnx(path)
+    run = QuantizationCard.from_run(config)
     shown = {name for name in FIELDS if NOT_REPORTED not in (card[name], run[name])}
     same_bits = {"first_last_bits"} if config.weight_bits == config.activation_bits == 8 else set()
-    unquantized = {"pooling", "quantize_output"} if not config.quantize_skip else set()  # the placement overrules these
+    unquantized = (
+        {"pooling", "quantize_output"} if not config.quantize_skip else set()
+    )  # the placement overrules these
     assert {name for name in shown if card[name] != run[name]} <= same_bits | unquantized
-    assert {"weight_bits", "activation_bits", "weight_symmetric", "quantize_skip", "quantize_residual", "input_bits"} <= shown
+    assert {
+        "weight_bits",
+        "activation_bits",
+        "weight_symmetric",
+        "quantize_skip",
+        "quantize_residual",
+        "input_bits",
+    } <= shown
 
 
 def test_codes_are_stored_as_integers(written, bench):
@@ -74,24 +91,36 @@ def test_codes_are_stored_as_integers(written, bench):
 
 
 REFUSED = [
-    ({"weight_bits": 3}, "has 3 bits; ONNX can say 4 or 8"), ({"activation_bits": 5}, "has 5 bits"),
-    ({"activation_dynamic": True}, "activation_dynamic=True"), ({"activation_granularity": "per_channel"}, "per_channel"),
-    ({"pooling": "low_precision"}, "low_precision"), ({"weight_symmetric": True, "symmetric_grid": "authors"}, "authors"),
+    ({"weight_bits": 3}, "has 3 bits; ONNX can say 4 or 8"),
+    ({"activation_bits": 5}, "has 5 bits"),
+    ({"activation_dynamic": True}, "activation_dynamic=True"),
+    ({"activation_granularity": "per_channel"}, "per_channel"),
+    ({"pooling": "low_precision"}, "low_precision"),
+    ({"weight_symmetric": True, "symmetric_grid": "authors"}, "authors"),
     ({"first_last_bits": 6}, "features.init_block.conv.conv.* has 6 bits"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("fields, message", REFUSED, ids=[str(fields) for fields, _ in REFUSED])
 def test_what_onnx_cannot_say_is_refused_by_name_and_nothing_is_written(bench, tmp_path, fields, message):
     images = bench.calibration(8, seed=0)
     with pytest.raises(ValueError, match=message):
-        export_onnx(bench.models["base"], QuantConfig(**fields), images, images[0][0][:1], tmp_path / "m.onnx")
+        export_onnx(
+            bench.models["base"], QuantConfig(**fields), images, images[0][0][:1], tmp_path / "m.onnx"
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_exports(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"weight_bits": 4}), "utf8")
-    arguments = ["export", str(tmp_path / "m.onnx"), "--config", str(tmp_path / "config.yaml"), "--calibration-images", "32"]
+    arguments = [
+        "export",
+        str(tmp_path / "m.onnx"),
+        "--config",
+        str(tmp_path / "config.yaml"),
+        "--calibration-images",
+        "32",
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main(arguments) == 0
@@ -99,17 +128,26 @@ def test_the_command_exports(tmp_path, capsys):
     assert main([*arguments, "--network", "bse"]) == 2 and "did you mean 'base'" in capsys.readouterr().err
 
 
-SAVED = [{}, {"weight_bits": 3, "activation_bits": 5, "pooling": "low_precision"}, {"activation_dynamic": True},
-         {"activation_granularity": "per_channel", "activation_symmetric": True, "symmetric_grid": "authors"},
-         {"weight_bits": None}, {"weight_bits": None, "activation_bits": None}]  # fmt: skip
+SAVED = [
+    {},
+    {"weight_bits": 3, "activation_bits": 5, "pooling": "low_precision"},
+    {"activation_dynamic": True},
+    {"activation_granularity": "per_channel", "activation_symmetric": True, "symmetric_grid": "authors"},
+    {"weight_bits": None},
+    {"weight_bits": None, "activation_bits": None},
+]
 
 
 @pytest.mark.parametrize("fields", SAVED, ids=str)
 def test_a_saved_network_answers_as_before(bench, tmp_path, fields):
-    config, images, model = QuantConfig(**fields), bench.validation(50), bench.models["base"]
+    config = QuantConfig(**fields)
+    images = bench.validation(50)
+    model = bench.models["base"]
     quantized = quantize(model, config, bench.calibration(32, seed=0))
     save_quantized(quantized, config, tmp_path / "saved")
-    loaded = load_quantized(bench.models["better"], tmp_path / "saved")  # another network's weights, the same graph
+    loaded = load_quantized(
+        bench.models["better"], tmp_path / "saved"
+    )  # another network's weights, the same graph
     with torch.inference_mode():
         assert torch.equal(loaded(images[0][0].clone()), quantized(images[0][0].clone()))
     assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.yaml", "weights.safetensors"]
@@ -118,7 +156,9 @@ def test_a_saved_network_answers_as_before(bench, tmp_path, fields):
 def test_files_of_another_network_or_damaged_are_refused(bench, tmp_path):
     config = QuantConfig()
     save_quantized(quantize(bench.models["base"], config, bench.calibration(8, seed=0)), config, tmp_path)
-    small = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    small = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+    )
     with pytest.raises(ValueError, match="another network"):
         load_quantized(small, tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"cut")

@@ -1,4 +1,6 @@
-"""The figures that need no kernel, in a browser that reaches no other host: qlib's numbers, keys, touch, themes, links."""
+"""The figures that need no kernel, in a browser that reaches no other host: qlib's numbers, keys, touch,
+themes, links.
+"""
 
 import dataclasses
 import json
@@ -17,7 +19,7 @@ from qlib.widgets import comparison, learning, opening, painter, quantizer, trad
 from qlib.widgets.figure import Figure
 
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8"><title>A figure</title>
-<meta name="viewport" content="width=device-width"></head><body style="margin: 8px">{html}</body></html>"""
+<meta name="viewport" content="width=device-width"></head><body style="margin: 8px">{html}</body></html>"""  # noqa: E501
 LAYERS = ("features.init_block.conv.conv", "features.stage2.unit2.body.conv2.conv")
 OWN_CHARACTERS = 110_000  # of a figure's code, before compression: what a page may bear
 
@@ -41,7 +43,8 @@ def uniform(bits):
 @cache
 def learned():
     bench = qlib.load_bench("digits")
-    config, few = qlib.QuantConfig(first_last_bits=None), {"steps": 30, "learning_rate": 0.1, "allow_infeasible": True}
+    config = qlib.QuantConfig(first_last_bits=None)
+    few = {"steps": 30, "learning_rate": 0.1, "allow_infeasible": True}
     return qlib.learn_bitwidths(bench.models["base"], config, bench.training(64), 6, progress=False, **few)
 
 
@@ -54,7 +57,9 @@ def figure(name):
     if name == "learning":
         return learning.learning_steps(learned(), 6)
     if name == "comparison":
-        return comparison.card_comparison({card.name: card for card in catalogue().values()}, "BRECQ", "QDrop")
+        return comparison.card_comparison(
+            {card.name: card for card in catalogue().values()}, "BRECQ", "QDrop"
+        )
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
@@ -64,7 +69,8 @@ NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison
 @pytest.fixture
 def show(browser, tmp_path):
     """Opens a figure on a page of its own; the page may ask for nothing, and must not complain."""
-    contexts, complaints = [], []
+    contexts = []
+    complaints = []
 
     def opened(name, query="", **options):
         path = tmp_path / f"{name}.html"
@@ -72,9 +78,17 @@ def show(browser, tmp_path):
         context = browser.new_context(**{"viewport": {"width": 900, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if request.url[:4] not in ("file", "data") else None)
+        page.on(
+            "request",
+            lambda request: (
+                complaints.append(request.url) if request.url[:4] not in ("file", "data") else None
+            ),
+        )
         page.goto(path.as_uri() + query)
         page.locator(".qlib-figure section").wait_for()
         return page
@@ -95,7 +109,11 @@ def agree(found, expected):
     for name, value in expected.items():
         pairs = zip(found[name], value, strict=True) if isinstance(value, list) else [(found[name], value)]
         for a, b in pairs:
-            assert (a is None and not math.isfinite(b)) or a == pytest.approx(b, rel=5e-7, abs=1e-12), (name, found[name], value)
+            assert (a is None and not math.isfinite(b)) or a == pytest.approx(b, rel=5e-7, abs=1e-12), (
+                name,
+                found[name],
+                value,
+            )
 
 
 SETTINGS = [
@@ -116,7 +134,9 @@ SETTINGS = [
 def test_the_quantizer_explorer_shows_the_numbers_of_qlib(show, which):
     name, rows = list(tensors().items())[which]
     for setting in SETTINGS:
-        query = "&".join(f"quantizer.{key}={json.dumps(value).strip(chr(34))}" for key, value in setting.items())
+        query = "&".join(
+            f"quantizer.{key}={json.dumps(value).strip(chr(34))}" for key, value in setting.items()
+        )
         page = show("quantizer", f"?quantizer.tensor={which}&{query}")
         expected = quantizer.measure(rows, **{"bits": 4, **setting})
         agree(shown(page), expected)
@@ -143,7 +163,10 @@ def test_keys_move_the_explorer_and_the_address_keeps_the_setting(show):
     page.get_by_label("Symmetric", exact=True).press(" ")
     page.get_by_role("combobox", name="A range for").select_option("per_channel")
     before = shown(page)
-    agree(before, quantizer.measure(next(iter(tensors().values())), 2, symmetric=True, granularity="per_channel"))
+    agree(
+        before,
+        quantizer.measure(next(iter(tensors().values())), 2, symmetric=True, granularity="per_channel"),
+    )
     page.get_by_role("link", name="Link to this setting").click()
     page.reload()
     page.locator("svg").first.wait_for()
@@ -165,14 +188,18 @@ NONSENSE = (
 
 
 @pytest.mark.parametrize("query", NONSENSE)
-def test_an_address_that_makes_no_sense_gives_what_is_usual(show, query):  # or, of bits, the nearest that there are
+def test_an_address_that_makes_no_sense_gives_what_is_usual(
+    show, query
+):  # or, of bits, the nearest that there are
     name = query[1:].split(".")[0]
     page = show(name, query)
     usual = show(name)
     assert page.locator("img").count() == 0
     said, usually = (each.locator("section").inner_text() for each in (page, usual))
     asked = unquote(query[1:].split("&")[0]).replace("=", " = ", 1)
-    assert name == "opening" or f"The link that led here asks for {asked}" in said and "led here" not in usually
+    assert (
+        name == "opening" or f"The link that led here asks for {asked}" in said and "led here" not in usually
+    )
     if ".bits=1e9" not in query and ".bits=-3" not in query:
         assert said.split("The link")[0].strip() == usually.split("Link")[0].strip()
 
@@ -182,17 +209,25 @@ def test_an_address_that_makes_no_sense_gives_what_is_usual(show, query):  # or,
 def test_a_figure_fits_a_phone_and_both_themes(show, name, theme):
     page = show(name, viewport={"width": 375, "height": 800}, has_touch=True, is_mobile=True)
     colours = {"light": ["#111", "#fff"], "dark": ["#eee", "#111"]}[theme]
-    page.evaluate("([ink, paper]) => Object.assign(document.body.style, { color: ink, background: paper })", colours)
-    page.wait_for_function("dark => document.querySelector('.qlib-figure > div').shadowRoot.querySelector('section')"
-                           ".classList.contains('dark') === dark", arg=theme == "dark")  # fmt: skip
+    page.evaluate(
+        "([ink, paper]) => Object.assign(document.body.style, { color: ink, background: paper })", colours
+    )
+    page.wait_for_function(
+        "dark => document.querySelector('.qlib-figure > div').shadowRoot.querySelector('section')"
+        ".classList.contains('dark') === dark",
+        arg=theme == "dark",
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     inks = page.locator("svg text").evaluate_all("every => every.map(e => getComputedStyle(e).fill)")
-    assert set(inks) <= {page.evaluate("getComputedStyle(document.body).color")} and (inks or name == "comparison")
+    assert set(inks) <= {page.evaluate("getComputedStyle(document.body).color")} and (
+        inks or name == "comparison"
+    )
 
 
 def test_touch_and_mouse_move_sliders_and_bars(show):
     page = show("painter", viewport={"width": 375, "height": 800}, has_touch=True)
-    box, before = page.locator("svg").bounding_box(), shown(page)
+    box = page.locator("svg").bounding_box()
+    before = shown(page)
     page.touchscreen.tap(box["x"] + 40, box["y"] + 60)
     assert shown(page)["weight_bytes"] > before["weight_bytes"]
     quantizer_page = show("quantizer", has_touch=True)
@@ -232,8 +267,10 @@ def test_the_painter_shows_the_sizes_of_footprint(show):
 
 
 def test_the_steps_of_learning_show_its_history_and_can_be_played(show):
-    page, history = show("learning", "?learning.step=3"), learned().history
-    step, text = page.get_by_role("slider", name="Step"), page.locator("section")
+    page = show("learning", "?learning.step=3")
+    history = learned().history
+    step = page.get_by_role("slider", name="Step")
+    text = page.locator("section")
 
     def agrees(i):
         row = history.iloc[i]
@@ -241,7 +278,9 @@ def test_the_steps_of_learning_show_its_history_and_can_be_played(show):
         assert f"Step {i} of 29" in text.inner_text() and f"{limit} the limit of 6" in text.inner_text()
         assert f"loss {row.loss:.3f}, {row.average_weight_bits:.2f} bits on average" in text.inner_text()
         bars = page.locator("svg rect title").all_text_contents()
-        assert bars == [f"{c.split(':')[1]}: {round(row[c])} bits" for c in history if c.startswith("weight:")]
+        assert bars == [
+            f"{c.split(':')[1]}: {round(row[c])} bits" for c in history if c.startswith("weight:")
+        ]
 
     agrees(3)
     step.press("ArrowRight")
@@ -298,7 +337,10 @@ def test_every_table_of_the_explorer_draws_on_every_bench_and_a_link_comes_back_
         benches = page.get_by_role("combobox", name="Bench")
         for option in benches.locator("option:not([disabled])").all():
             benches.select_option(option.get_attribute("value"))
-            assert page.locator("svg polyline").count() >= 1 and "undefined" not in page.locator("section").inner_text()
+            assert (
+                page.locator("svg polyline").count() >= 1
+                and "undefined" not in page.locator("section").inner_text()
+            )
     observation.select_option("weight-granularity")
     page.get_by_role("combobox", name="Bench").select_option("cifar10-jpeg")
     page.get_by_role("combobox", name="A range of weights for").select_option("each channel")
@@ -307,7 +349,12 @@ def test_every_table_of_the_explorer_draws_on_every_bench_and_a_link_comes_back_
     page.get_by_role("link", name="Link to this setting").click()
     page.reload()
     page.locator("svg").first.wait_for()
-    assert page.locator("section").inner_text().replace("Link copied, and in the address bar", "Link to this setting") == before
+    assert (
+        page.locator("section")
+        .inner_text()
+        .replace("Link copied, and in the address bar", "Link to this setting")
+        == before
+    )
 
 
 def test_downloaded_rows_are_the_recorded_ones(show):
@@ -322,28 +369,38 @@ def test_downloaded_rows_are_the_recorded_ones(show):
     recorded = {(r.network, r.weight_bits, r.calibration_seed): r.top1 for r in table.itertuples()}
     assert {tuple(row[key]): row.top1 for _, row in found.iterrows()} == pytest.approx(recorded, abs=1e-3)
     ends = {(r.network, r.weight_bits, r.calibration_seed): r.high - r.low for r in table.itertuples()}
-    assert {tuple(row[key]): row.high - row.low for _, row in found.iterrows()} == pytest.approx(ends, abs=2e-3)
+    assert {tuple(row[key]): row.high - row.low for _, row in found.iterrows()} == pytest.approx(
+        ends, abs=2e-3
+    )
 
 
 def test_the_opening_figure_shows_a_paired_difference(show):
     page = show("opening")
     table = results.load_table(results.table_path("digits", "skip-residual"))
     for bits in (4, 3):
-        sides = [results.accuracies(table, activation_bits=bits, quantize_skip=s, quantize_residual=s) for s in (False, True)]
+        sides = [
+            results.accuracies(table, activation_bits=bits, quantize_skip=s, quantize_residual=s)
+            for s in (False, True)
+        ]
         assert f"{qlib.compare(*sides).points:.1f} points" in page.locator("section").inner_text()
         page.get_by_role("slider", name="Bits").press("ArrowLeft")
 
 
 def test_the_comparison_says_what_differences_and_fits_say(show):
-    page, cards = show("comparison"), list(catalogue().values())
-    first, second, target = (page.get_by_role("combobox", name=name) for name in ("First card", "Second card", "Chip"))
+    page = show("comparison")
+    cards = list(catalogue().values())
+    first, second, target = (
+        page.get_by_role("combobox", name=name) for name in ("First card", "Second card", "Chip")
+    )
     for i, a in enumerate(cards):
         first.select_option(a.name)
         for b in cards[i % 3 :: 3]:
             second.select_option(b.name)
             rows = page.locator("tr[data-field]").evaluate_all("rows => rows.map(row => row.dataset.field)")
             found = a.differences(b)
-            assert rows == sorted(rows, key=[choice.field for choice in found].index) and len(rows) == len(found)
+            assert rows == sorted(rows, key=[choice.field for choice in found].index) and len(rows) == len(
+                found
+            )
             text = page.locator("section").inner_text()
             assert all(str(worth) in text for choice in found for worth in choice.worth)
     second.select_option(cards[0].name)
@@ -394,8 +451,13 @@ def test_painted_bits_are_measured_where_there_is_a_kernel(bench):
     painted._widget.bits = {"weights": learned["weights"], "maps": learned["maps"]}
     painted.panel.wait(120)
     config = painter.recorded_presets("digits")[learned["name"]][0]
-    bits = {layer["name"]: b for layer, b in zip(painted.figure.state["layers"]["weights"], learned["weights"], strict=True)}
+    bits = {
+        layer["name"]: b
+        for layer, b in zip(painted.figure.state["layers"]["weights"], learned["weights"], strict=True)
+    }
     assert painted.config.weight_bits == bits == config.weight_bits
-    expected = qlib.evaluate(qlib.quantize(bench.models["base"], config, bench.calibration(320)), bench.validation(2000))
+    expected = qlib.evaluate(
+        qlib.quantize(bench.models["base"], config, bench.calibration(320)), bench.validation(2000)
+    )
     assert (painted.panel.accuracy.correct == expected.correct).all()
     assert {"text/html", "application/vnd.jupyter.widget-view+json"} <= set(painted._repr_mimebundle_())

@@ -10,10 +10,16 @@ from qlib import QuantConfig, footprint
 
 UNIFORM = QuantConfig(4, 4, first_last_bits=None)
 IMAGE = torch.zeros(1, 3, 224, 224)
-# ResNet-50 at 224 x 224: all weights and maps; the maps of every branch's last convolution, and as many of additions
-WEIGHTS, MAPS = 25_502_912, 16_634_344
-BRANCHES, PROJECTIONS, LOGITS = 5_519_360, 802_816 + 401_408 + 200_704 + 100_352, 1000
-SUMS = BRANCHES - 802_816 - 401_408 - 200_704  # without a stage's last: it feeds layers only, which all quantize it
+# ResNet-50 at 224 x 224: all weights and maps; the maps of every branch's last convolution, and as many of
+# additions
+WEIGHTS = 25_502_912
+MAPS = 16_634_344
+BRANCHES = 5_519_360
+PROJECTIONS = 802_816 + 401_408 + 200_704 + 100_352
+LOGITS = 1000
+SUMS = (
+    BRANCHES - 802_816 - 401_408 - 200_704
+)  # without a stage's last: it feeds layers only, which all quantize it
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,9 @@ def test_uniform_4_bits_on_torchvisions_resnet50(torchvision_resnet50):
 
 def test_first_and_last_layer_at_8_bits_on_torchvisions_resnet50(torchvision_resnet50):
     cost = footprint(torchvision_resnet50, IMAGE, QuantConfig(4, 4, first_last_bits=8))
-    assert round(cost.average_weight_bits, 6) == 4.322694 and round(cost.average_activation_bits, 6) == 4.193291
+    assert (
+        round(cost.average_weight_bits, 6) == 4.322694 and round(cost.average_activation_bits, 6) == 4.193291
+    )
     assert cost.weight_bytes == WEIGHTS * 4 / 8 + (9_408 + 2_048_000) * 4 / 8
     assert cost.activation_bytes == MAPS * 4 / 8 + (802_816 + 1_000) * 4 / 8
     assert round(cost.weight_bytes / 1e6, 2) == 13.78 and round(cost.activation_bytes / 1e6, 3) == 8.719
@@ -54,11 +62,14 @@ def test_everything_in_float_counts_32_bits(torchvision_resnet50):
     assert cost.weight_bytes == 4 * WEIGHTS and cost.activation_bytes == 4 * MAPS
 
 
-@pytest.mark.parametrize("mode, in_float", [*zip(MODES, [
-    0, BRANCHES, PROJECTIONS + SUMS, BRANCHES + PROJECTIONS + SUMS + LOGITS,
-], strict=True)], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "mode, in_float",
+    [*zip(MODES, [0, BRANCHES, PROJECTIONS + SUMS, BRANCHES + PROJECTIONS + SUMS + LOGITS], strict=True)],
+    ids=str,
+)
 def test_what_a_placement_leaves_in_float_counts_32_bits(torchvision_resnet50, mode, in_float):
-    # without the residuals: the last convolution of every branch; without the skips: projections and additions
+    # without the residuals: the last convolution of every branch; without the skips: projections and
+    # additions
     config = UNIFORM.replace(quantize_skip=mode[0], quantize_residual=mode[1])
     cost = footprint(torchvision_resnet50, IMAGE, config)
     assert cost.activation_bytes == (MAPS - in_float) * 4 / 8 + in_float * 4
@@ -69,26 +80,46 @@ def test_bits_of_single_layers_and_channels():
     channels = (1, 2, 3, 4, 5, 6, 7, 8)
     config = QuantConfig({"body": 2, "project": channels}, {"body": (2, 4) * 4, "add": 20, "default": 6})
     layers = footprint(Block(), images(), config).layers
-    weights = {layer.name: (layer.weight_elements, layer.weight_bits) for layer in layers if layer.weight_elements}
-    assert weights == {"first": (216, 8), "body": (576, 2), "body2": (576, 8), "project": (64, 4.5), "last": (1280, 8)}
-    maps = {layer.name: (layer.activation_elements, layer.activation_bits) for layer in layers if layer.counted}
+    weights = {
+        layer.name: (layer.weight_elements, layer.weight_bits) for layer in layers if layer.weight_elements
+    }
+    assert weights == {
+        "first": (216, 8),
+        "body": (576, 2),
+        "body2": (576, 8),
+        "project": (64, 4.5),
+        "last": (1280, 8),
+    }
+    maps = {
+        layer.name: (layer.activation_elements, layer.activation_bits) for layer in layers if layer.counted
+    }
     assert maps == {
-        "first": (512, 8), "body": (512, 3), "body2": (512, 6), "project": (512, 6), "add": (512, 20), "last": (10, 8),
-    }  # fmt: skip
+        "first": (512, 8),
+        "body": (512, 3),
+        "body2": (512, 6),
+        "project": (512, 6),
+        "add": (512, 20),
+        "last": (10, 8),
+    }
 
 
 def test_totals_are_sums_over_layers():
     cost = footprint(Block(), images(), QuantConfig(3, 5))
     maps = [layer for layer in cost.layers if layer.counted]
     assert "pool" not in [layer.name for layer in maps]
-    assert cost.activation_bytes == sum(layer.activation_elements * layer.activation_bits / 8 for layer in maps)
-    assert cost.max_activation_bytes == max(layer.activation_elements * layer.activation_bits / 8 for layer in maps)
+    assert cost.activation_bytes == sum(
+        layer.activation_elements * layer.activation_bits / 8 for layer in maps
+    )
+    assert cost.max_activation_bytes == max(
+        layer.activation_elements * layer.activation_bits / 8 for layer in maps
+    )
     assert cost.average_activation_bits == 8 * cost.activation_bytes / cost.activation_elements
     assert cost.weight_bytes == sum(layer.weight_elements * layer.weight_bits / 8 for layer in cost.layers)
 
 
 def test_it_is_per_image_and_of_shapes_alone():
-    one, many = footprint(Block(), images(1), UNIFORM), footprint(Block(), images(7) * float("nan"), UNIFORM)
+    one = footprint(Block(), images(1), UNIFORM)
+    many = footprint(Block(), images(7) * float("nan"), UNIFORM)
     assert one == many
 
 
@@ -110,7 +141,10 @@ def test_the_network_is_left_as_it_is():
     before = snapshot(network)
     footprint(network, images(), UNIFORM)
     state, modes, hooks = snapshot(network)
-    assert all(torch.equal(before[0][name], tensor) for name, tensor in state.items()) and (modes, hooks) == before[1:]
+    assert (
+        all(torch.equal(before[0][name], tensor) for name, tensor in state.items())
+        and (modes, hooks) == before[1:]
+    )
     assert not any(parameter.is_meta for parameter in network.parameters())
 
 

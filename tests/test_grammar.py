@@ -43,13 +43,17 @@ IN_PLACE = """
 torch.sigmoid_({x}) {x}+=0.5 {x}*=2 {x}.copy_({x}*0.5) {x}.div_(2) {x}.lerp_({x}.relu(),0.5) {x}[...,0]=0.5
 {x}[...,:1]*=2
 """.split()
-JOINS = """
+JOINS = (
+    """
 {v} = {x} + {y} | {v} = torch.add({x}, {y}) | {v} = {x}.add({y}) | {v} = {x}.add_({y}) |
 {v} = {x}; {v} += {y} | {v} = torch.add({x}, {y}, alpha=0.5) | {v} = torch.add(input={x}, other={y}) |
 {v} = {x} - {y} | {v} = {x} * {y} | {v} = {x} * torch.sigmoid({y}) | {v} = torch.mul({x}, {y}.sigmoid()) |
 {v} = {x}.mul_({y}.tanh()) | {v} = {x}; {v} *= F.hardsigmoid({y}) | {v} = torch.stack([{x}, {y}]).sum(0) |
 {v} = torch.maximum({x}, {y}) | {v} = F.relu({x} + {y}) | {v} = {x}.sub_({y})
-""".strip().replace("\n", " ").split(" | ")
+""".strip()
+    .replace("\n", " ")
+    .split(" | ")
+)
 HOOKS = """
 register_forward_hook(lambda m, a, out: out * 0.5)
 register_forward_hook(lambda m, a, out: None)
@@ -73,7 +77,8 @@ class Network(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.setup, self.lines = [], []
+        self.setup = []
+        self.lines = []
 
     def __str__(self):
         return "\n".join([*self.setup, *self.lines])
@@ -83,12 +88,17 @@ class Drawn:
     """A random walk through the grammar. ``x``: the latest tensor's name; ``scope`` holds all."""
 
     def __init__(self, rng):
-        self.rng, self.network, self.count = rng, type("Network", (Network,), {})(), 0
-        self.shared, self.undecorated = {}, {}  # layers by what they take
+        self.rng = rng
+        self.network = type("Network", (Network,), {})()
+        self.count = 0
+        # Layers by what they take
+        self.shared = {}
+        self.undecorated = {}
         dims = rng.choice([0, 1, 2, 2, 2, 3, "tokens", "tokens"])
         shape = {0: (8,), 1: (4, 9), 2: (4, 8, 8), 3: (2, 4, 5, 4), "tokens": (5, 8)}[dims]
         self.tokens = dims == "tokens"
-        self.x, self.example = "x", torch.randn(8, *shape)
+        self.x = "x"
+        self.example = torch.randn(8, *shape)
         self.scope = {"self": self.network, "x": self.example.clone()}
         self.layer()
         for _ in range(rng.randint(3, 7)):
@@ -148,8 +158,19 @@ class Drawn:
 
     def step(self):
         often = [self.layer] * 3 + [self.residual] * 3 + [self.norm, self.activation] * 2
-        steps = [*often, self.gate, self.halves, self.views, self.in_place, self.in_place, self.earlier,
-                 self.again, self.tied, self.function, self.constant]  # fmt: skip
+        steps = [
+            *often,
+            self.gate,
+            self.halves,
+            self.views,
+            self.in_place,
+            self.in_place,
+            self.earlier,
+            self.again,
+            self.tied,
+            self.function,
+            self.constant,
+        ]
         if self.tokens:
             steps += [self.attention] * 4 + [self.product, self.to_images]
         if self.dims:
@@ -158,7 +179,8 @@ class Drawn:
 
     def layer(self, same=False):
         """A convolution or linear layer, maybe in a Sequential; ``same``: of the same shape."""
-        rng, c = self.rng, self.shape[1] if self.dims else self.shape[-1]
+        rng = self.rng
+        c = self.shape[1] if self.dims else self.shape[-1]
         if same and (shared := self.shared.get((self.dims, c))) and rng.random() < 0.15:
             return self.let(f"{shared}({{x}})")
         if not self.dims:
@@ -166,9 +188,11 @@ class Drawn:
         else:
             groups = rng.choice([g for g in (1, 1, 2, c) if c % g == 0])
             out = c if same else groups * rng.randint(1, max(1, 8 // groups))
-            least, options = min(self.shape[2:]), ""
+            least = min(self.shape[2:])
+            options = ""
             if same:
-                kernel, options = rng.choice([1, 3]), ", padding='same'"
+                kernel = rng.choice([1, 3])
+                options = ", padding='same'"
             else:
                 kernel = rng.choice([k for k in (1, 2, 3) if k <= least])
                 dilation = rng.choice([1, 2] if 2 * (kernel - 1) < least else [1])
@@ -187,20 +211,26 @@ class Drawn:
         self.let(f"{name}({{x}})")
 
     def transposed(self):
-        rng, c = self.rng, self.shape[1]
+        rng = self.rng
+        c = self.shape[1]
         if min(self.shape[2:]) < 3:
             return self.layer(same=True)
         groups = rng.choice([g for g in (1, 1, 2, c) if c % g == 0])
-        out, kernel = groups * rng.randint(1, max(1, 8 // groups)), rng.choice([2, 3])
-        stride, dilation = rng.choice([1, 2]) if max(self.shape[2:]) < 8 else 1, rng.choice([1, 1, 2])
+        out = groups * rng.randint(1, max(1, 8 // groups))
+        kernel = rng.choice([2, 3])
+        stride = rng.choice([1, 2]) if max(self.shape[2:]) < 8 else 1
+        dilation = rng.choice([1, 1, 2])
         more = rng.randrange(max(stride, dilation))
-        name = self.module(f"nn.ConvTranspose{self.dims}d({c}, {out}, {kernel}, stride={stride}, padding=1, "
-                           f"output_padding={more}, groups={groups}, dilation={dilation})")  # fmt: skip
+        name = self.module(
+            f"nn.ConvTranspose{self.dims}d({c}, {out}, {kernel}, stride={stride}, padding=1, "
+            f"output_padding={more}, groups={groups}, dilation={dilation})"
+        )
         self.let(f"{name}({{x}})")
 
     def function(self):
         """A linear function or convolution of parameters, or of the weight of a layer."""
-        rng, c = self.rng, self.shape[1] if self.dims else self.shape[-1]
+        rng = self.rng
+        c = self.shape[1] if self.dims else self.shape[-1]
         if not self.dims:
             same = [n for n, made in self.undecorated.items() if made.startswith(f"nn.Linear({c},")]
             if same and rng.random() < 0.5:
@@ -230,7 +260,9 @@ class Drawn:
             self.let(f"{second}({{x}})")
 
     def norm(self):
-        rng, c, d = self.rng, self.shape[1], max(1, self.dims)
+        rng = self.rng
+        c = self.shape[1]
+        d = max(1, self.dims)
         groups = rng.choice([g for g in (1, 2) if c % g == 0])
         norms = [f"nn.BatchNorm{d}d({c})", f"nn.BatchNorm{d}d({c}, affine=False)", f"nn.BatchNorm{d}d({c})"]
         if self.scope[self.x][0].numel() // groups >= 8:
@@ -238,9 +270,12 @@ class Drawn:
         if not self.dims and self.shape[-1] > 3:
             norms += [f"nn.LayerNorm({self.shape[-1]})", f"nn.RMSNorm({self.shape[-1]})"]
         if self.scope[self.x][0, 0].numel() > 5 and self.dims:
-            norms += [f"nn.InstanceNorm{d}d({c}, affine=True)", f"nn.LayerNorm({list(self.shape[1:])})",
-                      f"nn.RMSNorm({self.shape[-1]})",
-                      f"nn.InstanceNorm{d}d({c}, track_running_stats=True)"]  # fmt: skip
+            norms += [
+                f"nn.InstanceNorm{d}d({c}, affine=True)",
+                f"nn.LayerNorm({list(self.shape[1:])})",
+                f"nn.RMSNorm({self.shape[-1]})",
+                f"nn.InstanceNorm{d}d({c}, track_running_stats=True)",
+            ]
         self.let(f"{self.module(rng.choice(norms))}({{x}})")
 
     def activation(self):
@@ -253,7 +288,9 @@ class Drawn:
             self.do(self.rng.choice(IN_PLACE).format(x=self.x))
 
     def join(self, x, y):
-        v, one, other = self.free(), self.scope[x], self.scope[y]
+        v = self.free()
+        one = self.scope[x]
+        other = self.scope[y]
         shared = one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
         crossed = shared and (one.stride(), one.data_ptr()) != (other.stride(), other.data_ptr())
         ways = [j for j in JOINS if not (crossed and ("_(" in j or ";" in j))]  # which torch refuses
@@ -267,9 +304,11 @@ class Drawn:
             if self.rng.random() < 0.7:
                 self.rng.choice([self.activation, self.norm])()
         if self.rng.random() < 0.3:
-            body, self.x = self.x, skip
+            body = self.x
+            self.x = skip
             self.layer(same=True)
-            skip, self.x = self.x, body
+            skip = self.x
+            self.x = body
         self.join(*self.rng.sample([skip, self.x], 2))
 
     def earlier(self):
@@ -284,7 +323,8 @@ class Drawn:
             return self.let(f"F.glu({{x}}, {axis})")
         if not self.dims:
             return self.residual()
-        before, d = self.x, self.dims
+        before = self.x
+        d = self.dims
         ways = [f"F.adaptive_avg_pool{d}d({{x}}, 1)", f"{{x}}.mean({list(range(2, d + 2))}, keepdim=True)"]
         self.let(self.rng.choice(ways))
         self.layer(same=True)
@@ -293,15 +333,21 @@ class Drawn:
 
     def halves(self):
         """Taken apart and put together again."""
-        rng, x, axis = self.rng, self.x, self.rng.choice([1, len(self.shape) - 1])
+        rng = self.rng
+        x = self.x
+        axis = self.rng.choice([1, len(self.shape) - 1])
         if self.shape[axis] < 2:
             return
-        a, b = self.free(), self.free()
+        a = self.free()
+        b = self.free()
         first = rng.randint(1, self.shape[axis] - 1)
         rest = self.shape[axis] - first
-        ways = [f"{x}.split([{first}, {rest}], {axis})", f"torch.tensor_split({x}, 2, {axis})",
-                f"torch.split({x}, {(self.shape[axis] + 1) // 2}, dim={axis})",
-                f"({x}.narrow({axis}, 0, {first}), {x}.narrow({axis}, {first}, {rest}))"]  # fmt: skip
+        ways = [
+            f"{x}.split([{first}, {rest}], {axis})",
+            f"torch.tensor_split({x}, 2, {axis})",
+            f"torch.split({x}, {(self.shape[axis] + 1) // 2}, dim={axis})",
+            f"({x}.narrow({axis}, 0, {first}), {x}.narrow({axis}, {first}, {rest}))",
+        ]
         ways += [f"{x}.chunk(2, {axis})", f"torch.chunk({x}, 2, dim={axis})"] * 2
         self.do(f"{a}, {b} = {rng.choice(ways)}")
         change = rng.random()
@@ -320,21 +366,35 @@ class Drawn:
 
     def views(self):
         """There and back, or a part."""
-        rng, rank = self.rng, len(self.shape)
+        rng = self.rng
+        rank = len(self.shape)
         shape = ", ".join(map(str, self.shape[1:]))
         kind = rng.choice(["flat", "swap", "part", "shuffle"])
         if kind == "flat":
-            ways = ["{x}.flatten(1)", "torch.flatten({x}, 1)", "{x}.reshape({x}.size(0), -1)",
-                    "{x}.ravel().view({x}.shape[0], -1)", "{x}.flatten(1).unsqueeze(1).squeeze(1)",
-                    f"{{x}}.reshape(-1, {self.shape[1:].numel()})"]  # fmt: skip
+            ways = [
+                "{x}.flatten(1)",
+                "torch.flatten({x}, 1)",
+                "{x}.reshape({x}.size(0), -1)",
+                "{x}.ravel().view({x}.shape[0], -1)",
+                "{x}.flatten(1).unsqueeze(1).squeeze(1)",
+                f"{{x}}.reshape(-1, {self.shape[1:].numel()})",
+            ]
             self.let(rng.choice(ways))
             self.within()
-            self.let(rng.choice([f"{{x}}.reshape(-1, {shape})", f"{{x}}.unflatten(1, ({shape},))",
-                                 f"{{x}}.contiguous().view({{x}}.size(0), {shape})"]))  # fmt: skip
+            self.let(
+                rng.choice(
+                    [
+                        f"{{x}}.reshape(-1, {shape})",
+                        f"{{x}}.unflatten(1, ({shape},))",
+                        f"{{x}}.contiguous().view({{x}}.size(0), {shape})",
+                    ]
+                )
+            )
         elif kind == "swap" and rank > 2:
             a, b = rng.sample(range(1, rank), 2)
             self.let(f"{{x}}.transpose({a}, {b})")
-            was, self.tokens = self.tokens, rank == 3 and self.tokens
+            was = self.tokens
+            self.tokens = rank == 3 and self.tokens
             self.within()
             self.tokens = was
             self.let(rng.choice([f"{{x}}.transpose({a}, {b})", f"torch.swapaxes({{x}}, {a}, {b})"]))
@@ -359,22 +419,30 @@ class Drawn:
 
     def in_place(self):
         """A view or an alias, one of them overwritten, then both read."""
-        rng, x, rank = self.rng, self.x, len(self.shape)
-        view, axis = self.free(), rng.randrange(1, rank)
+        rng = self.rng
+        x = self.x
+        rank = len(self.shape)
+        view = self.free()
+        axis = rng.randrange(1, rank)
         middle = max(1, self.shape[axis] // 2)
         back = ", ".join(map(str, range(rank - 1, 0, -1)))
-        ways = f"""
-{x} | {x}[{':, ' * axis}:{middle}] | {x}.narrow({axis}, 0, {middle}) | {x}[..., ::2] | {x}[:, 0] | +{x} |
+        ways = (
+            f"""
+{x} | {x}[{":, " * axis}:{middle}] | {x}.narrow({axis}, 0, {middle}) | {x}[..., ::2] | {x}[:, 0] | +{x} |
 {x}.transpose(1, {rank - 1}) | {x}.chunk(2, {axis})[0] | {x}.select({axis}, 0) | {x}.flatten(1) |
 {x}.unsqueeze(1) | {x}.flatten(1)[:, 1:] | {x}[:, :1].squeeze(1) | {x}.detach() | {x}.unbind({axis})[-1] |
 {x}.view_as({x}) | F.dropout({x}, 0.5, False) | {x}.permute(0, {back}) | {x}.type_as({x})
-""".strip().replace("\n", " ").split(" | ")
+""".strip()
+            .replace("\n", " ")
+            .split(" | ")
+        )
         self.do(f"{view} = {rng.choice(ways)}")
         over = rng.choice([view, view, x])
         if rng.random() < 0.7:
             self.do(rng.choice(IN_PLACE).format(x=over))
         else:
-            other, self.x = self.x, view
+            other = self.x
+            self.x = view
             fits = 1 + self.tokens < len(self.shape) < 6
             self.layer(same=True) if fits else self.let("torch.tanh({x} * 2)")
             same = self.shape == self.scope[view].shape
@@ -402,18 +470,29 @@ class Drawn:
             return self.activation()
         if min(self.shape[2:]) < 3:
             return self.activation()
-        functions = ["F.avg_pool{d}d({x}, 2)", "F.max_pool{d}d({x}, 2)", "F.adaptive_avg_pool{d}d({x}, 2)",
-                     "F.max_pool{d}d({x}, 3, 1, 1)", "F.avg_pool{d}d({x}, 3, 1, 1)",
-                     "F.adaptive_max_pool{d}d({x}, 2)"]  # fmt: skip
-        modules = ["nn.AvgPool{d}d(3, 1, 1)", "nn.MaxPool{d}d(2)", "nn.AdaptiveAvgPool{d}d(2)",
-                   "nn.AvgPool{d}d(2, ceil_mode=True)", "nn.AvgPool{d}d(3, 2, 1, count_include_pad=False)"]
+        functions = [
+            "F.avg_pool{d}d({x}, 2)",
+            "F.max_pool{d}d({x}, 2)",
+            "F.adaptive_avg_pool{d}d({x}, 2)",
+            "F.max_pool{d}d({x}, 3, 1, 1)",
+            "F.avg_pool{d}d({x}, 3, 1, 1)",
+            "F.adaptive_max_pool{d}d({x}, 2)",
+        ]
+        modules = [
+            "nn.AvgPool{d}d(3, 1, 1)",
+            "nn.MaxPool{d}d(2)",
+            "nn.AdaptiveAvgPool{d}d(2)",
+            "nn.AvgPool{d}d(2, ceil_mode=True)",
+            "nn.AvgPool{d}d(3, 2, 1, count_include_pad=False)",
+        ]
         chosen = self.rng.choice(functions + modules).replace("{d}", str(self.dims))
         self.let(f"{self.module(chosen)}({{x}})" if chosen.startswith("nn.") else chosen)
 
     def pad(self):
         if not self.dims or max(self.shape[2:]) > 8 or min(self.shape[2:]) < 2:
             return self.activation()
-        d, sides = self.dims, str(tuple(self.rng.randint(0, 1) for _ in range(2 * self.dims)))
+        d = self.dims
+        sides = str(tuple(self.rng.randint(0, 1) for _ in range(2 * self.dims)))
         functions = [f"F.pad({{x}}, {sides}{more})" for more in ("", ", value=0.5", ", mode='replicate'")]
         modules = [f"nn.{kind}Pad{d}d(1)" for kind in ("Zero", "Reflection", "Replication", "Circular")]
         if self.rng.random() < 0.5:
@@ -436,7 +515,8 @@ class Drawn:
         self.tokens = False
 
     def attention(self):
-        rng, f = self.rng, self.shape[-1]
+        rng = self.rng
+        f = self.shape[-1]
         if f % 2:
             return self.layer()
         kind = rng.choice(["self", "cross", "encoder", "decoder", "function", "first"])
@@ -453,7 +533,10 @@ class Drawn:
             before = self.x
             self.layer()
             m = self.module(f"nn.MultiheadAttention({options}, kdim={self.shape[-1]}, vdim={self.shape[-1]})")
-            memory, self.x, out, weights = self.x, before, self.free(), self.free()
+            memory = self.x
+            self.x = before
+            out = self.free()
+            weights = self.free()
             self.do(f"{out}, {weights} = {m}({before}, {memory}, {memory})")
             self.x = out
             if rng.random() < 0.4:
@@ -467,17 +550,20 @@ class Drawn:
             m = self.module(f"nn.TransformerDecoderLayer({options}, dim_feedforward=8)")
             self.let(f"{m}({{x}}, {{x}}.flip(1))")
         else:
-            m, qkv = self.module(f"nn.Linear({f}, {3 * f})"), [self.free() for _ in range(3)]
+            m = self.module(f"nn.Linear({f}, {3 * f})")
+            qkv = [self.free() for _ in range(3)]
             self.do(f"{', '.join(qkv)} = {m}({self.x}).chunk(3, -1)")
             heads = ", ".join(f"{n}.unflatten(-1, (2, {f // 2})).transpose(1, 2)" for n in qkv)
             more = rng.choice(["", ", is_causal=True", ", scale=0.5"])
             self.let(f"F.scaled_dot_product_attention({heads}{more}).transpose(1, 2).flatten(2)")
 
     def product(self):
-        ways = ["({x} @ {x}.transpose(1, 2) / 4).softmax(-1) @ {x}",
-                "torch.bmm(torch.softmax(torch.bmm({x}, {x}.mT), 2), {x})",
-                "torch.matmul({x}, {x}.permute(0, 2, 1)).tanh().matmul({x})",
-                "torch.einsum('ntf,nsf->nts', [{x}, {x}.tanh()])"]  # fmt: skip
+        ways = [
+            "({x} @ {x}.transpose(1, 2) / 4).softmax(-1) @ {x}",
+            "torch.bmm(torch.softmax(torch.bmm({x}, {x}.mT), 2), {x})",
+            "torch.matmul({x}, {x}.permute(0, 2, 1)).tanh().matmul({x})",
+            "torch.einsum('ntf,nsf->nts', [{x}, {x}.tanh()])",
+        ]
         self.let(self.rng.choice(ways))
 
     def head(self):
@@ -518,7 +604,8 @@ def sensitivity(network, x):
     """The error of a network if every line rounds to 16 bits, by noise of that size; the worst of four."""
     errors = []
     for seed in range(4):
-        generator, scope = torch.Generator().manual_seed(seed), {"self": network, "x": x.clone()}
+        generator = torch.Generator().manual_seed(seed)
+        scope = {"self": network, "x": x.clone()}
         for line in network.lines[:-1]:
             exec(line, SCOPE, scope)
             for name in line.split(" = ")[0].split(", ") if " = " in line else ():
@@ -607,7 +694,8 @@ def check(seed):
     """What is wrong with a seed's network, and why it was refused, if it was."""
     network, x = draw(seed)
     rng = random.Random(seed)
-    mode, pooling = rng.choice(MODES), rng.choice(["high_precision", "low_precision", "float"])
+    mode = rng.choice(MODES)
+    pooling = rng.choice(["high_precision", "low_precision", "float"])
     options = {"quantize_skip": mode[0], "quantize_residual": mode[1], "pooling": pooling}
     with torch.no_grad():
         expected = network(x.clone())
@@ -626,7 +714,8 @@ def check(seed):
             coarse = QuantConfig(2, 2, input_bits=2, first_last_bits=None, **options, **each)
             record = Record(quantize(network, coarse, x.clone()), x.clone())
             found += [f"{granularity}: {p}" for p in problems(record, granularity == "per_channel")]
-        counted, there = footprint(network, x, fine).weight_elements, weight_elements(network)
+        counted = footprint(network, x, fine).weight_elements
+        there = weight_elements(network)
         if counted != there:
             found.append(f"footprint counts {counted} weights, but there are {there}")
     return found, None
@@ -643,7 +732,8 @@ def test_networks_of_the_grammar_are_read_right_or_refused(start):
         try:
             found, refusal = check(seed)
         except Exception as error:
-            found, refusal = [f"{type(error).__name__}: {error}"], None
+            found = [f"{type(error).__name__}: {error}"]
+            refusal = None
         if refusal:
             REFUSED[seed] = refusal
         if found:

@@ -1,4 +1,6 @@
-"""Benches made of image files: the pixels of torchvision's own loaders, the same draws every time, and clear errors."""
+"""Benches made of image files: the pixels of torchvision's own loaders, the same draws every time, and clear
+errors.
+"""
 
 import hashlib
 import io
@@ -22,7 +24,9 @@ SMALL = files.Preprocess(resize=20, crop=16)
 
 
 def tiny_network():
-    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +40,8 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def data(tmp_path):
     """Three classes of 6 training and 4 validation images, of different sizes and modes."""
-    random, root = np.random.default_rng(0), tmp_path / "data"
+    random = np.random.default_rng(0)
+    root = tmp_path / "data"
     for part, n in (("train", 6), ("val", 4)):
         for label, name in enumerate(("ant", "bee", "cow")):
             (root / part / name).mkdir(parents=True)
@@ -60,8 +65,14 @@ def test_batches_are_what_torchvision_gives(bench, data):
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
-    prepare = transforms.Compose([transforms.Resize(20), transforms.CenterCrop(16), transforms.ToTensor(),
-                                  transforms.Normalize(SMALL.mean, SMALL.std)])  # fmt: skip
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(20),
+            transforms.CenterCrop(16),
+            transforms.ToTensor(),
+            transforms.Normalize(SMALL.mean, SMALL.std),
+        ]
+    )
     folder = ImageFolder(data / "val", prepare)
     x, y = all_of(bench.validation(12))
     expected = [folder[i] for i in bench._drawn(folder, 12, 0)]
@@ -79,7 +90,8 @@ def test_imagenet_preprocessing_is_that_of_the_weights():
 
 
 def test_validation_is_always_the_first_n_and_mixes_classes(bench):
-    few, many = all_of(bench.validation(4)), all_of(bench.validation(12))
+    few = all_of(bench.validation(4))
+    many = all_of(bench.validation(12))
     assert torch.equal(few[0], many[0][:4]) and sorted(many[1].tolist()) == [0] * 4 + [1] * 4 + [2] * 4
     assert many[1].tolist() != sorted(many[1].tolist())
 
@@ -98,7 +110,9 @@ def test_a_bench_streams_and_can_be_read_again(bench):
     assert isinstance(batches.pixels, np.memmap)
     network = bench.models["base"]
     once = evaluate(quantize(network, QuantConfig(), bench.calibration(10)), batches)
-    assert (evaluate(quantize(network, QuantConfig(), bench.calibration(10)), batches).correct == once.correct).all()
+    assert (
+        evaluate(quantize(network, QuantConfig(), bench.calibration(10)), batches).correct == once.correct
+    ).all()
 
 
 def test_decoded_pixels_are_kept_until_a_file_changes(bench, data, cache, monkeypatch):
@@ -115,8 +129,12 @@ def test_decoded_pixels_are_kept_until_a_file_changes(bench, data, cache, monkey
 def test_the_hash_does_not_depend_on_where_images_lie_or_how_they_are_batched(bench, data, tmp_path):
     data.rename(tmp_path / "elsewhere")
     moved = files.folders("moved", tmp_path / "elsewhere", SMALL, {}, batch=3)
-    assert data_hash(moved.validation(12)) == data_hash(files.folders("x", tmp_path / "elsewhere", SMALL, {}, 7).validation(12))
-    darker = files.folders("darker", tmp_path / "elsewhere", files.Preprocess((0.5, 0.5, 0.5), SMALL.std, 20, 16), {}, batch=3)
+    assert data_hash(moved.validation(12)) == data_hash(
+        files.folders("x", tmp_path / "elsewhere", SMALL, {}, 7).validation(12)
+    )
+    darker = files.folders(
+        "darker", tmp_path / "elsewhere", files.Preprocess((0.5, 0.5, 0.5), SMALL.std, 20, 16), {}, batch=3
+    )
     assert data_hash(darker.validation(12)) != data_hash(moved.validation(12))
 
 
@@ -133,7 +151,9 @@ def test_images_of_different_sizes_need_a_crop(data):
 
 
 def test_a_full_disk_leaves_nothing_half_written(bench, cache, monkeypatch):
-    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space"):
         bench.validation(12)
     assert not list(cache.glob("*.npy")) and not list(cache.glob(".*"))
@@ -161,7 +181,9 @@ def test_labels_that_the_network_has_no_class_for_are_refused():
         evaluate(tiny_network(), [(images(2, 3, 16), torch.tensor([-1, 2]))])
 
 
-@pytest.mark.parametrize("name, variable", [("imagenet", "QLIB_IMAGENET"), ("cifar10-jpeg", "QLIB_CIFAR10_JPEG")])
+@pytest.mark.parametrize(
+    "name, variable", [("imagenet", "QLIB_IMAGENET"), ("cifar10-jpeg", "QLIB_CIFAR10_JPEG")]
+)
 def test_a_bench_whose_folder_is_not_named_says_what_to_set(name, variable):
     with pytest.raises(ValueError, match=f"set {variable}"):
         load_bench(name)
@@ -173,7 +195,9 @@ def test_a_bench_whose_folder_is_not_named_says_what_to_set(name, variable):
 def save(network, path):
     from safetensors.torch import save_file
 
-    save_file(network.state_dict(), path) if path.suffix == ".safetensors" else torch.save(network.state_dict(), path)
+    save_file(network.state_dict(), path) if path.suffix == ".safetensors" else torch.save(
+        network.state_dict(), path
+    )
     return path
 
 
@@ -214,7 +238,12 @@ def test_a_factory_is_named_by_package_or_file(tmp_path):
     assert files.factory("torchvision.models:resnet18").__name__ == "resnet18"
     (tmp_path / "mine.py").write_text("def net():\n    return 42\n")
     assert files.factory(f"{tmp_path / 'mine.py'}:net")() == 42
-    for wrong in ("no.such.module:net", "torchvision.models:resnet19", "resnet18", f"{tmp_path}/absent.py:net"):
+    for wrong in (
+        "no.such.module:net",
+        "torchvision.models:resnet19",
+        "resnet18",
+        f"{tmp_path}/absent.py:net",
+    ):
         with pytest.raises(ValueError, match="no network factory"):
             files.factory(wrong)
 
@@ -243,7 +272,9 @@ def test_a_zipped_download_is_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "net.pth.zip", "w") as archive:
         archive.writestr("net.pth", b"content")
     digest = hashlib.sha1(b"content").hexdigest()
-    assert files.fetch(address(tmp_path / "net.pth.zip"), "net.pth", "sha1", digest).read_bytes() == b"content"
+    assert (
+        files.fetch(address(tmp_path / "net.pth.zip"), "net.pth", "sha1", digest).read_bytes() == b"content"
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"truncated"], ids=["no network", "truncated"])
@@ -259,10 +290,13 @@ def test_a_failed_download_says_so_in_one_line_and_leaves_nothing(tmp_path, cach
 
 
 def test_cifar10_is_read_from_its_binary_version(tmp_path, monkeypatch):
-    random, archive = np.random.default_rng(0), tmp_path / "cifar-10-binary.tar.gz"
+    random = np.random.default_rng(0)
+    archive = tmp_path / "cifar-10-binary.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-            record = np.concatenate([random.integers(0, 10, (4, 1)), random.integers(0, 256, (4, 3072))], 1).astype(np.uint8)
+            record = np.concatenate(
+                [random.integers(0, 10, (4, 1)), random.integers(0, 256, (4, 3072))], 1
+            ).astype(np.uint8)
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
             member.size = record.size
             tar.addfile(member, io.BytesIO(record.tobytes()))
@@ -285,8 +319,13 @@ def test_the_published_networks_have_names_and_hashes(monkeypatch):
         raise OSError("stop")
 
     monkeypatch.setattr(imagenet, "fetch", stop)
-    for make in (imagenet.torchvision_resnet50, *(lambda n=n: imagenet.pytorchcv_network(n)
-                                                  for n in ("resnet50", "resnet50b", "resnet20_cifar10", "resnet56_cifar10"))):
+    for make in (
+        imagenet.torchvision_resnet50,
+        *(
+            lambda n=n: imagenet.pytorchcv_network(n)
+            for n in ("resnet50", "resnet50b", "resnet20_cifar10", "resnet56_cifar10")
+        ),
+    ):
         with pytest.raises(OSError, match="stop"):
             make()
     assert asked[0][1:] == ("resnet50-0676ba61.pth", "sha256", "0676ba61")
@@ -300,7 +339,9 @@ def test_the_pair_for_imagenet_shares_its_graph():
 
     def layers(network):
         found = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        return sorted((tuple(m.weight.shape), getattr(m, "stride", None)) for m in found if isinstance(m, nn.Conv2d))
+        return sorted(
+            (tuple(m.weight.shape), getattr(m, "stride", None)) for m in found if isinstance(m, nn.Conv2d)
+        )
 
     assert layers(resnet50()) == layers(get_model("resnet50b")) != layers(get_model("resnet50"))
 
@@ -316,14 +357,19 @@ def test_imagenet_runs_end_to_end_on_a_folder_of_a_few_dozen_images(tmp_path, mo
     for part in ("train", "val"):
         for i in range(1000 - 16):
             (tmp_path / "folder" / part / f"more{i:03}").mkdir()
-            shutil.copy(tmp_path / "folder" / part / "00" / "00000.jpg", tmp_path / "folder" / part / f"more{i:03}")
+            shutil.copy(
+                tmp_path / "folder" / part / "00" / "00000.jpg", tmp_path / "folder" / part / f"more{i:03}"
+            )
     weights = imagenet.random_resnet50(torch.randn(4, 3, 224, 224)).state_dict()
     torch.save(weights, tmp_path / "resnet50-0676ba61.pth")
     digest = hashlib.sha256((tmp_path / "resnet50-0676ba61.pth").read_bytes()).hexdigest()
-    monkeypatch.setattr(imagenet, "fetch", lambda url, name, *_: files.fetch(address(tmp_path / name), name, "sha256", digest))
+    monkeypatch.setattr(
+        imagenet, "fetch", lambda url, name, *_: files.fetch(address(tmp_path / name), name, "sha256", digest)
+    )
     (tmp_path / "book" / "experiments" / "imagenet").mkdir(parents=True)
     (tmp_path / "book" / "experiments" / "imagenet" / "small.yaml").write_text(
-        "bench: imagenet\nimages: 20\ncalibration_images: [4]\nvary:\n- activation_bits: [8]\n")
+        "bench: imagenet\nimages: 20\ncalibration_images: [4]\nvary:\n- activation_bits: [8]\n"
+    )
     monkeypatch.chdir(tmp_path)
     assert main(["record", "imagenet/small"]) == 0
     assert "2 rows" in capsys.readouterr().out

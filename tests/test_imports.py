@@ -1,4 +1,6 @@
-"""What is imported when: names come when they are asked for, in any order, and nothing comes that is not needed."""
+"""What is imported when: names come when they are asked for, in any order, and nothing comes that is not
+needed.
+"""
 
 import ast
 import json
@@ -14,21 +16,37 @@ import qlib
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = [*qlib.__all__, "explore"]
 MODULES = [module.name for module in iter_modules(qlib.__path__)]
-GRAMMAR = ("jsonschema", "rfc3987_syntax", "lark")  # Jupyter brings a grammar of addresses, compiled on import
-WHEN_USED = ("pandas", "torchvision", "sklearn", "matplotlib", "seaborn", "ipywidgets", "anywidget", "pytorchcv", *GRAMMAR)
+GRAMMAR = (
+    "jsonschema",
+    "rfc3987_syntax",
+    "lark",
+)  # Jupyter brings a grammar of addresses, compiled on import
+WHEN_USED = (
+    "pandas",
+    "torchvision",
+    "sklearn",
+    "matplotlib",
+    "seaborn",
+    "ipywidgets",
+    "anywidget",
+    "pytorchcv",
+    *GRAMMAR,
+)
 SMALL = """
 import torch
 import qlib
 network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 10))
 batches = [(torch.randn(4, 1, 8, 8), torch.arange(4))]
 config = qlib.QuantConfig(weight_bits=4)
-"""
+"""  # noqa: E501
 
 
 def fresh(code, folder=ROOT):
     """What a process of its own prints, and the modules that it ends with."""
     code += "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=folder)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     *printed, modules = done.stdout.splitlines()
     return printed, set(json.loads(modules))
@@ -45,29 +63,49 @@ def test_a_configuration_needs_no_torch():
     assert not modules & {"torch", "numpy", *WHEN_USED}
 
 
-@pytest.mark.parametrize("use", [
-    "qlib.quantize(network, config, batches)",
-    "qlib.evaluate(network, batches)",
-    "qlib.footprint(network, batches[0][0], config)",
-    "str(qlib.QuantizationCard.from_run(config, qlib.evaluate(qlib.quantize(network, config, batches), batches)))",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "use",
+    [
+        "qlib.quantize(network, config, batches)",
+        "qlib.evaluate(network, batches)",
+        "qlib.footprint(network, batches[0][0], config)",
+        "str(qlib.QuantizationCard.from_run(config, qlib.evaluate(qlib.quantize(network, config, batches), "
+        "batches)))",
+    ],
+)
 def test_what_measuring_a_small_network_does_not_need_is_not_imported(use):
     _, modules = fresh(SMALL + use)
     assert not modules & set(WHEN_USED)
 
 
-@pytest.mark.parametrize("command, status", [
-    ("--help", 0), ("--version", 0), ("run --help", 0), ("card --help", 0), ("card check --help", 0), ("card new {card}", 0),
-    ("card show brecq", 0), ("card show brecq --format html", 0), ("card show brecq --json", 0), ("card validate {brecq}", 0),
-    ("card validate {bad}", 2), ("card catalogue", 0), ("card check brecq --target litert-int8", 1),
-    ("card diff brecq adaround", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "command, status",
+    [
+        ("--help", 0),
+        ("--version", 0),
+        ("run --help", 0),
+        ("card --help", 0),
+        ("card check --help", 0),
+        ("card new {card}", 0),
+        ("card show brecq", 0),
+        ("card show brecq --format html", 0),
+        ("card show brecq --json", 0),
+        ("card validate {brecq}", 0),
+        ("card validate {bad}", 2),
+        ("card catalogue", 0),
+        ("card check brecq --target litert-int8", 1),
+        ("card diff brecq adaround", 1),
+    ],
+)
 def test_commands_that_measure_nothing_import_neither_torch_nor_pandas(tmp_path, command, status):
     (tmp_path / "bad.yaml").write_text("schema_version: 1\nname: x\nmethod: {technique: ''}", "utf8")
-    files = {"card": tmp_path / "card.yaml", "bad": tmp_path / "bad.yaml",
-             "brecq": Path(qlib.__path__[0], "cards", "catalogue", "brecq.yaml")}  # fmt: skip
+    files = {
+        "card": tmp_path / "card.yaml",
+        "bad": tmp_path / "bad.yaml",
+        "brecq": Path(qlib.__path__[0], "cards", "catalogue", "brecq.yaml"),
+    }
     arguments = [argument.format(**files) for argument in command.split()]
-    code = f"from qlib.cli import main\ntry:\n    status = main({arguments!r})\nexcept SystemExit as end:\n    status = end.code"
+    code = f"from qlib.cli import main\ntry:\n    status = main({arguments!r})\nexcept SystemExit as end:\n    status = end.code"  # noqa: E501
     printed, modules = fresh(f"{code}\nprint('status', status)")
     assert printed[-1] == f"status {status}"
     assert not modules & {"torch", *WHEN_USED}
@@ -78,7 +116,7 @@ def test_recorded_rows_are_listed_without_torch():
     assert printed and "torch" not in modules
 
 
-# ---------------------------------------------------------------------------------------------------------- names
+# ---------------------------------------------------------------------------------------------------------- n
 
 
 def test_no_module_bears_a_public_name():
@@ -93,7 +131,9 @@ def test_what_tools_read_is_what_is_imported():
     assert told == qlib._MODULE_OF and set(NAMES) == set(told) and len(NAMES) == len(set(NAMES))
 
 
-@pytest.mark.parametrize("modules", [MODULES, MODULES[::-1], []], ids=["all modules first", "backwards", "none"])
+@pytest.mark.parametrize(
+    "modules", [MODULES, MODULES[::-1], []], ids=["all modules first", "backwards", "none"]
+)
 def test_every_name_is_what_it_should_be_whatever_was_imported_before(modules):
     imports = "\n".join(f"import qlib.{name}" for name in modules)
     printed, _ = fresh(f"""
@@ -109,16 +149,26 @@ for name in {MODULES!r}:
     assert printed == []
 
 
-@pytest.mark.parametrize("code", [
-    "from qlib.evaluation import compare; import qlib; qlib.evaluate; assert qlib.compare is compare",
-    "from qlib import evaluate; import qlib.evaluation; assert qlib.evaluate is evaluate is qlib.evaluation.evaluate",
-    "import qlib.footprints; from qlib import footprint; assert qlib.footprint is footprint is qlib.footprints.footprint",
-    "from qlib import results, footprint; assert callable(footprint) and results.__name__ == 'qlib.results'",
-    "from qlib.cards import compare; import qlib; assert qlib.compare is not compare and callable(qlib.compare)",
-    "import qlib.network.trace; import qlib; assert callable(qlib.network.read) and callable(qlib.quantize)",
-    "import qlib; assert qlib.affine.Grid and qlib.ranges.MinMax and qlib.plots.PLACEMENTS and qlib.results.record",
-    "from qlib import *; assert callable(evaluate) and callable(footprint) and callable(quantize) and 'explore' not in globals()",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from qlib.evaluation import compare; import qlib; qlib.evaluate; assert qlib.compare is compare",
+        "from qlib import evaluate; import qlib.evaluation; assert qlib.evaluate is evaluate is "
+        "qlib.evaluation.evaluate",
+        "import qlib.footprints; from qlib import footprint; assert qlib.footprint is footprint is "
+        "qlib.footprints.footprint",
+        "from qlib import results, footprint; assert callable(footprint) and results.__name__ == "
+        "'qlib.results'",
+        "from qlib.cards import compare; import qlib; assert qlib.compare is not compare and "
+        "callable(qlib.compare)",
+        "import qlib.network.trace; import qlib; assert callable(qlib.network.read) and "
+        "callable(qlib.quantize)",
+        "import qlib; assert qlib.affine.Grid and qlib.ranges.MinMax and qlib.plots.PLACEMENTS and "
+        "qlib.results.record",
+        "from qlib import *; assert callable(evaluate) and callable(footprint) and callable(quantize) and "
+        "'explore' not in globals()",
+    ],
+)
 def test_a_function_is_never_shadowed_and_a_module_is_at_hand(code):
     fresh(code)
 
@@ -131,7 +181,9 @@ def test_names_and_modules_complete_on_tab():
 
 def test_a_misspelt_name_has_a_suggestion():
     for wrong, meant in (("evalute", "evaluate"), ("QuantConfg", "QuantConfig"), ("netwrk", "network")):
-        with pytest.raises(AttributeError, match=f"module 'qlib' has no attribute '{wrong}'; did you mean '{meant}'"):
+        with pytest.raises(
+            AttributeError, match=f"module 'qlib' has no attribute '{wrong}'; did you mean '{meant}'"
+        ):
             getattr(qlib, wrong)
     with pytest.raises(ImportError, match="cannot import name 'evalute'"):
         from qlib import evalute  # noqa: F401

@@ -1,4 +1,6 @@
-"""The panel and the figures in a real JupyterLab, in a browser: keys move them, their answers are those of `qlib`."""
+"""The panel and the figures in a real JupyterLab, in a browser: keys move them, their answers are those of
+`qlib`.
+"""
 
 import json
 import os
@@ -17,21 +19,31 @@ import qlib
 from qlib.widgets import painter, quantizer
 
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
-IMAGES, SLOW = 500, 120_000  # milliseconds: a busy machine may take long to start a kernel
-CELLS = ["import qlib", f"panel = qlib.explore(qlib.load_bench('digits'), images={IMAGES})\npanel",
-         "print(panel.config.activation_bits, 'bits, symmetric:', panel.config.activation_symmetric)"]  # fmt: skip
+# Milliseconds: a busy machine may take long to start a kernel
+IMAGES = 500
+SLOW = 120_000
+CELLS = [
+    "import qlib",
+    f"panel = qlib.explore(qlib.load_bench('digits'), images={IMAGES})\npanel",
+    "print(panel.config.activation_bits, 'bits, symmetric:', panel.config.activation_symmetric)",
+]
 LAYERS = ["features.init_block.conv.conv"]
-FIGURES = [f"""import qlib
+FIGURES = [
+    f"""import qlib
 from qlib.widgets import painter, quantizer
 bench = qlib.load_bench("digits")
 quantizer.quantizer_explorer(quantizer.tensors_of(bench.models["base"], bench.calibration(16), {LAYERS}))""",
-           "painted = painter.paint_bits(bench)\npainted"]  # fmt: skip
+    "painted = painter.paint_bits(bench)\npainted",
+]
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab of our own, in an empty folder with two notebooks, up to a notebook's name."""
-    folder, token = tmp_path_factory.mktemp("lab"), secrets.token_hex(16)
+    """The address of a JupyterLab of our own, in an empty folder with two notebooks, up to a
+    notebook's name.
+    """
+    folder = tmp_path_factory.mktemp("lab")
+    token = secrets.token_hex(16)
     for name, cells in (("panel", CELLS), ("figures", FIGURES)):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -42,12 +54,32 @@ def lab(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
-    path = os.pathsep.join(filter(None, [os.path.dirname(os.path.dirname(qlib.__file__)), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "PYTHONPATH": path,
-                   "OMP_NUM_THREADS": "1"}  # fmt: skip
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    own = {
+        name: str(folder / name)
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
+    path = os.pathsep.join(
+        filter(None, [os.path.dirname(os.path.dirname(qlib.__file__)), os.environ.get("PYTHONPATH")])
+    )
+    environment = {
+        **os.environ,
+        **own,
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={folder}",
+    ]
     with open(folder / "lab.log", "w") as log:
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -65,7 +97,9 @@ def lab(tmp_path_factory):
 
 
 def opened(browser, address):
-    """A notebook whose kernel is ready, with its first cell chosen. Without a kernel, keys that run a cell only pass over it."""
+    """A notebook whose kernel is ready, with its first cell chosen. Without a kernel, keys that run a cell
+    only pass over it.
+    """
     page = browser.new_page(viewport={"width": 1100, "height": 1000})
     page.set_default_timeout(SLOW)
     page.goto(address)
@@ -76,18 +110,26 @@ def opened(browser, address):
 
 def measure(bench, **fields):
     """The accuracy and the feature maps' bits of a configuration, as the panel writes them."""
-    config, network = qlib.QuantConfig(**fields), bench.models["base"]
+    config = qlib.QuantConfig(**fields)
+    network = bench.models["base"]
     accuracy = qlib.evaluate(qlib.quantize(network, config, bench.calibration(320)), bench.validation(IMAGES))
     bits = qlib.footprint(network, bench.validation(1)[0][0], config).average_activation_bits
-    return [f"{accuracy.top1:.2f} %", f"{bits:.2f} bits on average, largest", f"On all {IMAGES} validation images"]
+    return [
+        f"{accuracy.top1:.2f} %",
+        f"{bits:.2f} bits on average, largest",
+        f"On all {IMAGES} validation images",
+    ]
 
 
 def settles_at(page, texts):
     """Whether the panel comes to show these, finished."""
-    page.wait_for_function("""texts => {
+    page.wait_for_function(
+        """texts => {
         const panel = document.querySelector(".qpanel[role=status]");
         return panel && panel.getAttribute("aria-busy") == "false" && texts.every(text => panel.innerText.includes(text));
-    }""", arg=texts)  # fmt: skip
+    }""",  # noqa: E501
+        arg=texts,
+    )
     return True
 
 
@@ -134,20 +176,29 @@ def test_the_figures_act_as_on_the_page_and_painted_bits_are_measured(lab, brows
     explorer.locator("svg").wait_for()
     explorer.get_by_role("slider", name="Bits").focus()
     page.keyboard.press("ArrowLeft")  # which JupyterLab would take for itself
-    rows = quantizer.tensors_of(bench.models["base"], bench.calibration(16), LAYERS)[f"weights of {LAYERS[0]}"]
-    shown = {cell.get_attribute("data-name"): json.loads(cell.get_attribute("data-value"))
-             for cell in explorer.locator("td[data-name]").all()}  # fmt: skip
-    assert shown == {name: pytest.approx(value, rel=5e-7) for name, value in quantizer.measure(rows, 3).items()}
+    rows = quantizer.tensors_of(bench.models["base"], bench.calibration(16), LAYERS)[
+        f"weights of {LAYERS[0]}"
+    ]
+    shown = {
+        cell.get_attribute("data-name"): json.loads(cell.get_attribute("data-value"))
+        for cell in explorer.locator("td[data-name]").all()
+    }
+    assert shown == {
+        name: pytest.approx(value, rel=5e-7) for name, value in quantizer.measure(rows, 3).items()
+    }
 
     page.locator(".jp-Notebook .jp-CodeCell").nth(1).click()
     page.keyboard.press("Shift+Enter")
     painted = page.locator("section[aria-label='Bits painter']")
     painted.locator("svg").wait_for()
     presets = painter.recorded_presets("digits")
-    state, base = painter.painter_state(bench.models["base"], bench.validation(1)[0][0], presets), next(iter(presets.values()))[0]
+    state = painter.painter_state(bench.models["base"], bench.validation(1)[0][0], presets)
+    base = next(iter(presets.values()))[0]
     for preset in state["presets"][:2]:
         painted.get_by_role("combobox", name="Start from").select_option(preset["name"])
         config = painter.painted_config(base, state["layers"], preset)
-        accuracy = qlib.evaluate(qlib.quantize(bench.models["base"], config, bench.calibration(320)), bench.validation(2000))
+        accuracy = qlib.evaluate(
+            qlib.quantize(bench.models["base"], config, bench.calibration(320)), bench.validation(2000)
+        )
         assert settles_at(page, [f"{accuracy.top1:.2f} %", "On all 2,000 validation images"])
     page.close()

@@ -38,7 +38,9 @@ def test_the_exception_for_resnet50_is_its_own_sensitivity():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("options", [{}, FLOAT, {"activation_dynamic": True}], ids=["static", "float", "dynamic"])
+@pytest.mark.parametrize(
+    "options", [{}, FLOAT, {"activation_dynamic": True}], ids=["static", "float", "dynamic"]
+)
 def test_the_network_given_is_left_as_it_is(name, options):
     x = images(2, 3, SIZE)
     network = random_network(name, x)
@@ -71,7 +73,8 @@ def test_both_sides_in_float_give_bit_equal_outputs(name):
 def test_outputs_do_not_depend_on_whether_gradients_are_recorded(name, mode):
     x = images(2, 3, SIZE)
     config = QuantConfig(4, 4, quantize_skip=mode[0], quantize_residual=mode[1])
-    network, before = quantize(random_network(name, x), config, x), x.clone()
+    network = quantize(random_network(name, x), config, x)
+    before = x.clone()
     recorded = network(x).detach()
     with torch.no_grad():
         unrecorded = network(x)
@@ -84,7 +87,9 @@ def test_outputs_do_not_depend_on_whether_gradients_are_recorded(name, mode):
 @pytest.mark.parametrize("bits", [2, 3, 5])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weights_hold_no_more_values_than_their_bits_allow(name, bits):
-    network = quantize(random_network(name, images(2, 3, SIZE)), QuantConfig(bits, None, first_last_bits=None))
+    network = quantize(
+        random_network(name, images(2, 3, SIZE)), QuantConfig(bits, None, first_last_bits=None)
+    )
     layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert max(levels(row) for layer in layers for row in layer.weight.detach().flatten(1)[:8]) <= 2**bits
     per_tensor = QuantConfig(bits, None, first_last_bits=None, weight_granularity="per_tensor")
@@ -112,13 +117,21 @@ def test_many_families_of_other_libraries_are_recorded(library):
 
 def test_a_network_that_is_read_still_computes_the_same():
     rows = RECORDED[RECORDED.read]
-    assert (rows.layers > 0).all() and (rows.error_float <= rows.error_16 / 10).all()  # float32's roundings, amplified
+    assert (rows.layers > 0).all() and (
+        rows.error_float <= rows.error_16 / 10
+    ).all()  # float32's roundings, amplified
     others = RECORDED[~RECORDED.read]
     assert others.reason.str.len().min() > 20  # why not
 
 
-REPRESENTATIVES = [("torchvision", "squeezenet1_1"), ("torchvision", "resnet18"), ("torchvision", "vit_b_32"),
-                   ("torchvision", "swin_t"), ("pytorchcv", "mobilenetv2_wd4"), ("timm", "pit_ti_224")]  # fmt: skip
+REPRESENTATIVES = [
+    ("torchvision", "squeezenet1_1"),
+    ("torchvision", "resnet18"),
+    ("torchvision", "vit_b_32"),
+    ("torchvision", "swin_t"),
+    ("pytorchcv", "mobilenetv2_wd4"),
+    ("timm", "pit_ti_224"),
+]
 
 
 @pytest.mark.parametrize("library, name", REPRESENTATIVES)

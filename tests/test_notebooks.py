@@ -10,8 +10,19 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-SECTIONS = ["Question", "Predict", "The idea in fifteen lines", "Measure", "See", "Move", "Read", "What else changed",
-            "Takeaways", "Exercises", "References"]  # fmt: skip
+SECTIONS = [
+    "Question",
+    "Predict",
+    "The idea in fifteen lines",
+    "Measure",
+    "See",
+    "Move",
+    "Read",
+    "What else changed",
+    "Takeaways",
+    "Exercises",
+    "References",
+]
 PANEL = """
 import ipywidgets
 
@@ -25,9 +36,10 @@ for control in front:
     else:
         control.index = (control.index + 1) % len(control.options)
     expected = qlib.evaluate(qlib.quantize(panel.model, panel.config, panel.calibration), panel.validation)
-    assert (panel.wait(120).accuracy.correct == expected.correct).all() and f"{expected.top1:.2f} %" in panel._answer.value
+    assert (panel.wait(120).accuracy.correct == expected.correct).all()
+    assert f"{expected.top1:.2f} %" in panel._answer.value
     assert panel.config != before
-"""
+"""  # noqa: E501
 EXPLORER = """
 import numpy
 
@@ -39,7 +51,7 @@ for bits, percentile, symmetric in ((4, 99.99, True), (3, 99.99, True), (3, 99.0
     parts = split_error(rows, affine.make_grid(*ends, bits, symmetric))
     found = measure(rows, bits, percentile, symmetric)
     assert numpy.allclose(parts, (found["rounding"], found["clipping"]), rtol=1e-4, atol=1e-9), (parts, found)
-"""
+"""  # noqa: E501
 COMPARISON = """
 names = list(everything)
 for a, b in (("BRECQ", "QDrop"), ("skip quantized", "skip in float")):
@@ -48,32 +60,48 @@ for a, b in (("BRECQ", "QDrop"), ("skip quantized", "skip in float")):
     assert pair["head"] == compare.report(everything[a], everything[b], found).splitlines()[0]
     assert pair["worth"] == {choice.field: list(map(str, choice.worth)) for choice in found if choice.worth}
 """
-STEPS = PANEL + """
+STEPS = (
+    PANEL
+    + """
 moves = learning_steps(learned, BITS).state
 for step in (0, learned.step):
     row = learned.history.iloc[step]
     assert moves["bits"][step] == [round(row[f"weight:{layer['name']}"]) for layer in moves["layers"]]
     assert abs(moves["average"][step] - row.average_weight_bits) < 1e-4 and abs(moves["loss"][step] - row.loss) < 1e-4
 assert [layer["name"] for layer in moves["layers"]] == layers and moves["kept"] == learned.step
-"""
-SLIDERS = {"00-uniform-quantization": EXPLORER, "09-learning-bitwidths": STEPS, "10-quantization-cards": COMPARISON}
+"""  # noqa: E501
+)
+SLIDERS = {
+    "00-uniform-quantization": EXPLORER,
+    "09-learning-bitwidths": STEPS,
+    "10-quantization-cards": COMPARISON,
+}
 
 ANSWERS = {  # the arguments of each lesson's check: right ones, and wrong ones that a reader may well give
     "00-uniform-quantization": ("(0.5, 3)", "(7.5 / 16, 3)", "(0.5, 2)"),
     "01-asymmetric-codes": ("(torch.log2(torch.tensor(3 / 2)).item(),)", "(1,)", "(0,)"),
-    "02-per-channel-ranges": ("(sum(m.weight.shape[0] for m in bench.models['base'].modules()"
-                              " if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))),)", "(54,)"),
-    "03-skip-and-residual": ("(qlib.evaluate(qlib.quantize(network, base.replace(activation_bits={'default': 4, **{"
-                             "e.name: 8 for e in qlib.footprint(network, example, base).layers if e.kind == 'addition'}}),"
-                             " calibration), validation).top1,)", "(live[True, True].top1,)"),
+    "02-per-channel-ranges": (
+        "(sum(m.weight.shape[0] for m in bench.models['base'].modules()"
+        " if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))),)",
+        "(54,)",
+    ),
+    "03-skip-and-residual": (
+        "(qlib.evaluate(qlib.quantize(network, base.replace(activation_bits={'default': 4, **{"
+        "e.name: 8 for e in qlib.footprint(network, example, base).layers if e.kind == 'addition'}}),"
+        " calibration), validation).top1,)",
+        "(live[True, True].top1,)",
+    ),
     "04-first-and-last-layer": ("(3.2,)", "(2,)", "(5,)"),
     "05-allowed-bitwidths": ("(4,)", "(3,)", "(27,)"),
     "06-largest-feature-map": ("(4,)", "(0.5,)", "(2,)"),
-    "07-pseudo-labels": ("(len([m for m in network.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]),)", "(50,)"),
+    "07-pseudo-labels": (
+        "(len([m for m in network.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]),)",
+        "(50,)",
+    ),
     "08-float-baseline": ("(100 * top1('better', 4) / floats['better'].top1,)", "(top1('better', 4),)"),
     "09-learning-bitwidths": ("((8, 2),)", "((4, 4),)", "((2, 2),)"),
     "10-quantization-cards": ("(1,)", "(0,)", "(8,)"),
-}  # fmt: skip
+}
 CHECK = """
 def said(*answer):
     try:
@@ -85,7 +113,8 @@ def said(*answer):
 right, *wrong = {answers}
 assert said(*(None,) * len(right)) == "waiting for your answer" and said(*right) == "right", said(*right)
 for answer in wrong:
-    assert said(*answer) not in ("right", "waiting for your answer") and len(said(*answer).split()) > 5, answer
+    assert said(*answer) not in ("right", "waiting for your answer"), answer
+    assert len(said(*answer).split()) > 5, answer
 """
 
 
@@ -98,9 +127,13 @@ def test_a_lesson_runs_and_its_sliders_give_what_quantize_and_evaluate_give(path
     """With a quarter of the images: the book has them run with all."""
     notebook = parameterize_notebook(load_notebook_node(str(path)), {"LIVE_IMAGES": 500})
     lesson = list(notebook.cells)
-    notebook.cells.append(nbformat.v4.new_code_cell(CHECK.format(answers=f"[{', '.join(ANSWERS[path.stem])}]")))
+    notebook.cells.append(
+        nbformat.v4.new_code_cell(CHECK.format(answers=f"[{', '.join(ANSWERS[path.stem])}]"))
+    )
     notebook.cells.append(nbformat.v4.new_code_cell(SLIDERS.get(path.stem, PANEL)))
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     assert "they agree" in str(outputs) and "they disagree" not in str(outputs)
     about = [cell.metadata.get("mystnb", {}) for cell in filter(shows_a_picture, lesson)]
@@ -124,5 +157,9 @@ def test_a_lessons_figures_share_one_style_and_are_named_after_it(path):
     assert not any("set_title(" in c.source for c in code)  # a caption says it
     about = [c.metadata["mystnb"] for c in code if "mystnb" in c.metadata]
     names = [m["figure"]["name"] for m in about if "figure" in m]  # a slider's picture has a description only
-    assert len(set(names)) == len(names) > 0 and all(name.startswith(f"fig-{path.stem[:2]}-") for name in names)
-    assert all(len(m["image"]["alt"]) > 40 and m["image"]["alt"] != m.get("figure", {}).get("caption") for m in about)
+    assert len(set(names)) == len(names) > 0 and all(
+        name.startswith(f"fig-{path.stem[:2]}-") for name in names
+    )
+    assert all(
+        len(m["image"]["alt"]) > 40 and m["image"]["alt"] != m.get("figure", {}).get("caption") for m in about
+    )

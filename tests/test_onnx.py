@@ -12,8 +12,10 @@ from qlib.cli import main
 
 onnx = pytest.importorskip("onnx")
 quantization = pytest.importorskip("onnxruntime.quantization")
-U8, S8 = quantization.QuantType.QUInt8, quantization.QuantType.QInt8
-QDQ, CODES = quantization.QuantFormat.QDQ, quantization.QuantFormat.QOperator
+U8 = quantization.QuantType.QUInt8
+S8 = quantization.QuantType.QInt8
+QDQ = quantization.QuantFormat.QDQ
+CODES = quantization.QuantFormat.QOperator
 
 
 class Images(quantization.CalibrationDataReader):
@@ -29,7 +31,10 @@ def networks():
     import torchvision
     from pytorchcv.model_provider import get_model
 
-    return {"resnet20": lambda: get_model("resnet20_cifar10"), "resnet18": lambda: torchvision.models.resnet18(num_classes=10)}
+    return {
+        "resnet20": lambda: get_model("resnet20_cifar10"),
+        "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
+    }
 
 
 @pytest.fixture(scope="module", params=["resnet20", "resnet18"])
@@ -38,9 +43,18 @@ def float_model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(networks()[request.param]().eval(), torch.randn(2, 3, 32, 32), folder / "raw.onnx", dynamo=False,
-                          opset_version=17, input_names=["x"], dynamic_axes={"x": {0: "n"}})  # fmt: skip
-    quantization.shape_inference.quant_pre_process(folder / "raw.onnx", folder / "float.onnx", skip_symbolic_shape=True)
+        torch.onnx.export(
+            networks()[request.param]().eval(),
+            torch.randn(2, 3, 32, 32),
+            folder / "raw.onnx",
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "n"}},
+        )
+    quantization.shape_inference.quant_pre_process(
+        folder / "raw.onnx", folder / "float.onnx", skip_symbolic_shape=True
+    )
     return folder / "float.onnx"
 
 
@@ -53,37 +67,75 @@ def layers(path):
 @pytest.mark.parametrize("per_channel", [True, False], ids=["channel", "tensor"])
 def test_static_settings_are_recovered(float_model, tmp_path, form, weights, per_channel):
     path = tmp_path / "model.onnx"
-    quantization.quantize_static(float_model, path, Images(), quant_format=form, per_channel=per_channel, weight_type=weights,
-                                 activation_type=U8)  # fmt: skip
+    quantization.quantize_static(
+        float_model,
+        path,
+        Images(),
+        quant_format=form,
+        per_channel=per_channel,
+        weight_type=weights,
+        activation_type=U8,
+    )
     card = QuantizationCard.from_onnx(path)
-    mixed = weights == U8 and per_channel and form == CODES  # there ONNX Runtime makes weights of convolutions signed after all
-    assert card["weight_symmetric"] == (NOT_REPORTED if mixed else weights == S8) and card["activation_symmetric"] is False
+    mixed = (
+        weights == U8 and per_channel and form == CODES
+    )  # there ONNX Runtime makes weights of convolutions signed after all
+    assert (
+        card["weight_symmetric"] == (NOT_REPORTED if mixed else weights == S8)
+        and card["activation_symmetric"] is False
+    )
     assert card["weight_granularity"] == ("per_channel" if per_channel else "per_tensor")
-    assert [card[f"{side}_bits"] for side in ("weight", "activation", "input", "first_last")] == [8, 8, 8, "like the rest"]
+    assert [card[f"{side}_bits"] for side in ("weight", "activation", "input", "first_last")] == [
+        8,
+        8,
+        8,
+        "like the rest",
+    ]
     assert card["activation_dynamic"] is False and card["activation_granularity"] == "per_tensor"
-    assert card["quantize_skip"] is True and card["quantize_residual"] is True and card["quantize_output"] is True
-    assert card["symmetric_grid"] == ("restricted" if weights == S8 else NOT_REPORTED) and card["batch_norm"] == "folded"
+    assert (
+        card["quantize_skip"] is True
+        and card["quantize_residual"] is True
+        and card["quantize_output"] is True
+    )
+    assert (
+        card["symmetric_grid"] == ("restricted" if weights == S8 else NOT_REPORTED)
+        and card["batch_norm"] == "folded"
+    )
     total = sum(np.prod(t.dims) for t in onnx.load(float_model).graph.initializer if len(t.dims) > 1)
     assert card["weight_bytes"] == total and card["average_weight_bits"] == 8
 
 
 def test_symmetric_activations_are_recovered(float_model, tmp_path):
-    quantization.quantize_static(float_model, tmp_path / "m.onnx", Images(), weight_type=S8, activation_type=S8,
-                                 extra_options={"ActivationSymmetric": True})  # fmt: skip
+    quantization.quantize_static(
+        float_model,
+        tmp_path / "m.onnx",
+        Images(),
+        weight_type=S8,
+        activation_type=S8,
+        extra_options={"ActivationSymmetric": True},
+    )
     assert QuantizationCard.from_onnx(tmp_path / "m.onnx")["activation_symmetric"] is True
 
 
 def test_end_layers_left_out_are_found(float_model, tmp_path):
     first, *_, last = layers(float_model)
-    quantization.quantize_static(float_model, tmp_path / "m.onnx", Images(), weight_type=S8, nodes_to_exclude=[first, last])
+    quantization.quantize_static(
+        float_model, tmp_path / "m.onnx", Images(), weight_type=S8, nodes_to_exclude=[first, last]
+    )
     card = QuantizationCard.from_onnx(tmp_path / "m.onnx")
-    assert card["first_last_bits"] == "float" and card["input_bits"] == "float" and card["quantize_output"] is False
+    assert (
+        card["first_last_bits"] == "float"
+        and card["input_bits"] == "float"
+        and card["quantize_output"] is False
+    )
     assert card["weight_bits"] == 8 and card["activation_bits"] == 8
 
 
 def test_a_layer_left_out_in_the_middle_is_found(float_model, tmp_path):
     middle = layers(float_model)[3]
-    quantization.quantize_static(float_model, tmp_path / "m.onnx", Images(), weight_type=S8, nodes_to_exclude=[middle])
+    quantization.quantize_static(
+        float_model, tmp_path / "m.onnx", Images(), weight_type=S8, nodes_to_exclude=[middle]
+    )
     card = QuantizationCard.from_onnx(tmp_path / "m.onnx")
     assert card["weight_bits"][middle] == 32 and set(card["weight_bits"].values()) == {8, 32}
 
@@ -91,9 +143,15 @@ def test_a_layer_left_out_in_the_middle_is_found(float_model, tmp_path):
 def test_additions_left_out_are_found(float_model, tmp_path):
     names = [node.name for node in onnx.load(float_model).graph.node if node.op_type == "Add"]
     quantization.quantize_static(float_model, tmp_path / "all.onnx", Images(), weight_type=S8)
-    quantization.quantize_static(float_model, tmp_path / "none.onnx", Images(), weight_type=S8, nodes_to_exclude=names,
-                                 op_types_to_quantize=["Conv", "Gemm", "MaxPool"],
-                                 extra_options={"OpTypesToExcludeOutputQuantization": ["Conv", "Gemm"]})  # fmt: skip
+    quantization.quantize_static(
+        float_model,
+        tmp_path / "none.onnx",
+        Images(),
+        weight_type=S8,
+        nodes_to_exclude=names,
+        op_types_to_quantize=["Conv", "Gemm", "MaxPool"],
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Conv", "Gemm"]},
+    )
     assert QuantizationCard.from_onnx(tmp_path / "all.onnx")["quantize_residual"] is True
     assert QuantizationCard.from_onnx(tmp_path / "none.onnx")["quantize_residual"] is False
 
@@ -103,12 +161,22 @@ def test_dynamic_settings_are_recovered(float_model, tmp_path, weights):
     quantization.quantize_dynamic(float_model, tmp_path / "m.onnx", weight_type=weights)
     card = QuantizationCard.from_onnx(tmp_path / "m.onnx")
     assert card["activation_dynamic"] is True and card["weight_symmetric"] is (weights == S8)
-    assert (card["weight_bits"], card["quantize_skip"], card["quantize_residual"], card["pooling"]) == (8, False, False, "float")
+    assert (card["weight_bits"], card["quantize_skip"], card["quantize_residual"], card["pooling"]) == (
+        8,
+        False,
+        False,
+        "float",
+    )
 
 
 def test_a_float_model_is_float(float_model):
     card = QuantizationCard.from_onnx(float_model, name="plain", images=0)
-    assert (card["weight_bits"], card["activation_bits"], card.name, card["images"]) == ("float", "float", "plain", 0)
+    assert (card["weight_bits"], card["activation_bits"], card.name, card["images"]) == (
+        "float",
+        "float",
+        "plain",
+        0,
+    )
 
 
 def test_files_that_are_no_models(tmp_path, capsys):
@@ -120,13 +188,21 @@ def test_files_that_are_no_models(tmp_path, capsys):
     assert main(["card", "from-onnx", str(tmp_path / "none.onnx")]) == 2
 
 
-@pytest.mark.parametrize("nodes", [
-    [("Identity", ["b"], ["a"]), ("Identity", ["a"], ["b"]), ("Conv", ["x", "a"], ["y"])],
-    [("Relu", ["r"], ["r"]), ("Conv", ["r", "w"], ["y"])], [("Conv", ["x"], ["y"])], [("QuantizeLinear", [], ["y"])],
-], ids=["circle", "itself", "no weight", "no input"])  # fmt: skip
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [("Identity", ["b"], ["a"]), ("Identity", ["a"], ["b"]), ("Conv", ["x", "a"], ["y"])],
+        [("Relu", ["r"], ["r"]), ("Conv", ["r", "w"], ["y"])],
+        [("Conv", ["x"], ["y"])],
+        [("QuantizeLinear", [], ["y"])],
+    ],
+    ids=["circle", "itself", "no weight", "no input"],
+)
 def test_graphs_that_cannot_be_are_refused(tmp_path, capsys, nodes):
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 4, 4]) for name in "xy"]
-    graph = onnx.helper.make_graph([onnx.helper.make_node(*node) for node in nodes], "bad", values[:1], values[1:])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(*node) for node in nodes], "bad", values[:1], values[1:]
+    )
     (tmp_path / "x.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
     assert main(["card", "from-onnx", str(tmp_path / "x.onnx")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

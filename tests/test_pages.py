@@ -52,7 +52,9 @@ def test_a_lesson_has_two_to_four_exercises_each_with_its_solution_folded(name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     exercises = re.split(r"^\*\*(\d)\.\*\* ", prose.split("## Exercises")[1], flags=re.M)
-    assert exercises[1::2] == [str(i + 1) for i in range(len(exercises) // 2)] and 2 <= len(exercises) // 2 <= 4
+    assert (
+        exercises[1::2] == [str(i + 1) for i in range(len(exercises) // 2)] and 2 <= len(exercises) // 2 <= 4
+    )
     assert all(text.count("```{dropdown} Solution\n") == 1 for text in exercises[2::2])
 
 
@@ -67,9 +69,17 @@ def test_the_page_of_questions_names_fields_that_exist_and_leads_to_every_lesson
     text = page("choose")
     assert [name for name in LESSONS if f"notebooks/{name}.ipynb" not in text] == []
     fields = {f.name for f in dataclasses.fields(QuantConfig)}
-    lines = [re.sub(r"\{term\}`.*?`", "", line) for line in text.splitlines() if line.startswith("- **Field:**")]
-    named = [re.findall(r"^\w+|(?<=, )\w+(?==)", code) for line in lines for code in re.findall("`(.*?)`", line)]
-    assert len(lines) >= 12 and {name for names in named for name in names} <= fields | {"qlib", "float_accuracy", "None"}
+    lines = [
+        re.sub(r"\{term\}`.*?`", "", line) for line in text.splitlines() if line.startswith("- **Field:**")
+    ]
+    named = [
+        re.findall(r"^\w+|(?<=, )\w+(?==)", code) for line in lines for code in re.findall("`(.*?)`", line)
+    ]
+    assert len(lines) >= 12 and {name for names in named for name in names} <= fields | {
+        "qlib",
+        "float_accuracy",
+        "None",
+    }
     questions = re.findall(r"^\(([\w-]+)\)=$", text, re.M)
     assert questions == re.findall(r"^- \[[^]]+\]\(([\w-]+)\)$", text, re.M) and len(questions) >= 12
 
@@ -81,8 +91,11 @@ def test_what_a_choice_was_worth_is_computed_not_written():
     assert all(f"{worth.points}" in shown for worth in worths())
     (bits,) = (worth for worth in worths() if worth.field == "bit_choices")
     assert choose.fill("<!-- worth: bit_choices -->") == (
-        f"allowed bits: *1, 2, 3, 4, 5, 6, 7, 8* over *2, 4, 8*, learned under 2.5 bits: **{bits.points}**")  # fmt: skip
-    assert choose.fill("<!-- points: bit_choices -->") == f"{bits.points.points:.0f} points ({bits.condition})"
+        f"allowed bits: *1, 2, 3, 4, 5, 6, 7, 8* over *2, 4, 8*, learned under 2.5 bits: **{bits.points}**"
+    )
+    assert (
+        choose.fill("<!-- points: bit_choices -->") == f"{bits.points.points:.0f} points ({bits.condition})"
+    )
     (claim,) = (c for c in evidence.claims() if c["claim"].startswith("as many bits"))
     shown = choose.fill("<!-- claim: as many bits -->")
     for bench in ("digits", "cifar10-jpeg"):
@@ -90,7 +103,9 @@ def test_what_a_choice_was_worth_is_computed_not_written():
         assert f"**{difference}** on {bench}, *{evidence.verdict(claim, difference)}*" in shown
 
 
-@pytest.mark.parametrize("mark", ["worth: no_such_field", "points: weight_bits", "claim: nobody claims this", "claim: the"])
+@pytest.mark.parametrize(
+    "mark", ["worth: no_such_field", "points: weight_bits", "claim: nobody claims this", "claim: the"]
+)
 def test_a_mark_that_stands_for_nothing_is_an_error(mark):
     with pytest.raises(ValueError, match=re.escape(mark.split(": ")[1])):
         choose.fill(f"<!-- {mark} -->")
@@ -98,19 +113,26 @@ def test_a_mark_that_stands_for_nothing_is_an_error(mark):
 
 def test_words_of_the_glossary_are_found_as_people_write_them():
     assert glossary.terms()["soft label"] == "pseudo-label" and glossary.terms()["zero-point"] == "zero-point"
-    text = "Its published code has 16 codes, two\nFeature  maps, the authors’ grid, skip connections, no skipping, a sub-grid."
+    text = "Its published code has 16 codes, two\nFeature  maps, the authors’ grid, skip connections, no skipping, a sub-grid."  # noqa: E501
     found = [(match.group(), term) for match, term in glossary.uses(text)]
-    assert found == [("codes", "code"), ("Feature  maps", "feature map"), ("authors’ grid", "authors' grid"),
-                     ("skip connections", "skip connection")]  # fmt: skip
+    assert found == [
+        ("codes", "code"),
+        ("Feature  maps", "feature map"),
+        ("authors’ grid", "authors' grid"),
+        ("skip connections", "skip connection"),
+    ]
 
 
 @pytest.mark.parametrize(("file", "count"), [("README.md", 3), ("book/intro.md", 1)])
 def test_the_code_of_the_readme_and_of_the_front_page_runs(file, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    images, labels = torch.randn(128, 3, 8, 8), torch.arange(128) % 4
+    images = torch.randn(128, 3, 8, 8)
+    labels = torch.arange(128) % 4
     batches = [(images, labels)]
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 4))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 4)
+    )
     names = {"model": model, "train_batches": batches, "test_batches": batches, "example_input": images[:1]}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text("utf8"), re.S)
     for block in blocks:

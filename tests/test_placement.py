@@ -49,8 +49,8 @@ def test_layers_and_additions_of_foreign_networks(name, mode):
 def test_number_of_quantizers_on_resnet18(mode, count):
     """Image, 20 convolutions, 8 additions, pooling, logits; without the residuals, 8 convolutions fewer.
 
-    Inputs of layers alone: image, stem, 8 outputs inside blocks, 7 of blocks (the last feeds no layer), pooling.
-    With the residuals, 8 convolutions and the logits more.
+    Inputs of layers alone: image, stem, 8 outputs inside blocks, 7 of blocks (the last feeds no layer),
+    pooling. With the residuals, 8 convolutions and the logits more.
     """
     x = images(2, 3, 32)
     network = quantize(random_network("torchvision resnet18", x), in_mode(mode), [x])
@@ -80,7 +80,9 @@ def test_max_pooling_keeps_the_grid_it_got(name, mode):
     pools = [n for n in seen.tensors if isinstance(seen.of(n), nn.MaxPool2d)]
     assert len(pools) == 1
     if mode[0]:  # quantized before, and not again behind
-        assert set(seen.tensors[pools[0]].unique().tolist()) <= set(seen.tensors[pools[0].args[0]].unique().tolist())
+        assert set(seen.tensors[pools[0]].unique().tolist()) <= set(
+            seen.tensors[pools[0].args[0]].unique().tolist()
+        )
         assert levels(seen.tensors[pools[0]]) <= 8
         assert not any(isinstance(seen.of(user), Quantizer) for user in pools[0].users)
 
@@ -161,12 +163,16 @@ def bits_of(network):
     return {name: q.bits for name, q in quantizers(network).items() if name != "x"}
 
 
-@pytest.mark.parametrize("mode, expected", [
-    ((True, True), {"first": 7, "body": 3, "project": 3, "body2": 3, "add": 3, "pool": 3, "last": 7}),
-    ((True, False), {"first": 7, "body": 3, "project": 3, "add": 3, "pool": 3, "last": 7}),
-    ((False, True), {"first": 7, "body": 3, "body2": 3, "pool": 3, "last": 7}),
-    ((False, False), {"first": 7, "body": 3, "pool": 3}),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "mode, expected",
+    [
+        ((True, True), {"first": 7, "body": 3, "project": 3, "body2": 3, "add": 3, "pool": 3, "last": 7}),
+        ((True, False), {"first": 7, "body": 3, "project": 3, "add": 3, "pool": 3, "last": 7}),
+        ((False, True), {"first": 7, "body": 3, "body2": 3, "pool": 3, "last": 7}),
+        ((False, False), {"first": 7, "body": 3, "pool": 3}),
+    ],
+    ids=str,
+)
 def test_first_and_last_bits_of_activations(mode, expected):
     assert bits_of(quantize(Block(), in_mode(mode, first_last_bits=7), images())) == expected
 
@@ -181,9 +187,19 @@ def test_first_and_last_bits_of_weights(mode):
 
 
 def test_entry_in_a_dictionary_precedes_first_last_precedes_default():
-    config = QuantConfig(activation_bits={"first": 2, "add": 5, "default": 3}, weight_bits={"last": 2, "body": 5})
+    config = QuantConfig(
+        activation_bits={"first": 2, "add": 5, "default": 3}, weight_bits={"last": 2, "body": 5}
+    )
     network = quantize(Block(), config, images())
-    assert bits_of(network) == {"first": 2, "body": 3, "project": 3, "body2": 3, "add": 5, "pool": 3, "last": 8}
+    assert bits_of(network) == {
+        "first": 2,
+        "body": 3,
+        "project": 3,
+        "body2": 3,
+        "add": 5,
+        "pool": 3,
+        "last": 8,
+    }
     layers = footprint(Block(), images(), config).layers
     weight_bits = {layer.name: layer.weight_bits for layer in layers if layer.weight_elements}
     assert weight_bits == {"first": 8, "body": 5, "project": 8, "body2": 8, "last": 2}
@@ -200,7 +216,11 @@ def test_every_name_that_the_footprint_lists_can_be_given_bits():
 @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
 def test_tuple_gives_every_output_channel_its_bits(granularity):
     bits = (1, 2, 3, 4, 5, 6, 7, 8)
-    options = {"weight_granularity": granularity, "activation_granularity": granularity, "first_last_bits": None}
+    options = {
+        "weight_granularity": granularity,
+        "activation_granularity": granularity,
+        "first_last_bits": None,
+    }
     x = images(32)
     network = quantize(Block(), QuantConfig({"body": bits}, {"body": bits}, **options), x)
     seen = Record(network, x).input_of("body2")
@@ -223,7 +243,8 @@ def test_17_to_32_bits_pass_through_as_float_and_count_at_their_bits(bits):
 
 
 def test_bits_none_switches_a_whole_side_off():
-    x, original = images(), Block()
+    x = images()
+    original = Block()
     weights_only = quantize(original, QuantConfig(4, None, first_last_bits=2, input_bits=2))
     assert not quantizers(weights_only) and levels(weights_only.first.weight[0].detach()) <= 4
     activations_only = quantize(original, QuantConfig(None, 4), x)
@@ -245,9 +266,12 @@ class Net(nn.Module):
 
     def __init__(self, together):
         super().__init__()
-        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-        self.relu, self.relu6 = nn.ReLU(inplace=True), nn.ReLU6(inplace=True)
-        self.drop, self.norm = nn.Dropout(), nn.BatchNorm2d(4)
+        self.a = nn.Conv2d(3, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.relu6 = nn.ReLU6(inplace=True)
+        self.drop = nn.Dropout()
+        self.norm = nn.BatchNorm2d(4)
         self.together = together
 
     def forward(self, x):
@@ -284,15 +308,19 @@ def overwrites_in_a_sum(net, x):
 
 
 IN_PLACE = [
-    overwrites_its_input, overwrites_what_a_skip_reads, overwrites_by_method, overwrites_by_function,
+    overwrites_its_input,
+    overwrites_what_a_skip_reads,
+    overwrites_by_method,
+    overwrites_by_function,
     overwrites_in_a_sum,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("together", IN_PLACE)
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_operations_in_place_mean_what_they_meant(together, mode):
-    x, net = images(), Net(together).eval()
+    x = images()
+    net = Net(together).eval()
     with torch.no_grad():
         expected = net(x)
     config = in_mode(mode, 16)
@@ -314,7 +342,8 @@ WRITINGS = {
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("writing", WRITINGS)
 def test_every_way_to_write_an_operation(writing, mode):
-    x, net = images(), Net(WRITINGS[writing]).eval()
+    x = images()
+    net = Net(WRITINGS[writing]).eval()
     seen = record(net, in_mode(mode, quantize_output=False), x)
     kinds = [o.kind for o in read(net).operations.values()]
     assert {Kind.ADD, Kind.MULTIPLY, Kind.CONCAT} & set(kinds)
@@ -353,7 +382,8 @@ FORMS = {
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("input_bits", [None, 16])
 def test_forms_of_networks(form, mode, input_bits):
-    x, net = images(), Net(FORMS[form]).eval()
+    x = images()
+    net = Net(FORMS[form]).eval()
     net.norm.running_mean.normal_()
     net.norm.running_var.uniform_(0.5, 2.0)
     with torch.no_grad():
@@ -371,7 +401,9 @@ def test_batch_norm_is_folded_into_the_layer_before_it():
     folded = quantize(network, QuantConfig(8, None))
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     scale = network.norm.weight / torch.sqrt(network.norm.running_var + network.norm.eps)
-    torch.testing.assert_close(folded.a.weight, scale[:, None, None, None] * network.a.weight, atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        folded.a.weight, scale[:, None, None, None] * network.a.weight, atol=2e-3, rtol=0
+    )
     with torch.no_grad():
         actual = quantize(network, in_mode((True, True), 16), [x])(x)
         torch.testing.assert_close(actual, network.eval()(x), atol=2e-3, rtol=0)

@@ -7,9 +7,18 @@ import pytest
 from qlib import footprint, load_bench
 from qlib.widgets import painter, quantizer
 
-THEME = "Identifier 'THEBE_JS_URL' has already been declared"  # sphinx-thebe's script stands on every page twice
-EXPLORER, OPENING, QUANTIZER = "book/explore.html", "book/intro.html", "notebooks/00-uniform-quantization.html"
-PAINTED = ("04-first-and-last-layer", "05-allowed-bitwidths", "06-largest-feature-map", "09-learning-bitwidths")
+THEME = (
+    "Identifier 'THEBE_JS_URL' has already been declared"  # sphinx-thebe's script stands on every page twice
+)
+EXPLORER = "book/explore.html"
+OPENING = "book/intro.html"
+QUANTIZER = "notebooks/00-uniform-quantization.html"
+PAINTED = (
+    "04-first-and-last-layer",
+    "05-allowed-bitwidths",
+    "06-largest-feature-map",
+    "09-learning-bitwidths",
+)
 PAINTERS = [f"notebooks/{name}.html" for name in PAINTED]
 
 
@@ -21,7 +30,9 @@ def see(visit):
     def see(name, *options, **more):
         page = visit(name, *options, **more)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console", lambda message: complaints.append(message.text) if message.type == "error" else None
+        )
         page.reload()
         page.locator(".qlib-figure svg").first.wait_for()
         return page
@@ -48,9 +59,11 @@ def test_the_quantizer_on_its_page_shows_the_numbers_of_qlib_and_its_link_holds(
     page = see(QUANTIZER)
     page.get_by_role("slider", name="Bits").press("ArrowLeft")
     page.get_by_label("Symmetric", exact=True).uncheck()
-    state = json.loads(page.evaluate("""async () => {
+    state = json.loads(
+        page.evaluate("""async () => {
         const text = await (await fetch(location.href)).text();
-        return new DOMParser().parseFromString(text, "text/html").querySelector(".qlib-figure script").textContent; }"""))
+        return new DOMParser().parseFromString(text, "text/html").querySelector(".qlib-figure script").textContent; }""")  # noqa: E501
+    )
     which = int(page.get_by_role("combobox", name="Tensor").input_value())
     assert len(state["tensors"]) == 6 and which == 5
     layers = [entry["name"].removeprefix("weights of ") for entry in state["tensors"][:3]]
@@ -79,7 +92,9 @@ def test_the_steps_of_learning_move_on_their_page_and_a_link_holds_them(see):
     figure = page.get_by_role("region", name="Bits while they are learned")
     figure.get_by_role("slider", name="Step").press("Home")
     assert "Step 0 of 399" in figure.inner_text() and "8.00 bits on average" in figure.inner_text()
-    assert set(figure.locator("rect title").evaluate_all("all => all.map(e => e.textContent.split(': ')[1])")) == {"8 bits"}
+    assert set(
+        figure.locator("rect title").evaluate_all("all => all.map(e => e.textContent.split(': ')[1])")
+    ) == {"8 bits"}
     figure.get_by_role("link", name="Link to this setting").click()
     page.reload()
     figure.get_by_text("Step 0 of 399").wait_for()
@@ -98,7 +113,9 @@ def test_the_table_of_networks_sorts_and_filters(visit):
     page.get_by_role("button", name="At 8 bits").click()
     assert page.locator(".catalogue th", has_text="At 8 bits").get_attribute("aria-sort") == "ascending"
     column = page.locator(".catalogue thead th button").all_inner_texts().index("At 8 bits")
-    cells = page.locator(".catalogue tbody tr").evaluate_all("(rows, i) => rows.map(row => row.cells[i].textContent)", column)
+    cells = page.locator(".catalogue tbody tr").evaluate_all(
+        "(rows, i) => rows.map(row => row.cells[i].textContent)", column
+    )
     errors = [float(cell.removesuffix(" %")) for cell in cells if cell]
     assert errors == sorted(errors) and len(errors) > 100 and cells[-1] == ""
     page.get_by_role("searchbox").fill("vit_h_14")

@@ -1,4 +1,6 @@
-"""Quantizers at work: what they are given, what they keep, and what they do with batches, threads and states."""
+"""Quantizers at work: what they are given, what they keep, and what they do with batches, threads and
+states.
+"""
 
 import copy
 import io
@@ -7,23 +9,49 @@ import threading
 
 import pytest
 import torch
-from helpers import MODES, NARROW, WIDE, Block, Net, Record, images, quantizers, refused, right, run, spread_error, written
+from helpers import (
+    MODES,
+    NARROW,
+    WIDE,
+    Block,
+    Net,
+    Record,
+    images,
+    quantizers,
+    refused,
+    right,
+    run,
+    spread_error,
+    written,
+)
 from torch import nn
 
 from qlib import QuantConfig, footprint, quantize
 from qlib.export import load_quantized, save_quantized
 
-IMAGES, VECTORS, TOKENS = (16, 3, 8, 8), (16, 16), (6, 5, 16)
+IMAGES = (16, 3, 8, 8)
+VECTORS = (16, 16)
+TOKENS = (6, 5, 16)
 CONVOLUTIONS = {
-    "a": lambda: nn.Conv2d(3, 8, 3, padding=1), "b": lambda: nn.Conv2d(8, 8, 3, padding=1), "c": lambda: nn.Conv2d(8, 4, 3),
-    "d": lambda: nn.Conv2d(4, 4, 1), "e": lambda: nn.Conv2d(4, 4, 1), "s": lambda: nn.Conv2d(4, 4, 1),
-    "g": lambda: nn.Conv2d(2, 4, 1), "k": lambda: nn.Parameter(torch.rand(8, 1, 1)),
-    "pad": lambda: nn.ConstantPad2d(1, 3.0), "mean": lambda: nn.AvgPool2d(2, divisor_override=1),
-}  # fmt: skip
+    "a": lambda: nn.Conv2d(3, 8, 3, padding=1),
+    "b": lambda: nn.Conv2d(8, 8, 3, padding=1),
+    "c": lambda: nn.Conv2d(8, 4, 3),
+    "d": lambda: nn.Conv2d(4, 4, 1),
+    "e": lambda: nn.Conv2d(4, 4, 1),
+    "s": lambda: nn.Conv2d(4, 4, 1),
+    "g": lambda: nn.Conv2d(2, 4, 1),
+    "k": lambda: nn.Parameter(torch.rand(8, 1, 1)),
+    "pad": lambda: nn.ConstantPad2d(1, 3.0),
+    "mean": lambda: nn.AvgPool2d(2, divisor_override=1),
+}
 LINEAR = {
-    "l": lambda: nn.Linear(16, 8), "m": lambda: nn.Linear(8, 4), "p": lambda: nn.Linear(16, 16), "q": lambda: nn.Linear(16, 16),
-    "f": lambda: nn.MultiheadAttention(16, 4), "t": lambda: nn.MultiheadAttention(16, 4, batch_first=True),
-}  # fmt: skip
+    "l": lambda: nn.Linear(16, 8),
+    "m": lambda: nn.Linear(8, 4),
+    "p": lambda: nn.Linear(16, 16),
+    "q": lambda: nn.Linear(16, 16),
+    "f": lambda: nn.MultiheadAttention(16, 4),
+    "t": lambda: nn.MultiheadAttention(16, 4, batch_first=True),
+}
 
 
 def images_net(code):
@@ -72,7 +100,7 @@ y = F.softmax(y, -1); z = torch.cat([y]); return net.m(z) + y.mean(2, keepdim=Tr
 y = F.softmax(y, -1); z = F.adaptive_avg_pool1d(y, 8); return net.m(z) + y.mean(2, keepdim=True)
 y = F.softmax(y, -1); z = torch.ops.aten.einsum.default("ntc->nct", [y]); return net.m(z.mT) + y.mean(2, keepdim=True)
 z = torch.linalg.multi_dot([y[0], y[0].T]); return net.m(y) + z.mean()
-"""
+"""  # noqa: E501
 
 
 @each(VIEWS)
@@ -80,7 +108,9 @@ def test_answers_with_and_without_gradients_are_equal(code):
     network, x = written(f"y = net.l(x); {code}", TOKENS, **LINEAR)()
     quantized = quantize(network, QuantConfig(3, 3, input_bits=3, first_last_bits=None), x)
     answer = run(quantized, x)[0]
-    assert torch.equal(quantized(x.clone()), answer) and torch.equal(quantized(x.clone().requires_grad_()), answer)
+    assert torch.equal(quantized(x.clone()), answer) and torch.equal(
+        quantized(x.clone().requires_grad_()), answer
+    )
     assert spread_error(run(quantize(network, WIDE, x), x), run(network, x)) < 1e-3
 
 
@@ -113,10 +143,12 @@ F.interpolate(y, scale_factor=2, mode="bilinear")
 F.max_pool2d(y - 9, 3, 1, 1)
 """
 OPTIONS = {
-    "usual": {}, "integer means": {"pooling": "low_precision"},
+    "usual": {},
+    "integer means": {"pooling": "low_precision"},
     "inputs alone": {"quantize_skip": False, "quantize_residual": False},
-    "dynamic": {"activation_dynamic": True}, "dynamic integer means": {"activation_dynamic": True, "pooling": "low_precision"},
-}  # fmt: skip
+    "dynamic": {"activation_dynamic": True},
+    "dynamic integer means": {"activation_dynamic": True, "pooling": "low_precision"},
+}
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -126,7 +158,8 @@ def test_what_leaves_its_grid_is_quantized_again(code, options):
         return right(*images_net(f"y = net.a(x); return net.c({code})"), **options)
     network, x = images_net(f"y = net.a(x); return net.c({code})")
     assert spread_error(run(quantize(network, WIDE.replace(**options), x), x), run(network, x)) < 1e-3
-    coarse, loud = quantize(network, NARROW.replace(**options), x), x.clone()
+    coarse = quantize(network, NARROW.replace(**options), x)
+    loud = x.clone()
     loud[5:] *= 100
     torch.testing.assert_close(run(coarse, loud)[0][:5], run(coarse, x)[0][:5])
 
@@ -155,22 +188,38 @@ def test_what_keeps_its_grid_is_not_quantized_again(code):
 
 
 MEANS = [
-    "y.mean([1], keepdim=True).expand(-1, 8, -1, -1)", "y.mean(axis=1, keepdim=True).expand(-1, 8, -1, -1)",
-    "y.mean(-3, keepdim=True).expand(-1, 8, -1, -1)", "y.mean((1, 2), keepdim=True).expand(-1, 8, 4, -1)",
-    "y.mean((-1, -2), keepdim=True).expand(-1, -1, 4, 4)", "y.mean((2, 3))[:, :, None, None].expand(-1, -1, 4, 4)",
+    "y.mean([1], keepdim=True).expand(-1, 8, -1, -1)",
+    "y.mean(axis=1, keepdim=True).expand(-1, 8, -1, -1)",
+    "y.mean(-3, keepdim=True).expand(-1, 8, -1, -1)",
+    "y.mean((1, 2), keepdim=True).expand(-1, 8, 4, -1)",
+    "y.mean((-1, -2), keepdim=True).expand(-1, -1, 4, 4)",
+    "y.mean((2, 3))[:, :, None, None].expand(-1, -1, 4, 4)",
     "F.avg_pool2d(torch.cat([y[:, :4], net.b(y)[:, 4:]], 1), 2)",
-]  # fmt: skip
-OF_TOKENS = ["mean(-1)", "mean(2)", "mean((2,))", "mean(1)", "mean((1, 2))[:, None]", "transpose(1, 2).mean(-1)"]
+]
+OF_TOKENS = [
+    "mean(-1)",
+    "mean(2)",
+    "mean((2,))",
+    "mean(1)",
+    "mean((1, 2))[:, None]",
+    "transpose(1, 2).mean(-1)",
+]
 INTEGER_MEANS = [
-    {"activation_granularity": "per_channel"}, {"activation_granularity": "per_channel", "activation_dynamic": True},
-    {"activation_granularity": "per_channel", "activation_symmetric": True}, {"activation_bits": {"default": 16}},
-]  # fmt: skip
+    {"activation_granularity": "per_channel"},
+    {"activation_granularity": "per_channel", "activation_dynamic": True},
+    {"activation_granularity": "per_channel", "activation_symmetric": True},
+    {"activation_bits": {"default": 16}},
+]
 
 
 @pytest.mark.parametrize("options", INTEGER_MEANS, ids=str)
-@pytest.mark.parametrize("code", [
-    *(f"y = net.a(x); return net.c({mean})" for mean in MEANS), *(f"return net.l(x).{mean}" for mean in OF_TOKENS),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(f"y = net.a(x); return net.c({mean})" for mean in MEANS),
+        *(f"return net.l(x).{mean}" for mean in OF_TOKENS),
+    ],
+)
 def test_integer_means_where_channels_have_ranges_of_their_own(code, options):
     network, x = images_net(code) if "net.a" in code else written(code, TOKENS, **LINEAR)()
     config = WIDE.replace(pooling="low_precision", **options)
@@ -206,13 +255,18 @@ net.q(net.p(torch.stack([x, x * 2]))).sum(0)
 net.q(net.p(x) / net.p(x).norm())
 net.q(net.p(x)).cumsum(0)
 """
-FIRST = ["net.q(net.p(x))", "net.t(x, x, x)[0]", "net.q(net.p(x).mean(1))", "net.q(net.p(x) - net.p(x).mean(1, keepdim=True))",
-         "net.q(net.p(x.flatten(1).unflatten(1, (-1, 16))))"]  # fmt: skip
+FIRST = [
+    "net.q(net.p(x))",
+    "net.t(x, x, x)[0]",
+    "net.q(net.p(x).mean(1))",
+    "net.q(net.p(x) - net.p(x).mean(1, keepdim=True))",
+    "net.q(net.p(x.flatten(1).unflatten(1, (-1, 16))))",
+]
 
 
-@pytest.mark.parametrize("shape, given", [
-    ((6, 5, 16), True), ((6, 5, 16), False), ((5, 5, 16), True), ((3, 3, 16), True),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, given", [((6, 5, 16), True), ((6, 5, 16), False), ((5, 5, 16), True), ((3, 3, 16), True)], ids=str
+)
 @each(NOT_FIRST)
 def test_dynamic_ranges_are_refused_where_examples_are_not_first(code, shape, given):
     network, x = written(f"return {code}", shape, **LINEAR)()
@@ -240,7 +294,8 @@ def test_dynamic_ranges_depend_on_one_example(code, granularity, given):
 
 def in_threads(count, work):
     """What ``work`` gives for 0 to 39, shared by so many threads."""
-    results, errors = [None] * 40, []
+    results = [None] * 40
+    errors = []
 
     def some(start):
         try:
@@ -256,9 +311,16 @@ def in_threads(count, work):
     return results
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"pooling": "low_precision"}, {"activation_granularity": "per_channel"}, {"activation_dynamic": False},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pooling": "low_precision"},
+        {"activation_granularity": "per_channel"},
+        {"activation_dynamic": False},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("count", [2, 4])
 def test_threads_share_a_network(count, options):
     network, x = images_net("y = F.relu(net.a(x)); return net.c(F.avg_pool2d(net.b(y) + y, 2))")
@@ -269,7 +331,8 @@ def test_threads_share_a_network(count, options):
 
 
 def test_threads_may_quantize_while_others_run_the_network():
-    network, x = Block().eval(), images()
+    network = Block().eval()
+    x = images()
     expected = run(network, x)[0], run(quantize(network, WIDE, x), x)[0]
 
     def work(i):
@@ -283,7 +346,8 @@ class Meanwhile(nn.Module):
 
     def __init__(self, other):
         super().__init__()
-        self.other, self.answers = [other], []
+        self.other = [other]
+        self.answers = []
 
     def forward(self, x):
         if x.sum() > 1e9:
@@ -300,22 +364,33 @@ class Meanwhile(nn.Module):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_other_threads_compute_as_ever_while_a_network_is_compared():
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
-    padded, x = torch.arange(5) > torch.tensor([[2], [4]]), torch.randn(2, 5, 16)
+    padded = torch.arange(5) > torch.tensor([[2], [4]])
+    x = torch.randn(2, 5, 16)
     encoder = nn.TransformerEncoder(layer, 2).eval()
     meanwhile = Meanwhile(lambda: run(lambda x: encoder(x, src_key_padding_mask=padded), x)[0])
     expected = meanwhile.other[0]()
-    quantize(nn.Sequential(meanwhile, nn.Linear(16, 4)).eval(), WIDE.replace(float_layers=("0",)), torch.randn(*VECTORS))
+    quantize(
+        nn.Sequential(meanwhile, nn.Linear(16, 4)).eval(),
+        WIDE.replace(float_layers=("0",)),
+        torch.randn(*VECTORS),
+    )
     assert len(meanwhile.answers) > 2 and all(torch.equal(answer, expected) for answer in meanwhile.answers)
 
 
-RANGES = [{}, {"activation_granularity": "per_channel"}, {"pooling": "low_precision"}, {"activation_range": "mse"},
-          {"activation_range": "percentile"}]  # fmt: skip
+RANGES = [
+    {},
+    {"activation_granularity": "per_channel"},
+    {"pooling": "low_precision"},
+    {"activation_range": "mse"},
+    {"activation_range": "percentile"},
+]
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("options", RANGES, ids=str)
 def test_batches_without_examples(options, dynamic):
-    x, config = images(), QuantConfig(8, 8, activation_dynamic=dynamic, **options)
+    x = images()
+    config = QuantConfig(8, 8, activation_dynamic=dynamic, **options)
     quantized = quantize(Block(), config, [x])
     assert run(quantized, x[:0])[0].shape == (0, 10) and quantized(x[:0].requires_grad_()).shape == (0, 10)
     torch.manual_seed(1)
@@ -335,13 +410,22 @@ def test_an_example_input_without_examples_is_refused():
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
 def test_spans_beyond_float32_are_refused(method, granularity, symmetric):
-    network, x = nn.Sequential(nn.Linear(2, 2, bias=False)), torch.randn(8, 2)
+    network = nn.Sequential(nn.Linear(2, 2, bias=False))
+    x = torch.randn(8, 2)
     network[0].weight.data = torch.tensor([[2e38, -2e38], [1.0, 2.0]])
     options = {"granularity": granularity, "range": method, "symmetric": symmetric}
-    refused("the weights of '0' reach 2e.38", network, x, QuantConfig(8, None, **{f"weight_{k}": v for k, v in options.items()}))
-    network[0].weight.data, x[0] = torch.eye(2), torch.tensor([2e38, -2e38])
+    refused(
+        "the weights of '0' reach 2e.38",
+        network,
+        x,
+        QuantConfig(8, None, **{f"weight_{k}": v for k, v in options.items()}),
+    )
+    network[0].weight.data = torch.eye(2)
+    x[0] = torch.tensor([2e38, -2e38])
     for dynamic in (False, True):
-        config = QuantConfig(8, 8, activation_dynamic=dynamic, **{f"activation_{k}": v for k, v in options.items()})
+        config = QuantConfig(
+            8, 8, activation_dynamic=dynamic, **{f"activation_{k}": v for k, v in options.items()}
+        )
         with pytest.raises(ValueError, match=r"of 'input_1'.* reach (2|1.99)e\+38"):
             quantize(network, config, x)(x)
 
@@ -358,7 +442,9 @@ def test_large_and_tiny_values_within_float32():
 
 
 CONFIGS = {
-    "static": {}, "dynamic": {"activation_dynamic": True}, "per channel": {"activation_granularity": "per_channel"},
+    "static": {},
+    "dynamic": {"activation_dynamic": True},
+    "per channel": {"activation_granularity": "per_channel"},
     "dynamic per channel": {"activation_dynamic": True, "activation_granularity": "per_channel"},
     "integer means": {"pooling": "low_precision"},
     "integer means per channel": {"pooling": "low_precision", "activation_granularity": "per_channel"},
@@ -366,9 +452,10 @@ CONFIGS = {
     "symmetric": {"activation_symmetric": True, "weight_symmetric": True},
     "authors": {"activation_symmetric": True, "symmetric_grid": "authors"},
     "bits of channels": {"activation_bits": {"body": (1, 2, 3, 4, 5, 6, 7, 8)}},
-    "inputs alone": {"quantize_skip": False, "quantize_residual": False}, "weights alone": {"activation_bits": None},
+    "inputs alone": {"quantize_skip": False, "quantize_residual": False},
+    "weights alone": {"activation_bits": None},
     "some in float": {"float_layers": ("body",)},
-}  # fmt: skip
+}
 
 
 def block(seed, config):
@@ -384,7 +471,9 @@ def config(request):
 
 @pytest.mark.parametrize("ran, assign", [(False, False), (True, False), (True, True)])
 def test_a_state_loaded_into_another_network_gives_the_same_answers(config, ran, assign):
-    one, other, x = block(0, config), block(1, config), images(16)
+    one = block(0, config)
+    other = block(1, config)
+    x = images(16)
     answer = run(one, x)[0]
     if ran:
         run(other, x)
@@ -402,10 +491,14 @@ def through_torch(network):
     return torch.load(file, weights_only=False)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network)), through_torch],
-                         ids=["deepcopy", "pickle", "torch.save"])  # fmt: skip
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network)), through_torch],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
 def test_copies_are_networks_of_their_own(config, copied):
-    one, x = block(0, config), images(16)
+    one = block(0, config)
+    x = images(16)
     answer = run(one, x)[0]
     other = copied(one)
     assert torch.equal(run(other, x)[0], answer)
@@ -414,13 +507,15 @@ def test_copies_are_networks_of_their_own(config, copied):
 
 
 def test_saved_networks_are_loaded_into_the_float_network(config, tmp_path):
-    one, x = block(0, config), images(16)
+    one = block(0, config)
+    x = images(16)
     save_quantized(one, config, tmp_path)
     assert torch.equal(run(load_quantized(Block(), tmp_path), x)[0], run(one, x)[0])
 
 
 def test_compiled_networks_give_the_same_answers(config):
-    one, x = block(0, config), images(4)
+    one = block(0, config)
+    x = images(4)
     torch._dynamo.reset()
     torch.testing.assert_close(run(torch.compile(one, backend="eager"), x)[0], run(one, x)[0])
 
@@ -458,7 +553,10 @@ def test_tensors_made_inside_a_network(code):
 
 def test_random_tensors_are_refused():
     for code in ("torch.rand(8)", "torch.rand_like(x[:, :8])"):
-        refused("gives other outputs when it is run again", *written(f"return net.m(net.l(x) + {code})", VECTORS, **LINEAR)())
+        refused(
+            "gives other outputs when it is run again",
+            *written(f"return net.m(net.l(x) + {code})", VECTORS, **LINEAR)(),
+        )
 
 
 WAYS_TO_PERMUTE = {

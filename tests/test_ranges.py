@@ -16,7 +16,9 @@ from qlib.affine import fake_quantize, make_grid
 from qlib.ranges import collector, find_range
 
 SEEDS = st.integers(0, 2**31 - 1)
-PERCENTILES = st.one_of(st.sampled_from([99.99, 99.9, 99.0, 75.0, 51.0, 100.0]), st.floats(50, 100, exclude_min=True))
+PERCENTILES = st.one_of(
+    st.sampled_from([99.99, 99.9, 99.0, 75.0, 51.0, 100.0]), st.floats(50, 100, exclude_min=True)
+)
 
 
 def grid4(low, high):
@@ -77,7 +79,8 @@ def test_minmax_is_the_smallest_and_the_largest_value(seed, total, rows):
 
 @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
 def test_percentile_of_calibration_equals_numpy_over_all_images(granularity):
-    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)), images(23)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    x = images(23)
     config = QuantConfig(activation_range="percentile", percentile=98.0, activation_granularity=granularity)
     grid = quantizers(quantize(net, config, x.split([5, 1, 17])))["0"].grid
     with torch.no_grad():
@@ -87,7 +90,8 @@ def test_percentile_of_calibration_equals_numpy_over_all_images(granularity):
 
 
 def test_percentile_keeps_only_the_tails():
-    found, total = collector("percentile", 99.99, grid4), 3_000_000
+    found = collector("percentile", 99.99, grid4)
+    total = 3_000_000
     for _ in range(10):
         found.update(torch.randn(1, total // 10), total)
         assert sum(tail.numel() for tail in found.tails) <= 2 * (0.0001 * total + 3)
@@ -124,7 +128,8 @@ def brute_force(x, bits, symmetric, variant):
     """Error and range of the best of 100 shrinking factors, with torch's own operator."""
     best = (float("inf"),)
     for step in range(1, 101):
-        low, high = x.min() * (step / 100), x.max() * (step / 100)
+        low = x.min() * (step / 100)
+        high = x.max() * (step / 100)
         grid = make_grid(low, high, bits, symmetric, variant)
         limits = int(grid.code_min), int(grid.code_max)
         q = torch.fake_quantize_per_tensor_affine(x, float(grid.scale), int(grid.zero_point), *limits)
@@ -195,10 +200,13 @@ def test_percentiles_are_of_signed_values_and_the_symmetric_grid_takes_the_large
 
 
 def test_percentile_of_calibration_images_of_different_sizes_is_refused():
-    net, batches = nn.Sequential(nn.Conv2d(1, 1, 1)), [images(3, 1, 4), images(3, 1, 12)]
+    net = nn.Sequential(nn.Conv2d(1, 1, 1))
+    batches = [images(3, 1, 4), images(3, 1, 12)]
     with pytest.raises(ValueError, match="activation_range of 'input.*images of one size"):
         quantize(net, QuantConfig(activation_range="percentile"), batches)
-    grid = quantizers(quantize(net, QuantConfig(), batches))["input_1"].grid  # other ranges have no need of it
+    grid = quantizers(quantize(net, QuantConfig(), batches))[
+        "input_1"
+    ].grid  # other ranges have no need of it
     extent = max(b.max() for b in batches) - min(b.min() for b in batches)
     assert grid.scale.item() == pytest.approx(extent.item() / 255)
 
@@ -208,14 +216,16 @@ class Patches(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.first = nn.Linear(4, 6)
+        self.last = nn.Linear(6, 2)
 
     def forward(self, x):
         return self.last(self.first(x.reshape(-1, 4)))
 
 
 def test_range_is_exact_where_a_network_reshapes_its_batch():
-    net, x = Patches(), torch.randn(50, 16)
+    net = Patches()
+    x = torch.randn(50, 16)
     config = QuantConfig(activation_range="percentile", percentile=90.0, first_last_bits=None)
     grid = quantizers(quantize(net, config, x.split(10)))["first"].grid
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""The recorded rows on images and a network that others made, against figures measured independently of this package."""
+"""The recorded rows on images and a network that others made, against figures measured independently of this
+package.
+"""
 
 import pytest
 
@@ -6,10 +8,15 @@ from qlib import compare, results
 from qlib.evaluation import Z
 
 BITS = (3, 4, 5, 6, 8)
-ONLY_INPUTS, SKIP, EVERYTHING = (False, False), (True, False), (True, True)  # quantize_skip, quantize_residual
+# Quantize_skip, quantize_residual
+ONLY_INPUTS = (False, False)
+SKIP = (True, False)
+EVERYTHING = (True, True)
 ELSEWHERE = {  # percent of 1,000 images, by another program; activation bits as above
-    ONLY_INPUTS: (76.3, 80.1, 80.9, 81.2, 81.2), SKIP: (73.4, 79.9, 80.6, 81.1, 80.9), EVERYTHING: (62.6, 78.3, 80.3, 81.0, 81.1),
-}  # fmt: skip
+    ONLY_INPUTS: (76.3, 80.1, 80.9, 81.2, 81.2),
+    SKIP: (73.4, 79.9, 80.6, 81.1, 80.9),
+    EVERYTHING: (62.6, 78.3, 80.3, 81.0, 81.1),
+}
 SYMMETRIC = (52.4, 75.3, 79.3, 81.0, 81.5)  # of SKIP, with the grid of the published code
 
 
@@ -23,10 +30,14 @@ def of(table, bits, mode):
 
 
 def within_sampling_error(runs, percent, images=1000):
-    """Whether the mean of runs lies in the joint 95 % interval around a figure for other images of the same kind."""
+    """Whether the mean of runs lies in the joint 95 % interval around a figure for other images of the same
+    kind.
+    """
     share = percent / 100
-    return abs(sum(run.top1 for run in runs) / len(runs) - percent) < 100 * Z * (
-        share * (1 - share) * (1 / images + 1 / runs[0].n)) ** 0.5  # fmt: skip
+    return (
+        abs(sum(run.top1 for run in runs) / len(runs) - percent)
+        < 100 * Z * (share * (1 - share) * (1 / images + 1 / runs[0].n)) ** 0.5
+    )
 
 
 @pytest.mark.parametrize("mode", ELSEWHERE, ids=str)
@@ -48,7 +59,9 @@ def test_the_order_of_observation_3(residuals, bits):
 @pytest.mark.parametrize("i, bits", enumerate(BITS))
 def test_symmetric_activations_agree_with_figures_measured_elsewhere(i, bits):
     table = results.load_table(results.table_path("cifar10-jpeg", "symmetric-activations"))
-    symmetric = results.accuracies(table, activation_bits=bits, activation_symmetric=True, symmetric_grid="authors")
+    symmetric = results.accuracies(
+        table, activation_bits=bits, activation_symmetric=True, symmetric_grid="authors"
+    )
     asymmetric = results.accuracies(table, activation_bits=bits, activation_symmetric=False)
     assert within_sampling_error(symmetric, SYMMETRIC[i])
     if bits < 5:

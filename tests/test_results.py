@@ -18,8 +18,15 @@ from helpers import DATA
 from qlib import Accuracy, QuantConfig, experiments, results
 from qlib.cli import main
 
-TINY = experiments.Experiment("tiny", "digits", {}, (({"activation_bits": 4}, {"activation_bits": 8}),), images=40,
-                          calibration_images=(20,), seeds=(0, 1))  # fmt: skip
+TINY = experiments.Experiment(
+    "tiny",
+    "digits",
+    {},
+    (({"activation_bits": 4}, {"activation_bits": 8}),),
+    images=40,
+    calibration_images=(20,),
+    seeds=(0, 1),
+)
 
 
 @pytest.fixture
@@ -57,7 +64,8 @@ def test_recording_again_computes_nothing(table, monkeypatch):
 
 
 def test_an_interrupted_recording_goes_on_and_equals_an_uninterrupted_one(table, tmp_path, monkeypatch):
-    compute, count = experiments.Laboratory.measure, 0
+    compute = experiments.Laboratory.measure
+    count = 0
 
     def stops(self, run):
         nonlocal count
@@ -103,17 +111,23 @@ def test_a_row_that_cannot_be_written_leaves_the_table_as_it_was(table, monkeypa
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         results.write_whole(table, "half a ro")
-    assert table.read_bytes() == before and [p.name for p in table.parent.iterdir() if p.name.startswith(".")] == []
+    assert (
+        table.read_bytes() == before
+        and [p.name for p in table.parent.iterdir() if p.name.startswith(".")] == []
+    )
 
 
-@pytest.mark.parametrize("change", [
-    lambda run: dataclasses.replace(run, config=run.config.replace(percentile=99.9)),
-    lambda run: dataclasses.replace(run, config=run.config.replace(float_layers=["fc"])),
-    lambda run: dataclasses.replace(run, network="better"),
-    lambda run: dataclasses.replace(run, calibration_seed=1),
-    lambda run: dataclasses.replace(run, calibration_images=21),
-    lambda run: dataclasses.replace(run, images=41),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: dataclasses.replace(run, config=run.config.replace(percentile=99.9)),
+        lambda run: dataclasses.replace(run, config=run.config.replace(float_layers=["fc"])),
+        lambda run: dataclasses.replace(run, network="better"),
+        lambda run: dataclasses.replace(run, calibration_seed=1),
+        lambda run: dataclasses.replace(run, calibration_images=21),
+        lambda run: dataclasses.replace(run, images=41),
+    ],
+)
 def test_the_key_changes_with_whatever_the_row_depends_on(change):
     laboratory = experiments.Laboratory(results.load_bench("digits"))
     run = experiments.Run("digits", "base", QuantConfig(), 20, 0, 40)
@@ -142,19 +156,24 @@ def test_a_summary_is_the_mean_over_draws_with_its_interval_and_spread(table):
     for line in summary.itertuples():
         draws = [a.top1 for a in results.accuracies(rows, activation_bits=line.activation_bits)]
         assert line.draws == 2 and line.n == 40
-        assert line.top1 == pytest.approx(np.mean(draws)) and line.spread == pytest.approx(np.std(draws, ddof=1))
+        assert line.top1 == pytest.approx(np.mean(draws)) and line.spread == pytest.approx(
+            np.std(draws, ddof=1)
+        )
         assert line.low < line.top1 < line.high
     with pytest.raises(ValueError, match="no recorded row"):
         results.accuracies(rows, activation_bits=3)
 
 
-@pytest.mark.parametrize("text, culprit", [
-    ("- 1", "mapping"),
-    ("bench: digits\nvari: []", "vari"),
-    ("bench: digits\nvary: [{weight_bitz: [3]}]", "weight_bitz"),
-    ("bench: digits\nvary: [{weight_bits: [99]}]", "weight_bits"),
-    ("bench: [unclosed", "grid.yaml"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, culprit",
+    [
+        ("- 1", "mapping"),
+        ("bench: digits\nvari: []", "vari"),
+        ("bench: digits\nvary: [{weight_bitz: [3]}]", "weight_bitz"),
+        ("bench: digits\nvary: [{weight_bits: [99]}]", "weight_bits"),
+        ("bench: [unclosed", "grid.yaml"),
+    ],
+)
 def test_a_faulty_experiment_file_is_refused_with_its_name_and_the_culprit(tmp_path, text, culprit):
     path = tmp_path / "grid.yaml"
     path.write_text(text)
@@ -200,17 +219,22 @@ def image_files(tmp_path_factory):
 @pytest.mark.parametrize("path", recorded_tables(), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_a_random_row_of_every_table_is_recomputed(path, image_files):
     """Another processor may round a rare value otherwise: a few images may differ, the accuracy must not."""
-    rows, foreign = results.load_table(path).to_dict("records"), path.parent.name != "digits"
+    rows = results.load_table(path).to_dict("records")
+    foreign = path.parent.name != "digits"
     if foreign:  # recorded on other machines and partly on a GPU, where learning takes another path
         rows = [row for row in rows if not (row["allocation"] or {}).get("target_weight_bits")]
         if not image_files or not rows:
             pytest.skip("its images are not here, or all its rows are learned")
     row = random.SystemRandom().choice(rows)
     print(f"row {row['key']} of {path.name}")
-    laboratory, run = experiments.Laboratory(results.load_bench(row["bench"])), results.run_of(row)
+    laboratory = experiments.Laboratory(results.load_bench(row["bench"]))
+    run = results.run_of(row)
     assert laboratory.identity(run)["key"] == row["key"]
-    now, then = results.accuracy_of({**laboratory.measure(run), "n": run.images}), results.accuracy_of(row)
-    learned = run.allocation is not None and run.allocation.learned  # such a rounding changes the path of all later steps
+    now = results.accuracy_of({**laboratory.measure(run), "n": run.images})
+    then = results.accuracy_of(row)
+    learned = (
+        run.allocation is not None and run.allocation.learned
+    )  # such a rounding changes the path of all later steps
     assert isinstance(now, Accuracy) and abs(now.top1 - then.top1) < (3 if learned else 2 if foreign else 0.5)
     assert (now.correct != then.correct).mean() < (0.2 if learned or foreign else 0.01)
 
@@ -224,8 +248,11 @@ def test_batches_on_their_way_to_a_device_are_all_there_in_order():
 
 
 def test_precision_is_part_of_the_key_unless_it_is_float32(table):
-    run, bench = experiments.Run("digits", "base", QuantConfig(), 20, 0, 40), results.load_bench("digits")
-    keys = {p: experiments.Laboratory(bench, precision=p).identity(run)["key"] for p in experiments.PRECISIONS}
+    run = experiments.Run("digits", "base", QuantConfig(), 20, 0, 40)
+    bench = results.load_bench("digits")
+    keys = {
+        p: experiments.Laboratory(bench, precision=p).identity(run)["key"] for p in experiments.PRECISIONS
+    }
     assert len(set(keys.values())) == 3
     rows = results.record(TINY, table, progress=False, precision="bfloat16")
     assert set(rows.precision) == {"bfloat16"} and results.provenance(table)[0]["precision"] == "bfloat16"
@@ -233,9 +260,12 @@ def test_precision_is_part_of_the_key_unless_it_is_float32(table):
 
 
 def test_the_learner_learns_in_bfloat16(table):
-    learned = dataclasses.replace(TINY, vary=(({"target_weight_bits": 7, "steps": 20, "learning_rate": 0.1},),), seeds=(0,))
-    (row,) = results.record(dataclasses.replace(learned, float_baseline=False), table, progress=False,
-                            precision="bfloat16").to_dict("records")  # fmt: skip
+    learned = dataclasses.replace(
+        TINY, vary=(({"target_weight_bits": 7, "steps": 20, "learning_rate": 0.1},),), seeds=(0,)
+    )
+    (row,) = results.record(
+        dataclasses.replace(learned, float_baseline=False), table, progress=False, precision="bfloat16"
+    ).to_dict("records")
     assert row["average_weight_bits"] <= 7
 
 
@@ -255,6 +285,7 @@ def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(old[:2])
+
     def untouched(rows):
         return set(rows.precision) == {"float32"} and list(rows.float_layers) == [[]] * len(rows)
 

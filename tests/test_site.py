@@ -1,4 +1,6 @@
-"""The site that `make book` built: nothing broken, nothing blank, nothing heavy, nothing fetched from elsewhere."""
+"""The site that `make book` built: nothing broken, nothing blank, nothing heavy, nothing fetched from
+elsewhere.
+"""
 
 import gzip
 import importlib.util
@@ -24,7 +26,15 @@ SITE = ROOT / "_build" / "html"
 PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TOP = urlsplit(site(repository())).path or "/"  # what the host puts before the addresses of the site
-NOT_WRITTEN = {"404", "genindex", "glossary", "index", "py-modindex", "references", "search"}  # by us, or the glossary itself
+NOT_WRITTEN = {
+    "404",
+    "genindex",
+    "glossary",
+    "index",
+    "py-modindex",
+    "references",
+    "search",
+}  # by us, or the glossary itself
 
 built = pytest.mark.skipif(not PAGES, reason="the site is not built: run `make book` first")
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(SITE).as_posix())
@@ -66,9 +76,12 @@ def test_no_widget_that_cannot_act(page):
 @every_page
 def test_images_exist_and_have_a_description(page):
     for image in read(page).find_all("img"):
-        source, description = image["src"], image.get("alt", "").strip()
+        source = image["src"]
+        description = image.get("alt", "").strip()
         assert target(page, source).is_file(), source
-        assert description and not description.endswith((".png", ".svg")), f"{source} has no alt text of its own"
+        assert description and not description.endswith((".png", ".svg")), (
+            f"{source} has no alt text of its own"
+        )
 
 
 @built
@@ -104,19 +117,25 @@ def test_nothing_is_fetched_from_another_host(page):
 @every_page
 def test_tables_are_tables(page):
     """Markdown that no parser made a table of stays a line of bars."""
-    assert [p.get_text()[:60] for p in read(page).select("article p") if p.get_text().lstrip().startswith("|")] == []
+    assert [
+        p.get_text()[:60] for p in read(page).select("article p") if p.get_text().lstrip().startswith("|")
+    ] == []
 
 
 @built
 def test_formulas_are_drawn():
     page = SITE / "book" / "notation.html"
-    assert read(page).select(".math") and [s for s in read(page).select("script[src]") if "mathjax" in s["src"]]
+    assert read(page).select(".math") and [
+        s for s in read(page).select("script[src]") if "mathjax" in s["src"]
+    ]
 
 
 @built
 @every_page
 def test_launch_buttons(page):
-    """No link to the repository while its owner is a placeholder; a Colab button on every notebook afterwards."""
+    """No link to the repository while its owner is a placeholder; a Colab button on every notebook
+    afterwards.
+    """
     links = [link["href"] for link in read(page).select("a[href]")]
     if is_placeholder(repository()):
         assert [link for link in links if "/OWNER/" in link or "colab.research.google.com" in link] == []
@@ -143,12 +162,32 @@ def test_every_figure_of_a_lesson_has_caption_and_name():
             figure = image.find_parent("figure")
             if image.find_parent("section", id="move"):
                 continue  # what a slider drew last
-            assert figure and figure.get("id") and figure.select_one("figcaption .caption-text").get_text().strip(), image["src"]
+            assert (
+                figure
+                and figure.get("id")
+                and figure.select_one("figcaption .caption-text").get_text().strip()
+            ), image["src"]
 
 
 def in_prose(text):
-    """Whether a piece of a page is what the glossary is for: neither code, heading, quotation or caption, nor folded away."""
-    aside = ["h1", "h2", "h3", "h4", "h5", "h6", "code", "pre", "blockquote", "figcaption", "script", "details", "dt"]
+    """Whether a piece of a page is what the glossary is for: neither code, heading, quotation or caption, nor
+    folded away.
+    """
+    aside = [
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "code",
+        "pre",
+        "blockquote",
+        "figcaption",
+        "script",
+        "details",
+        "dt",
+    ]
     classes = ["cell_output", "math", "sd-card", "py", "catalogue", "qlib-figure"]
     return not text.find_parent(aside) and not text.find_parent(class_=classes)
 
@@ -183,10 +222,15 @@ def test_no_word_of_the_glossary_is_idle_and_every_lesson_uses_some():
 @every_page
 def test_a_page_says_what_it_is_to_those_who_share_it(page):
     head = {tag.get("property") or tag.get("name"): tag.get("content") for tag in read(page).select("meta")}
-    assert all(head[name] for name in ("description", "og:title", "og:description", "og:type", "og:site_name", "twitter:card"))
+    assert all(
+        head[name]
+        for name in ("description", "og:title", "og:description", "og:type", "og:site_name", "twitter:card")
+    )
     assert len(head["description"]) <= 200
     for name in ("og:image", "og:url"):  # absolute or absent
-        assert (name in head) == bool(site(repository())) and head.get(name, "https://").startswith("https://")
+        assert (name in head) == bool(site(repository())) and head.get(name, "https://").startswith(
+            "https://"
+        )
     assert page == SITE / "index.html" or read(page).select_one("link[rel=icon]")
 
 
@@ -199,13 +243,26 @@ def test_lessons_describe_themselves_differently():
 @built
 def test_the_page_for_dead_addresses_works_at_any_depth():
     page = SITE / "404.html"
-    named = [tag.get(name) for tag in read(page).find_all(True) for name in ("href", "src", "action", "data-content_root")]
+    named = [
+        tag.get(name)
+        for tag in read(page).find_all(True)
+        for name in ("href", "src", "action", "data-content_root")
+    ]
     assert [to for to in named if to and not to.startswith((TOP, "#", "https://", "data:"))] == []
     assert [link for link in read(page).select("article a") if link["href"] == f"{TOP}book/intro.html"]
 
 
-PACKAGES = ("sphinx", "sphinx_book_theme", "pydata_sphinx_theme", "sphinx_thebe", "sphinx_togglebutton", "sphinx_copybutton",
-            "sphinx_design", "sphinx-mathjax-offline", "myst_nb")  # fmt: skip
+PACKAGES = (
+    "sphinx",
+    "sphinx_book_theme",
+    "pydata_sphinx_theme",
+    "sphinx_thebe",
+    "sphinx_togglebutton",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx-mathjax-offline",
+    "myst_nb",
+)
 
 
 @cache
@@ -213,16 +270,26 @@ def own_assets():
     """Files of the site that are not the theme's or an extension's: name, bytes compressed, text."""
     found = [Path(importlib.util.find_spec(name).submodule_search_locations[0]) for name in PACKAGES]
     theirs = {path.name for folder in found for path in folder.rglob("*.*")}
-    own = [path for folder in ("_static", "_images") for path in (SITE / folder).rglob("*.*") if path.name not in theirs]
+    own = [
+        path
+        for folder in ("_static", "_images")
+        for path in (SITE / folder).rglob("*.*")
+        if path.name not in theirs
+    ]
     return [(path, len(gzip.compress(path.read_bytes())), path.read_text("utf8", "ignore")) for path in own]
 
 
 def needed(page):
-    """The assets of our own that a page names, or that what it names does, by file name or, of a module, by quoted stem."""
-    texts, found = [page.read_text("utf8")], {}
+    """The assets of our own that a page names, or that what it names does, by file name or, of a module, by
+    quoted stem.
+    """
+    texts = [page.read_text("utf8")]
+    found = {}
     for text in texts:
         for path, size, inside in own_assets():
-            if path not in found and (path.name in text or (path.suffix in (".js", ".json") and f'"{path.stem}"' in text)):
+            if path not in found and (
+                path.name in text or (path.suffix in (".js", ".json") and f'"{path.stem}"' in text)
+            ):
                 found[path] = size
                 if path.suffix in (".js", ".css"):
                     texts.append(inside)
@@ -254,7 +321,11 @@ def test_with_an_address_a_lesson_has_edit_colab_and_download_links_and_a_pictur
     config["repository"]["url"] = "https://github.com/Ada/tradeoffs"
     config["execute"] = {"execute_notebooks": "off"}
     (tmp_path / "_config.yml").write_text(yaml.safe_dump(config))
-    toc = {"format": "jb-book", "root": "book/notation", "chapters": [{"file": "book/glossary"}, {"file": f"notebooks/{name}"}]}
+    toc = {
+        "format": "jb-book",
+        "root": "book/notation",
+        "chapters": [{"file": "book/glossary"}, {"file": f"notebooks/{name}"}],
+    }
     (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc))
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("results", "experiments"))
     (tmp_path / "notebooks").mkdir()
@@ -272,7 +343,12 @@ def test_with_an_address_a_lesson_has_edit_colab_and_download_links_and_a_pictur
     assert download in links and (html / "_sources" / "notebooks" / f"{name}.ipynb").is_file()
     head = {tag["property"]: tag["content"] for tag in page.select("meta[property]")}
     assert head["og:url"] == f"https://ada.github.io/tradeoffs/notebooks/{name}.html"
-    assert head["og:image"] == "https://ada.github.io/tradeoffs/_static/figure.png" and (html / "_static/figure.png").is_file()
+    assert (
+        head["og:image"] == "https://ada.github.io/tradeoffs/_static/figure.png"
+        and (html / "_static/figure.png").is_file()
+    )
     assert 'href="/tradeoffs/_static/' in (html / "404.html").read_text("utf8")
     for other in html.glob("*.html"):  # pages that no file was written for
-        assert not re.search(r"tradeoffs/(edit|blob)/[^\"]*(404|genindex|search)", other.read_text("utf8")), other.name
+        assert not re.search(r"tradeoffs/(edit|blob)/[^\"]*(404|genindex|search)", other.read_text("utf8")), (
+            other.name
+        )

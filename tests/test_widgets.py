@@ -1,4 +1,6 @@
-"""The live panel: every field has its control, the last move wins, and its answer is that of `quantize` and `evaluate`."""
+"""The live panel: every field has its control, the last move wins, and its answer is that of `quantize` and
+`evaluate`.
+"""
 
 import dataclasses
 import inspect
@@ -57,7 +59,11 @@ def test_named_fields_stand_in_front_and_every_control_is_somewhere(own):
     assert list(panel.widget.children[1:3]) == [panel.controls["pooling"], panel.controls["weight_bits"]]
     everything = shown(panel.widget)
     assert all(everything.count(control) == 1 for control in panel.controls.values())
-    (button,) = [w for w in everything if isinstance(w, ipywidgets.ToggleButton) and "all other choices" in w.description]
+    (button,) = [
+        w
+        for w in everything
+        if isinstance(w, ipywidgets.ToggleButton) and "all other choices" in w.description
+    ]
     box = panel.widget.children[panel.widget.children.index(button) + 1]
     assert box.layout.display == "none"
     button.value = True
@@ -83,14 +89,18 @@ def test_a_move_changes_the_field_and_the_answer_is_that_of_quantize_and_evaluat
     assert changed == [name]
     accuracy = panel.wait(SOON).accuracy
     assert (accuracy.correct == expected(panel).correct).all()
-    assert f"<b>{accuracy.top1:.2f} %</b>" in panel._answer.value and 'aria-busy="false"' in panel._answer.value
+    assert (
+        f"<b>{accuracy.top1:.2f} %</b>" in panel._answer.value and 'aria-busy="false"' in panel._answer.value
+    )
     assert str(qlib.compare(accuracy, panel.baseline).points.__format__("+.2f")) in panel._answer.value
 
 
 def test_choices_of_values_by_name_such_as_bits_by_layer(own):
     layers = read(own[0]).layers
-    choices = {"weight_bits": {"mixed": {"default": 2, layers[-1]: 7}, "plain": 3},
-               "first_last_bits": {"alike": None, "8 bits": 8}}  # fmt: skip
+    choices = {
+        "weight_bits": {"mixed": {"default": 2, layers[-1]: 7}, "plain": 3},
+        "first_last_bits": {"alike": None, "8 bits": 8},
+    }
     panel = explore(*own, choices=choices)
     assert panel.config.weight_bits == {"default": 2, layers[-1]: 7} and panel.config.first_last_bits is None
     for index, (bits, ends) in enumerate([({"default": 2, layers[-1]: 7}, None), (3, 8)]):
@@ -109,7 +119,9 @@ def workers():
 
 
 def test_ten_quick_moves_leave_no_stale_result_and_no_queue(own, monkeypatch):
-    started, gate, quantize = [], threading.Event(), panels.quantize
+    started = []
+    gate = threading.Event()
+    quantize = panels.quantize
 
     def slow(model, config, calibration):
         started.append(config.activation_bits)
@@ -125,13 +137,20 @@ def test_ten_quick_moves_leave_no_stale_result_and_no_queue(own, monkeypatch):
         panel.wait(0.1)
     gate.set()
     accuracy = panel.wait(SOON).accuracy
-    assert started in ([2, 11, 11], [11, 11])  # the few images and all of them; whatever ran at first was let go
-    assert (accuracy.correct == expected(panel).correct).all() and f"<b>{accuracy.top1:.2f} %</b>" in panel._answer.value
+    assert started in (
+        [2, 11, 11],
+        [11, 11],
+    )  # the few images and all of them; whatever ran at first was let go
+    assert (
+        accuracy.correct == expected(panel).correct
+    ).all() and f"<b>{accuracy.top1:.2f} %</b>" in panel._answer.value
     assert workers() == []
 
 
 def test_a_move_ends_the_computation_for_the_old_setting(own, monkeypatch):
-    counts, reached, moved = [], threading.Event(), threading.Event()
+    counts = []
+    reached = threading.Event()
+    moved = threading.Event()
 
     def endless(model, config, calibration):
         if config.weight_bits == 3:
@@ -155,13 +174,21 @@ def test_a_move_ends_the_computation_for_the_old_setting(own, monkeypatch):
 def test_errors_stand_in_the_panel_escaped_and_the_next_move_recovers(panel, monkeypatch):
     panel.controls["bit_choices"].value = ()
     assert panel.wait(SOON).accuracy is None
-    assert "This cannot be done" in panel._answer.value and "bit_choices must hold at least one bitwidth" in panel._answer.value
+    assert (
+        "This cannot be done" in panel._answer.value
+        and "bit_choices must hold at least one bitwidth" in panel._answer.value
+    )
     panel.controls["bit_choices"].value = (8,)
     assert panel.wait(SOON).accuracy is not None and "cannot" not in panel._answer.value
     with monkeypatch.context() as patch:
-        patch.setattr(panels, "footprint", lambda *_: (_ for _ in ()).throw(RuntimeError("out of <memory>\nand more")))
+        patch.setattr(
+            panels, "footprint", lambda *_: (_ for _ in ()).throw(RuntimeError("out of <memory>\nand more"))
+        )
         panel.controls["weight_bits"].value = 2
-        assert panel.wait(SOON).accuracy is None and "RuntimeError: out of &lt;memory&gt;</p>" in panel._answer.value
+        assert (
+            panel.wait(SOON).accuracy is None
+            and "RuntimeError: out of &lt;memory&gt;</p>" in panel._answer.value
+        )
     panel.controls["activation_symmetric"].value = True
     panel.controls["activation_bits"].value = 1
     panel.wait(SOON)
@@ -171,29 +198,54 @@ def test_errors_stand_in_the_panel_escaped_and_the_next_move_recovers(panel, mon
         panel.config  # noqa: B018
 
 
-configs = st.fixed_dictionaries({
-    "weight_bits": st.sampled_from([None, 3]), "activation_bits": st.sampled_from([None, 3]),
-    "weight_symmetric": st.booleans(), "activation_symmetric": st.booleans(), "activation_dynamic": st.booleans(),
-    "weight_range": st.sampled_from(["minmax", "percentile"]), "activation_range": st.sampled_from(["minmax", "percentile"]),
-    "quantize_skip": st.booleans(), "quantize_residual": st.booleans(),
-})  # fmt: skip
-OTHER = {"weight_symmetric": True, "activation_symmetric": True, "symmetric_grid": "restricted", "percentile": 80.0,
-         "weight_granularity": "per_tensor", "activation_granularity": "per_channel", "weight_range": "mse", "input_bits": 2,
-         "activation_range": "mse", "activation_dynamic": True, "pooling": "low_precision", "quantize_output": False,
-         "calibration_upstream": "quantized", "first_last_bits": 2, "quantize_skip": False, "quantize_residual": False,
-         "float_layers": ("body",), "bit_choices": (1,)}  # fmt: skip
+configs = st.fixed_dictionaries(
+    {
+        "weight_bits": st.sampled_from([None, 3]),
+        "activation_bits": st.sampled_from([None, 3]),
+        "weight_symmetric": st.booleans(),
+        "activation_symmetric": st.booleans(),
+        "activation_dynamic": st.booleans(),
+        "weight_range": st.sampled_from(["minmax", "percentile"]),
+        "activation_range": st.sampled_from(["minmax", "percentile"]),
+        "quantize_skip": st.booleans(),
+        "quantize_residual": st.booleans(),
+    }
+)
+OTHER = {
+    "weight_symmetric": True,
+    "activation_symmetric": True,
+    "symmetric_grid": "restricted",
+    "percentile": 80.0,
+    "weight_granularity": "per_tensor",
+    "activation_granularity": "per_channel",
+    "weight_range": "mse",
+    "input_bits": 2,
+    "activation_range": "mse",
+    "activation_dynamic": True,
+    "pooling": "low_precision",
+    "quantize_output": False,
+    "calibration_upstream": "quantized",
+    "first_last_bits": 2,
+    "quantize_skip": False,
+    "quantize_residual": False,
+    "float_layers": ("body",),
+    "bit_choices": (1,),
+}
 
 
 @given(configs)
 def test_a_disabled_field_changes_nothing(fields):
     torch.manual_seed(0)
-    model, x = Block().eval(), images(6)
+    model = Block().eval()
+    x = images(6)
     config = qlib.QuantConfig(**fields)
     acting = panels._acting(config)
     assert {"weight_bits", "activation_bits"} <= acting
     reference = qlib.quantize(model, config, [x])(x)
     for name in set(FIELDS) - acting:
-        assert torch.equal(qlib.quantize(model, config.replace(**{name: OTHER[name]}), [x])(x), reference), name
+        assert torch.equal(qlib.quantize(model, config.replace(**{name: OTHER[name]}), [x])(x), reference), (
+            name
+        )
 
 
 def test_fields_that_do_not_act_are_disabled_until_they_do(panel):
@@ -219,7 +271,9 @@ def test_layers_left_in_float_are_chosen_among_those_of_the_network(own):
 
 def test_float_on_both_sides_is_the_baseline(own):
     panel = explore(*own, **FLOAT).wait(SOON)
-    assert panel.accuracy.correct.tolist() == panel.baseline.correct.tolist() == expected(panel).correct.tolist()
+    assert (
+        panel.accuracy.correct.tolist() == panel.baseline.correct.tolist() == expected(panel).correct.tolist()
+    )
     assert "+0.00 points" in panel._answer.value
 
 
@@ -227,9 +281,17 @@ def test_the_card_is_that_of_the_present_setting(panel):
     panel.controls["pooling"].value = "float"
     card = panel.wait(SOON).card
     size = qlib.footprint(panel.model, panel.validation[0][0][:1], panel.config)
-    assert (card["pooling"], card["network"], card["images"], card["weight_bytes"]) == ("float", "Block", 80, size.weight_bytes)
+    assert (card["pooling"], card["network"], card["images"], card["weight_bytes"]) == (
+        "float",
+        "Block",
+        80,
+        size.weight_bytes,
+    )
     assert card["accuracy"]["n"] == card["float_accuracy"]["n"] == 210
-    assert card.to_html() in panel._card.value and "qlib.QuantConfig(pooling=&#x27;float&#x27;)" in panel._card.value
+    assert (
+        card.to_html() in panel._card.value
+        and "qlib.QuantConfig(pooling=&#x27;float&#x27;)" in panel._card.value
+    )
 
 
 def test_the_first_answer_says_what_it_stands_on(own, monkeypatch):
@@ -266,21 +328,31 @@ def test_generators_and_no_calibration(own):
 
 def test_a_bench(bench):
     panel = explore(bench, network="better", images=30, calibration_images=20).wait(SOON)
-    assert panel.accuracy.n == 30 and panel.card["network"] == "better of the bench digits" and panel.card["images"] == 20
+    assert (
+        panel.accuracy.n == 30
+        and panel.card["network"] == "better of the bench digits"
+        and panel.card["images"] == 20
+    )
     assert (panel.accuracy.correct == expected(panel).correct).all()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (lambda own, bench: explore(own[0]), "needs validation images"),
-    (lambda own, bench: explore(bench, [1], [2]), "takes a bench, or a torch.nn.Module"),
-    (lambda own, bench: explore(3), "got a int"),
-    (lambda own, bench: explore(bench, network="best"), "has no network 'best'"),
-    (lambda own, bench: explore(*own, front=("bits",)), "no field 'bits'"),
-    (lambda own, bench: explore(*own, weight_bit=3), "did you mean 'weight_bits'"),
-    (lambda own, bench: explore(*own, weight_bits=40), "weight_bits must be a whole number"),
-    (lambda own, bench: explore(*own, weight_bits=4, choices={"weight_bits": {"two": 2}}), "not one of its choices: two"),
-    (lambda own, bench: explore(own[0], own[1], []), "validation must hold"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (lambda own, bench: explore(own[0]), "needs validation images"),
+        (lambda own, bench: explore(bench, [1], [2]), "takes a bench, or a torch.nn.Module"),
+        (lambda own, bench: explore(3), "got a int"),
+        (lambda own, bench: explore(bench, network="best"), "has no network 'best'"),
+        (lambda own, bench: explore(*own, front=("bits",)), "no field 'bits'"),
+        (lambda own, bench: explore(*own, weight_bit=3), "did you mean 'weight_bits'"),
+        (lambda own, bench: explore(*own, weight_bits=40), "weight_bits must be a whole number"),
+        (
+            lambda own, bench: explore(*own, weight_bits=4, choices={"weight_bits": {"two": 2}}),
+            "not one of its choices: two",
+        ),
+        (lambda own, bench: explore(own[0], own[1], []), "validation must hold"),
+    ],
+)
 def test_what_cannot_be_is_refused(own, bench, arguments, message):
     with pytest.raises(ValueError, match=message):
         arguments(own, bench)
@@ -300,7 +372,10 @@ def test_a_panel_leaves_torch_with_as_many_threads_as_before(panel):
 
 
 def test_networks_run_in_other_threads_while_one_is_read():
-    model, x, wrong, stop = Block().eval(), images(4), [], threading.Event()
+    model = Block().eval()
+    x = images(4)
+    wrong = []
+    stop = threading.Event()
     with torch.no_grad():
         right = model(x)
 
@@ -316,7 +391,8 @@ def test_networks_run_in_other_threads_while_one_is_read():
             for _ in range(20):
                 read(Block())
 
-        runner, tracers = threading.Thread(target=run), [threading.Thread(target=trace) for _ in range(2)]
+        runner = threading.Thread(target=run)
+        tracers = [threading.Thread(target=trace) for _ in range(2)]
         call = torch.nn.Module.__call__
         for thread in (runner, *tracers):
             thread.start()
@@ -357,7 +433,11 @@ def test_a_move_in_the_moment_of_an_error_is_still_answered(panel, monkeypatch):
 
     monkeypatch.setattr(type(panel), "_measure", fails_once)
     panel.controls["activation_bits"].value = 3
-    assert panel.wait(SOON).config.activation_bits == 5 and panel.accuracy.n and "too late" not in panel._answer.value
+    assert (
+        panel.wait(SOON).config.activation_bits == 5
+        and panel.accuracy.n
+        and "too late" not in panel._answer.value
+    )
 
 
 def test_an_interpreter_ends_well_while_a_panel_measures():

@@ -1,4 +1,6 @@
-"""Rows spread over processes, clusters and machines: the same table, no row twice, none missing, whoever is killed."""
+"""Rows spread over processes, clusters and machines: the same table, no row twice, none missing, whoever is
+killed.
+"""
 
 import dataclasses
 import os
@@ -14,8 +16,15 @@ from qlib import experiments, results
 from qlib.cli import main
 from qlib.workers import spread
 
-TINY = experiments.Experiment("tiny", "digits", {}, (tuple({"activation_bits": b} for b in (3, 4, 5, 6)),), images=60,
-                          calibration_images=(20,), seeds=(0, 1))  # fmt: skip
+TINY = experiments.Experiment(
+    "tiny",
+    "digits",
+    {},
+    (tuple({"activation_bits": b} for b in (3, 4, 5, 6)),),
+    images=60,
+    calibration_images=(20,),
+    seeds=(0, 1),
+)
 SAME = [c for c in results.COLUMNS if c not in ("session", "seconds")]
 
 
@@ -56,7 +65,9 @@ def test_a_table_does_not_depend_on_the_number_of_processes(table, alone, worker
 def test_what_a_killed_process_had_in_hand_another_takes_over(tmp_path):
     flag = str(tmp_path / "killed")
     found = dict(spread(kill_once, [(i, flag) for i in range(8)], workers=2))
-    assert os.path.exists(flag) and {number: square for (number, _), square in found.items()} == {i: i * i for i in range(8)}
+    assert os.path.exists(flag) and {number: square for (number, _), square in found.items()} == {
+        i: i * i for i in range(8)
+    }
 
 
 def test_processes_that_only_die_end_in_an_error():
@@ -76,7 +87,7 @@ def test_processes_end_when_their_parent_is_killed(table):
         from test_workers import TINY, results
         if __name__ == "__main__":
             results.record(dataclasses.replace(TINY, seeds=tuple(range(40)), images=500), Path({str(table)!r}), workers=2)
-    """)
+    """)  # noqa: E501
     path = table.with_name("script.py")
     path.write_text(script, encoding="utf8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
@@ -106,11 +117,18 @@ def running(pid):
 
 
 def test_two_recordings_of_one_table_at_once_do_not_harm_it(table, alone):
-    other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
+    other = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(f"""
         from pathlib import Path
         from test_workers import TINY, results
         results.record(TINY, Path({str(table)!r}), progress=False)
-    """)], env={**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])})  # fmt: skip
+    """),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])},
+    )
     results.record(TINY, table, progress=False)
     assert other.wait() == 0
     assert results.load_table(table)[SAME].equals(alone)
@@ -122,7 +140,10 @@ def test_shards_merge_to_the_table_of_one_machine(table, alone):
         assert len(results.record(TINY, table, progress=False, shard=(part, 3))) == 3
     assert not table.exists()
     assert results.merge(TINY, table)[SAME].equals(alone)
-    assert len(results.provenance(table)) == 3 and sorted(p.name for p in table.parent.iterdir()) == ["tiny.csv", "tiny.yaml"]
+    assert len(results.provenance(table)) == 3 and sorted(p.name for p in table.parent.iterdir()) == [
+        "tiny.csv",
+        "tiny.yaml",
+    ]
     assert {row.session for row in results.load_table(table).itertuples()} == {0, 1, 2}
     with pytest.raises(FileNotFoundError, match="no shard of tiny"):
         results.merge(TINY, table)
@@ -141,17 +162,26 @@ def test_a_shard_goes_on_and_a_merge_adds_to_what_is_there(table, alone):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_that_fails_is_noted_and_does_not_stop_the_rest(table, workers, monkeypatch):
-    faulty = dataclasses.replace(TINY, seeds=(0,), vary=(({"activation_bits": 4}, {"target_weight_bits": 3, "steps": 1},
-                                                          {"activation_bits": 5}),))  # fmt: skip
+    faulty = dataclasses.replace(
+        TINY,
+        seeds=(0,),
+        vary=(({"activation_bits": 4}, {"target_weight_bits": 3, "steps": 1}, {"activation_bits": 5}),),
+    )
     rows = results.record(faulty, table, progress=False, workers=workers)
     assert len(rows) == 3 and [e[:10] for e in results.failures(table).values()] == ["ValueError"]
-    monkeypatch.setattr(experiments.Laboratory, "measure", lambda *_: pytest.fail("a failed run was tried again"))
+    monkeypatch.setattr(
+        experiments.Laboratory, "measure", lambda *_: pytest.fail("a failed run was tried again")
+    )
     assert results.record(faulty, table, progress=False).equals(rows)
     monkeypatch.undo()
     measure = experiments.Laboratory.measure
     cured = {"allocation": None}
-    monkeypatch.setattr(experiments.Laboratory, "measure", lambda self, run: measure(self, dataclasses.replace(run, **cured)))
-    assert len(results.record(faulty, table, progress=False, retry=True)) == 4 and results.failures(table) == {}
+    monkeypatch.setattr(
+        experiments.Laboratory, "measure", lambda self, run: measure(self, dataclasses.replace(run, **cured))
+    )
+    assert (
+        len(results.record(faulty, table, progress=False, retry=True)) == 4 and results.failures(table) == {}
+    )
 
 
 def test_a_disk_that_is_full_leaves_the_rows_that_are_there(table, monkeypatch):
@@ -168,19 +198,41 @@ def test_a_file_that_cannot_grow_leaves_the_rows_that_are_there(table):
     resource = pytest.importorskip("resource")
     results.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
     grid = table.with_name("grid.yaml")
-    grid.write_text("bench: digits\nimages: 60\ncalibration_images: [20]\nvary: [{activation_bits: [3, 4, 5, 6, 7]}]\n")
-    before, limit = table.read_bytes(), len(table.read_bytes())
-    sweep = subprocess.run([sys.executable, "-m", "qlib.cli", "sweep", str(grid), "--out", str(table)], text=True,
-                           capture_output=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-                           env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    grid.write_text(
+        "bench: digits\nimages: 60\ncalibration_images: [20]\nvary: [{activation_bits: [3, 4, 5, 6, 7]}]\n"
+    )
+    before = table.read_bytes()
+    limit = len(table.read_bytes())
+    sweep = subprocess.run(
+        [sys.executable, "-m", "qlib.cli", "sweep", str(grid), "--out", str(table)],
+        text=True,
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert sweep.returncode == 2 and sweep.stderr.splitlines()[-1].startswith("qlib: [Errno")
     assert table.read_bytes() == before and not list(table.parent.glob(".*"))
 
 
-def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_computed(tmp_path, capsys, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_computed(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(experiments.Laboratory, "measure", lambda *_: pytest.fail("computed"))
     (tmp_path / "taken").write_text("a file where a folder is wanted")
-    assert main(["run", "--images", "20", "--calibration-images", "20", "--out", str(tmp_path / "taken" / "rows.csv")]) == 2
+    assert (
+        main(
+            [
+                "run",
+                "--images",
+                "20",
+                "--calibration-images",
+                "20",
+                "--out",
+                str(tmp_path / "taken" / "rows.csv"),
+            ]
+        )
+        == 2
+    )
     assert capsys.readouterr().err.splitlines()[-1].startswith("qlib: ") and (tmp_path / "taken").is_file()
 
     def refuse(path, *arguments, **options):
@@ -190,7 +242,10 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_computed
 
     opened = open
     monkeypatch.setattr("builtins.open", refuse)  # who runs the tests may be allowed to write everywhere
-    assert main(["run", "--images", "20", "--calibration-images", "20", "--out", str(tmp_path / "rows.csv")]) == 2
+    assert (
+        main(["run", "--images", "20", "--calibration-images", "20", "--out", str(tmp_path / "rows.csv")])
+        == 2
+    )
     assert "Permission denied" in capsys.readouterr().err and not (tmp_path / "rows.csv").exists()
 
 
@@ -204,13 +259,18 @@ def test_a_shard_that_is_none_is_refused(shard, capsys):
 def test_a_name_without_a_bench_is_one_of_digits(capsys):
     from qlib.cli import _experiments
 
-    assert [e.bench for e in _experiments(["skip-residual", "imagenet-generated/throughput"])] == ["digits", "imagenet-generated"]
+    assert [e.bench for e in _experiments(["skip-residual", "imagenet-generated/throughput"])] == [
+        "digits",
+        "imagenet-generated",
+    ]
 
 
 def test_a_dask_cluster_makes_the_same_table_though_a_worker_is_killed(table, alone):
     distributed = pytest.importorskip("distributed")
     many = dataclasses.replace(TINY, seeds=tuple(range(12)))
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
         workers = list(cluster.workers.values())
         script = textwrap.dedent(f"""
             import dataclasses
@@ -218,7 +278,7 @@ def test_a_dask_cluster_makes_the_same_table_though_a_worker_is_killed(table, al
             from test_workers import TINY, results
             many = dataclasses.replace(TINY, seeds=tuple(range(12)))
             results.record(many, Path({str(table)!r}), progress=False, scheduler={cluster.scheduler_address!r})
-        """)
+        """)  # noqa: E501
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
         recording = subprocess.Popen([sys.executable, "-c", script], env=environment)
         wait_until(lambda: table.exists() and len(table.read_text().splitlines()) > 4)

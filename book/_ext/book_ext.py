@@ -1,5 +1,7 @@
-"""What the site needs beyond `_config.yml`: no dead links, no dead sliders, what pages show from data, links to the glossary,
-what a page says of itself to those who share it, and the page for addresses that lead nowhere."""
+"""What the site needs beyond `_config.yml`: no dead links, no dead sliders, what pages show from data, links
+to the glossary, what a page says of itself to those who share it, and the page for addresses that lead
+nowhere.
+"""
 
 import json
 import re
@@ -29,8 +31,19 @@ This site was built without `make book`, so only Jupyter Book's own record is he
 ```"""
 
 GLOSSARY = "book/glossary"
-NOT_PROSE = (nodes.title, nodes.literal, nodes.literal_block, nodes.reference, addnodes.pending_xref, nodes.math, nodes.raw,
-             nodes.block_quote, nodes.caption, addnodes.desc, nodes.comment)  # fmt: skip
+NOT_PROSE = (
+    nodes.title,
+    nodes.literal,
+    nodes.literal_block,
+    nodes.reference,
+    addnodes.pending_xref,
+    nodes.math,
+    nodes.raw,
+    nodes.block_quote,
+    nodes.caption,
+    addnodes.desc,
+    nodes.comment,
+)
 FOLDED = ("dropdown", "card")  # of sphinx-design; a card is one link as a whole
 PICTURE = "_static/figure.png"
 NOT_FOUND = """<h1>There is no such page</h1>
@@ -45,12 +58,16 @@ NOT_FOUND = """<h1>There is no such page</h1>
 FIGURES = {
     "<!-- opening figure -->": opening_figure,
     "<!-- tradeoff explorer -->": tradeoff_explorer,
-    "<!-- comparison of cards -->": lambda: card_comparison({card.name: card for card in catalogue().values()}),
+    "<!-- comparison of cards -->": lambda: card_comparison(
+        {card.name: card for card in catalogue().values()}
+    ),
 }
 
 
 def hide_dead_links(app, config):
-    """While the repository's address is a placeholder, show no button that leads there. The site's own follows from it."""
+    """While the repository's address is a placeholder, show no button that leads there. The site's own
+    follows from it.
+    """
     options = config.html_theme_options
     address = options.get("repository_url", "")
     base = config.html_baseurl or site(address)
@@ -78,19 +95,30 @@ def fill_trials(app, docname, source):
         return
     record = Path(app.srcdir, "book/trials.yaml")
     app.env.note_dependency(str(record))
-    lines = ["| lesson | scores (of 10) | last | what went wrong and was mended |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| lesson | scores (of 10) | last | what went wrong and was mended |",
+        "| --- | --- | --- | --- |",
+    ]
     for name, trials in yaml.safe_load(record.read_text("utf8")).items():
         scores = ", ".join(str(trial["score"]) for trial in trials) or "not tried yet"
         notes = "; ".join(trial["note"] for trial in trials if trial.get("note"))
-        lines.append(f"| [](../notebooks/{name}.ipynb) | {scores} | {trials[-1]['date'] if trials else ''} | {notes} |")
+        lines.append(
+            f"| [](../notebooks/{name}.ipynb) | {scores} | {trials[-1]['date'] if trials else ''} | {notes} |"
+        )
     source[0] = source[0].replace(TRIALS_MARK, "\n".join(lines))
 
 
 def fill_from_data(app, docname, source):
-    """Put the catalogue, the schema and the form into the pages about cards, the verdicts into the evidence page, what ImageNet
-    costs into the page on reproducing the paper, and which networks can be read into theirs."""
-    marks = {**cards.MARKS, "<!-- evidence -->": evidence.as_markdown, "<!-- costs -->": costs.as_markdown,
-             "<!-- networks -->": networks.as_markdown}  # fmt: skip
+    """Put the catalogue, the schema and the form into the pages about cards, the verdicts into the evidence
+    page, what ImageNet costs into the page on reproducing the paper, and which networks can be read into
+    theirs.
+    """
+    marks = {
+        **cards.MARKS,
+        "<!-- evidence -->": evidence.as_markdown,
+        "<!-- costs -->": costs.as_markdown,
+        "<!-- networks -->": networks.as_markdown,
+    }
     for mark, make in marks.items():
         if mark in source[0]:
             source[0] = source[0].replace(mark, make())
@@ -101,7 +129,9 @@ def fill_from_data(app, docname, source):
 
 
 def link_terms(app, doctree):
-    """Make the first use of each word of the glossary a link, in prose that is neither quoted, nor folded away, nor a door."""
+    """Make the first use of each word of the glossary a link, in prose that is neither quoted, nor folded
+    away, nor a door.
+    """
     page = app.env.docname
     if page == GLOSSARY or GLOSSARY not in app.env.found_docs:
         return
@@ -109,10 +139,15 @@ def link_terms(app, doctree):
     linked = set()
     for text in list(doctree.findall(nodes.Text)):
         around = list(_ancestors(text))
-        explicit = next((n for n in around if isinstance(n, addnodes.pending_xref) and n["reftype"] == "term"), None)
+        explicit = next(
+            (n for n in around if isinstance(n, addnodes.pending_xref) and n["reftype"] == "term"), None
+        )
         if explicit:
             linked.add(glossary.terms().get(explicit["reftarget"]))
-        elif not any(isinstance(n, NOT_PROSE) or n.get("nb_element") or n.get("design_component") in FOLDED for n in around):
+        elif not any(
+            isinstance(n, NOT_PROSE) or n.get("nb_element") or n.get("design_component") in FOLDED
+            for n in around
+        ):
             _link_in(text, page, linked)
 
 
@@ -124,13 +159,23 @@ def _ancestors(node):
 
 def _link_in(text, page, linked):
     """Split ``text`` around the words that are not in ``linked`` yet."""
-    parts, end, words = [], 0, text.astext()
+    parts = []
+    end = 0
+    words = text.astext()
     for match, term in glossary.uses(words):
         if glossary.terms()[term] in linked:
             continue
         linked.add(glossary.terms()[term])
-        link = addnodes.pending_xref("", nodes.inline("", match.group(), classes=["xref", "std", "std-term"]), refdoc=page,
-                                     refdomain="std", reftype="term", reftarget=term, refexplicit=True, refwarn=True)  # fmt: skip
+        link = addnodes.pending_xref(
+            "",
+            nodes.inline("", match.group(), classes=["xref", "std", "std-term"]),
+            refdoc=page,
+            refdomain="std",
+            reftype="term",
+            reftarget=term,
+            refexplicit=True,
+            refwarn=True,
+        )
         parts += [nodes.Text(words[end : match.start()]), link]
         end = match.end()
     if parts:
@@ -145,36 +190,70 @@ def replace_widgets(app, doctree):
 
 
 def describe_page(app, pagename, templatename, context, doctree):
-    """Title, description and picture for search engines and link previews, whose addresses must be absolute: without the site's
-    address there is no picture. The front page's stand on the site's own address as well."""
+    """Title, description and picture for search engines and link previews, whose addresses must be absolute:
+    without the site's address there is no picture. The front page's stand on the site's own address as
+    well.
+    """
     title = unescape(re.sub("<[^>]+>", "", context.get("title") or app.config.html_title))
     description, picture, alt = _summary(app, doctree)
-    properties = {"type": "website" if pagename == app.config.root_doc else "article", "site_name": app.config.html_title,
-                  "title": title, "description": description}  # fmt: skip
+    properties = {
+        "type": "website" if pagename == app.config.root_doc else "article",
+        "site_name": app.config.html_title,
+        "title": title,
+        "description": description,
+    }
     if app.config.html_baseurl:
         properties |= {"url": app.builder.get_target_uri(pagename), "image": picture}
-        properties |= {name: app.config.html_baseurl + properties[name] for name in ("url", "image")} | {"image:alt": alt}
+        properties |= {name: app.config.html_baseurl + properties[name] for name in ("url", "image")} | {
+            "image:alt": alt
+        }
     tags = [f'<meta property="og:{name}" content="{escape(value)}" />' for name, value in properties.items()]
-    tags += [f'<meta name="description" content="{escape(description)}" />',
-             f'<meta name="twitter:card" content="summary{"_large_image" if "image" in properties else ""}" />']  # fmt: skip
+    tags += [
+        f'<meta name="description" content="{escape(description)}" />',
+        f'<meta name="twitter:card" content="summary{"_large_image" if "image" in properties else ""}" />',
+    ]
     context["metatags"] = "\n".join([context.get("metatags", ""), *tags])
     if pagename == app.config.root_doc:
         front = app.builder.get_target_uri(pagename)
-        Path(app.outdir, "index.html").write_text("\n".join([
-            '<!DOCTYPE html>', '<html lang="en"><head><meta charset="utf-8" />', f"<title>{escape(title)}</title>",
-            f'<meta http-equiv="refresh" content="0; url={front}" />', *tags,
-            f'</head><body><p><a href="{front}">{escape(title)}</a></p></body></html>', ""]), "utf8")  # fmt: skip
+        Path(app.outdir, "index.html").write_text(
+            "\n".join(
+                [
+                    "<!DOCTYPE html>",
+                    '<html lang="en"><head><meta charset="utf-8" />',
+                    f"<title>{escape(title)}</title>",
+                    f'<meta http-equiv="refresh" content="0; url={front}" />',
+                    *tags,
+                    f'</head><body><p><a href="{front}">{escape(title)}</a></p></body></html>',
+                    "",
+                ]
+            ),
+            "utf8",
+        )
 
 
 def _summary(app, doctree):
-    """First paragraph of a page that is not all in italics, and its first picture with the picture's description."""
+    """First paragraph of a page that is not all in italics, and its first picture with the picture's
+    description.
+    """
     paragraphs = doctree.findall(nodes.paragraph) if doctree else ()
-    words = (p.astext() for p in paragraphs if any(not isinstance(n, nodes.emphasis) for n in p) and p.astext().strip())
-    images = doctree.findall(nodes.image) if doctree else ()  # by now their addresses are those of the written page
-    pictures = ((n["uri"][n["uri"].index(app.builder.imagedir) :], n.get("alt", "")) for n in images
-                if f"{app.builder.imagedir}/" in n["uri"])  # fmt: skip
+    words = (
+        p.astext()
+        for p in paragraphs
+        if any(not isinstance(n, nodes.emphasis) for n in p) and p.astext().strip()
+    )
+    images = (
+        doctree.findall(nodes.image) if doctree else ()
+    )  # by now their addresses are those of the written page
+    pictures = (
+        (n["uri"][n["uri"].index(app.builder.imagedir) :], n.get("alt", ""))
+        for n in images
+        if f"{app.builder.imagedir}/" in n["uri"]
+    )
     front = "Accuracy against activation bits for one network under three placements of its quantizers."
-    return (textwrap.shorten(next(words, app.config.html_title), 200, placeholder=" …"), *next(pictures, (PICTURE, front)))
+    return (
+        textwrap.shorten(next(words, app.config.html_title), 200, placeholder=" …"),
+        *next(pictures, (PICTURE, front)),
+    )
 
 
 def mend_roles(app, pagename, templatename, context, doctree):

@@ -15,7 +15,9 @@ Batches = Sequence[tuple["Tensor", "Tensor"]]
 
 
 class Bench(Protocol):
-    """Data and networks. Batches are pairs of float32 images ``(b, c, h, w)``, ready for the network, and int64 labels."""
+    """Data and networks. Batches are pairs of float32 images ``(b, c, h, w)``, ready for the network, and
+    int64 labels.
+    """
 
     name: str
     models: Mapping[str, nn.Module]
@@ -41,10 +43,11 @@ BENCHES = {  # by name: module and what makes it
 
 @dataclass(frozen=True)
 class Loaders:
-    """A bench of your own loaders: ``train`` and ``held_out`` give batches of images and labels, such as a ``DataLoader`` does.
+    """A bench of your own loaders: ``train`` and ``held_out`` give batches of images and labels, such as a
+    ``DataLoader`` does.
 
-    Draws are the first images that ``train`` gives after its seed is set, so a loader that shuffles gives others for every seed;
-    ``held_out`` must not shuffle. ``ValueError`` where a loader has too few images.
+    Draws are the first images that ``train`` gives after its seed is set, so a loader that shuffles gives
+    others for every seed; ``held_out`` must not shuffle. ``ValueError`` where a loader has too few images.
     """
 
     name: str
@@ -67,7 +70,8 @@ class Loaders:
     def _first(self, loader: Iterable[tuple[Tensor, Tensor]], n: int) -> Batches:
         import torch
 
-        batches, left = [], n
+        batches = []
+        left = n
         for x, labels in loader:
             batches.append((x[:left], torch.as_tensor(labels)[:left]))
             left -= len(batches[-1][0])
@@ -77,10 +81,12 @@ class Loaders:
 
 
 def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
-    """The bench of that name: ``"digits"`` is built in, the modules of the others say what they need. With ``own``, the arguments
-    of `qlib.benches.images.own`, a bench of your own network and images, called ``name``.
+    """The bench of that name: ``"digits"`` is built in, the modules of the others say what they need. With
+    ``own``, the arguments of `qlib.benches.images.own`, a bench of your own network and images, called
+    ``name``.
 
-    Raises ``ValueError`` for a name that is not known or a folder that is not named, ``OSError`` for data that is not there.
+    Raises ``ValueError`` for a name that is not known or a folder that is not named, ``OSError`` for data
+    that is not there.
     """
     if own:
         from . import images
@@ -96,11 +102,15 @@ def weights_hash(model: nn.Module) -> str:
     """SHA-256 of a network's parameters and buffers, names included: 16 hexadecimal digits."""
     from torch import Tensor
 
-    return _hash((name.encode(), tensor) for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor))
+    return _hash(
+        (name.encode(), tensor) for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)
+    )
 
 
 def data_hash(batches: Batches) -> str:
-    """SHA-256 of images and labels, however they are batched: 16 hexadecimal digits. Batches may know their own ``hash``."""
+    """SHA-256 of images and labels, however they are batched: 16 hexadecimal digits. Batches may know their
+    own ``hash``.
+    """
     parts = ((b"", part) for which in (0, 1) for part in (batch[which] for batch in batches))
     return getattr(batches, "hash", None) or _hash(parts)
 

@@ -1,8 +1,10 @@
-"""CIFAR-10 (Krizhevsky 2009) with pytorchcv's pretrained ResNets; and JPEG files of it with a foreign network.
+"""CIFAR-10 (Krizhevsky 2009) with pytorchcv's pretrained ResNets; and JPEG files of it with a foreign
+network.
 
-The images are downloaded in their binary version (which, unlike the Python version, holds no pickles), or taken from the folder
-that ``$QLIB_CIFAR10`` names, with ``train/`` and ``test/``, a subfolder for every class. pytorchcv publishes one set of weights
-for a graph, so there is no ``better`` network of the same graph as ``base`` (ResNet-20): ``deeper`` is a ResNet-56.
+The images are downloaded in their binary version (which, unlike the Python version, holds no pickles), or
+taken from the folder that ``$QLIB_CIFAR10`` names, with ``train/`` and ``test/``, a subfolder for every
+class. pytorchcv publishes one set of weights for a graph, so there is no ``better`` network of the same graph
+as ``base`` (ResNet-20): ``deeper`` is a ResNet-56.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Records:
 
     def __init__(self, records: bytes):
         table = np.frombuffer(records, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
-        self.pixels, self.labels = table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0].astype(np.int64)
+        self.pixels = table[:, 1:].reshape(-1, 3, 32, 32)
+        self.labels = table[:, 0].astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,6 +46,7 @@ class Records:
 @cache
 def _records(archive: Path) -> tuple[Records, Records]:
     with tarfile.open(archive) as files:
+
         def read(name: str) -> bytes:
             return files.extractfile(f"cifar-10-batches-bin/{name}.bin").read()
 
@@ -51,19 +55,36 @@ def _records(archive: Path) -> tuple[Records, Records]:
 
 def cifar10() -> ImageBench:
     """The bench ``"cifar10"``."""
-    models = Networks({"base": lambda: pytorchcv_network("resnet20_cifar10"),
-                       "deeper": lambda: pytorchcv_network("resnet56_cifar10")})  # fmt: skip
+    models = Networks(
+        {
+            "base": lambda: pytorchcv_network("resnet20_cifar10"),
+            "deeper": lambda: pytorchcv_network("resnet56_cifar10"),
+        }
+    )
     if "QLIB_CIFAR10" in os.environ:
         return folders("cifar10", Path(os.environ["QLIB_CIFAR10"]), PREPROCESS, models, BATCH)
-    return ImageBench("cifar10", *_records(fetch(URL, URL.rsplit("/", 1)[1], "sha256", SHA256)), models, BATCH)
+    return ImageBench(
+        "cifar10", *_records(fetch(URL, URL.rsplit("/", 1)[1], "sha256", SHA256)), models, BATCH
+    )
 
 
 def cifar10_jpeg() -> ImageBench:
-    """The bench ``"cifar10-jpeg"``: ``$QLIB_CIFAR10_JPEG`` names a folder with ``cifar10-jpeg/{train,test}/<class>/*.jpg``, the
-    network's code ``resnet_cifar.py`` (which is run) and its weights ``resnet20-cifar10.safetensors``. Re-encoding as JPEG costs
-    this network about ten points, so its float accuracy is not that on CIFAR-10."""
+    """The bench ``"cifar10-jpeg"``: ``$QLIB_CIFAR10_JPEG`` names a folder with
+    ``cifar10-jpeg/{train,test}/<class>/*.jpg``, the network's code ``resnet_cifar.py`` (which is run) and its
+    weights ``resnet20-cifar10.safetensors``. Re-encoding as JPEG costs this network about ten points, so its
+    float accuracy is not that on CIFAR-10.
+    """
     if "QLIB_CIFAR10_JPEG" not in os.environ:
-        raise ValueError("set QLIB_CIFAR10_JPEG to a folder with cifar10-jpeg/, resnet_cifar.py and resnet20-cifar10.safetensors")
+        raise ValueError(
+            "set QLIB_CIFAR10_JPEG to a folder with cifar10-jpeg/, resnet_cifar.py and "
+            "resnet20-cifar10.safetensors"
+        )
     folder = Path(os.environ["QLIB_CIFAR10_JPEG"])
-    return own("cifar10-jpeg", f"{folder / 'resnet_cifar.py'}:resnet20", folder / "resnet20-cifar10.safetensors",
-               folder / "cifar10-jpeg", Preprocess(), BATCH)  # fmt: skip
+    return own(
+        "cifar10-jpeg",
+        f"{folder / 'resnet_cifar.py'}:resnet20",
+        folder / "resnet20-cifar10.safetensors",
+        folder / "cifar10-jpeg",
+        Preprocess(),
+        BATCH,
+    )

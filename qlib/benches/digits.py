@@ -1,12 +1,13 @@
 """The built-in bench: two cluttered handwritten digits, 100 classes, and two trained networks.
 
-Images are drawn from the 1,797 glyphs of scikit-learn's ``load_digits``: two digits a canvas (48 x 48, grey), each scaled,
-rotated and sheared, among fragments of other glyphs and noise; the label is ``10 * left + right``. The glyphs are split
-first: no glyph of a validation image is ever trained or calibrated on.
+Images are drawn from the 1,797 glyphs of scikit-learn's ``load_digits``: two digits a canvas (48 x 48, grey),
+each scaled, rotated and sheared, among fragments of other glyphs and noise; the label is ``10 * left +
+right``. The glyphs are split first: no glyph of a validation image is ever trained or calibrated on.
 
-Every image follows from its seed and is the same on every machine: random bits come from NumPy's PCG64 (whose stream NumPy
-guarantees), the rest is elementwise float64 addition, multiplication and division, rounded to ``uint8`` at the end. Rotations
-are written with the tangent of the half angle, so no transcendental function is called.
+Every image follows from its seed and is the same on every machine: random bits come from NumPy's PCG64 (whose
+stream NumPy guarantees), the rest is elementwise float64 addition, multiplication and division, rounded to
+``uint8`` at the end. Rotations are written with the tangent of the half angle, so no transcendental function
+is called.
 
 Train the networks again, or your own, with ``python -m qlib.benches.digits train --help``.
 """
@@ -35,7 +36,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @functools.cache
 def glyphs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Glyph images ``(1797, 8, 8)`` in [0, 1], their labels, and the order that splits them (first 1,100: training)."""
+    """Glyph images ``(1797, 8, 8)`` in [0, 1], their labels, and the order that splits them (first 1,100:
+    training).
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -44,7 +47,9 @@ def glyphs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class _Draws:
-    """Random numbers from PCG64's raw 64-bit words only: the one part of NumPy's streams that never changes."""
+    """Random numbers from PCG64's raw 64-bit words only: the one part of NumPy's streams that never
+    changes.
+    """
 
     def __init__(self, *seed: int):
         self.bits = np.random.PCG64(list(seed))
@@ -64,16 +69,20 @@ class _Draws:
 
 
 def _stamp(canvas: np.ndarray, glyph: np.ndarray, x, y, half, tangent, quarter, shear, contrast) -> None:
-    """Draw one transformed glyph per image into ``canvas`` ``(n, size + 2 margin, ...)`` by maximum, bilinearly.
+    """Draw one transformed glyph per image into ``canvas`` ``(n, size + 2 margin, ...)`` by maximum,
+    bilinearly.
 
-    ``x, y`` (centre) and ``half`` (half the glyph's width) are in pixels; ``tangent`` is that of half the rotation angle,
-    ``quarter`` adds that many quarter turns. All are arrays of shape ``(n,)``.
+    ``x, y`` (centre) and ``half`` (half the glyph's width) are in pixels; ``tangent`` is that of half the
+    rotation angle, ``quarter`` adds that many quarter turns. All are arrays of shape ``(n,)``.
     """
-    n, margin = len(glyph), (canvas.shape[1] - SIZE) // 2
-    cos, sin = (1 - tangent * tangent) / (1 + tangent * tangent), 2 * tangent / (1 + tangent * tangent)
+    n = len(glyph)
+    margin = (canvas.shape[1] - SIZE) // 2
+    cos = (1 - tangent * tangent) / (1 + tangent * tangent)
+    sin = 2 * tangent / (1 + tangent * tangent)
     cos, sin = np.choose(quarter, (cos, -sin, -cos, sin)), np.choose(quarter, (sin, cos, -sin, -cos))
     reach = margin  # the transformed glyph lies within this many pixels of its centre
-    left, top = np.floor(x).astype(np.int64) - reach, np.floor(y).astype(np.int64) - reach
+    left = np.floor(x).astype(np.int64) - reach
+    top = np.floor(y).astype(np.int64) - reach
     span = np.arange(2 * reach + 1)
     dx = (left[:, None] + span + 0.5 - x[:, None])[:, None, :] / half[:, None, None]
     dy = (top[:, None] + span + 0.5 - y[:, None])[:, :, None] / half[:, None, None]
@@ -81,9 +90,12 @@ def _stamp(canvas: np.ndarray, glyph: np.ndarray, x, y, half, tangent, quarter, 
     v = 4 * (cos[:, None, None] * dy - sin[:, None, None] * dx) + 3.5
     padded = np.zeros((n, 12, 12))
     padded[:, 2:10, 2:10] = glyph
-    u, v = np.clip(u + 2, 0, 10.5), np.clip(v + 2, 0, 10.5)
-    column, row = u.astype(np.int64), v.astype(np.int64)
-    u, v = u - column, v - row
+    u = np.clip(u + 2, 0, 10.5)
+    v = np.clip(v + 2, 0, 10.5)
+    column = u.astype(np.int64)
+    row = v.astype(np.int64)
+    u = u - column
+    v = v - row
     at = (np.arange(n) * 144)[:, None, None] + row * 12 + column
     flat = padded.ravel()
     upper = flat[at] * (1 - u) + flat[at + 1] * u
@@ -98,22 +110,43 @@ def _stamp(canvas: np.ndarray, glyph: np.ndarray, x, y, half, tangent, quarter, 
 def _draw_chunk(stream: str, seed: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
     images, labels, order = glyphs()
     pool = order[TRAIN_GLYPHS:] if stream == "validation" else order[:TRAIN_GLYPHS]
-    draw, n, margin = _Draws(STREAMS[stream], seed, chunk), CHUNK, 24
+    draw = _Draws(STREAMS[stream], seed, chunk)
+    n = CHUNK
+    margin = 24
     canvas = np.zeros((n, SIZE + 2 * margin + 1, SIZE + 2 * margin + 1))
     label = np.zeros(n, dtype=np.int64)
     for centre in (0.3 * SIZE, 0.7 * SIZE):
         pick = pool[draw.index(len(pool), n)]
         label = 10 * label + labels[pick]
-        _stamp(canvas, images[pick], centre + draw.uniform(-3, 3, n), SIZE / 2 + draw.uniform(-6, 6, n),
-               half=draw.uniform(8, 12, n), tangent=draw.uniform(-0.175, 0.175, n), quarter=np.zeros(n, dtype=np.int64),
-               shear=draw.uniform(-0.2, 0.2, n), contrast=draw.uniform(0.6, 1, n))
+        _stamp(
+            canvas,
+            images[pick],
+            centre + draw.uniform(-3, 3, n),
+            SIZE / 2 + draw.uniform(-6, 6, n),
+            half=draw.uniform(8, 12, n),
+            tangent=draw.uniform(-0.175, 0.175, n),
+            quarter=np.zeros(n, dtype=np.int64),
+            shear=draw.uniform(-0.2, 0.2, n),
+            contrast=draw.uniform(0.6, 1, n),
+        )
     for _ in range(FRAGMENTS):
-        pick, first = pool[draw.index(len(pool), n)], draw.index(5, n)[:, None]
+        pick = pool[draw.index(len(pool), n)]
+        first = draw.index(5, n)[:, None]
         kept = (np.arange(8) >= first) & (np.arange(8) < first + 3)  # three rows of a glyph
-        _stamp(canvas, images[pick] * kept[:, :, None], draw.uniform(0, SIZE, n), draw.uniform(0, SIZE, n),
-               half=draw.uniform(6, 10, n), tangent=draw.uniform(-0.414, 0.414, n), quarter=draw.index(4, n),
-               shear=draw.uniform(-0.2, 0.2, n), contrast=draw.uniform(0.3, 0.9, n))
-    canvas = canvas[:, margin : margin + SIZE, margin : margin + SIZE] * draw.uniform(0.6, 1, n)[:, None, None]
+        _stamp(
+            canvas,
+            images[pick] * kept[:, :, None],
+            draw.uniform(0, SIZE, n),
+            draw.uniform(0, SIZE, n),
+            half=draw.uniform(6, 10, n),
+            tangent=draw.uniform(-0.414, 0.414, n),
+            quarter=draw.index(4, n),
+            shear=draw.uniform(-0.2, 0.2, n),
+            contrast=draw.uniform(0.3, 0.9, n),
+        )
+    canvas = (
+        canvas[:, margin : margin + SIZE, margin : margin + SIZE] * draw.uniform(0.6, 1, n)[:, None, None]
+    )
     canvas = canvas + 0.2 * draw.noise(n, SIZE, SIZE)
     return np.clip(np.rint(64 + 128 * canvas), 0, 255).astype(np.uint8), label
 
@@ -135,23 +168,37 @@ def draw(stream: str, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_batches(images: np.ndarray, labels: np.ndarray, batch: int = BATCH) -> list[tuple[Tensor, Tensor]]:
-    """uint8 images as batches for the network: float32 ``(b, 1, 48, 48)``, grey 64 at 0 and grey 192 at 1; exact."""
-    x, y = (torch.from_numpy(images).float().unsqueeze(1) - 64) / 128, torch.from_numpy(labels)
+    """uint8 images as batches for the network: float32 ``(b, 1, 48, 48)``, grey 64 at 0 and grey 192 at 1;
+    exact.
+    """
+    x = (torch.from_numpy(images).float().unsqueeze(1) - 64) / 128
+    y = torch.from_numpy(labels)
     return list(zip(x.split(batch), y.split(batch), strict=True))
 
 
 def network() -> nn.Module:
-    """ResNet-50's graph (bottlenecks 3-4-6-3, strided stem, max-pool, projections), one eighth as wide: 399,068 parameters."""
+    """ResNet-50's graph (bottlenecks 3-4-6-3, strided stem, max-pool, projections), one eighth as wide:
+    399,068 parameters.
+    """
     from pytorchcv.models.resnet import ResNet
 
-    net = ResNet(channels=[[32] * 3, [64] * 4, [128] * 6, [256] * 3], init_block_channels=8, bottleneck=True,
-                 conv1_stride=True, in_channels=1, in_size=(SIZE, SIZE), num_classes=100)
+    net = ResNet(
+        channels=[[32] * 3, [64] * 4, [128] * 6, [256] * 3],
+        init_block_channels=8,
+        bottleneck=True,
+        conv1_stride=True,
+        in_channels=1,
+        in_size=(SIZE, SIZE),
+        num_classes=100,
+    )
     net.features.final_pool = nn.AdaptiveAvgPool2d(1)
     return net
 
 
 class Digits:
-    """The bench: ``models`` holds ``base`` and ``better``, trained on the same data, one graph, another recipe."""
+    """The bench: ``models`` holds ``base`` and ``better``, trained on the same data, one graph, another
+    recipe.
+    """
 
     name = "digits"
 
@@ -179,7 +226,9 @@ def load_network(path: Path) -> nn.Module:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network of the bench was trained: fresh images every epoch, SGD with Nesterov momentum, one-cycle rate."""
+    """How a network of the bench was trained: fresh images every epoch, SGD with Nesterov momentum, one-cycle
+    rate.
+    """
 
     epochs: int
     seed: int
@@ -204,21 +253,32 @@ def train(recipe: Recipe, output: Path) -> None:
     net = network().to(memory_format=torch.channels_last).train()
     decayed = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.SGD(groups, lr=recipe.peak_rate, momentum=0.9, nesterov=True)
     steps = recipe.images_per_epoch // recipe.batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_rate, total_steps=steps * recipe.epochs)
-    partial, done = output.with_suffix(".partial"), 0
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.peak_rate, total_steps=steps * recipe.epochs
+    )
+    partial = output.with_suffix(".partial")
+    done = 0
     if partial.exists():
         state = torch.load(partial, weights_only=True)
         if state["recipe"] != repr(recipe):
-            raise SystemExit(f"{partial} belongs to another recipe ({state['recipe']}): delete it or choose another --output")
+            raise SystemExit(
+                f"{partial} belongs to another recipe ({state['recipe']}): delete it or choose another "
+                "--output"
+            )
         net.load_state_dict(state["net"]), optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         done = state["epochs"]
     for epoch in range(done, recipe.epochs):
         images, labels = draw_epoch(recipe, epoch)
-        bar = tqdm(to_batches(images, labels, recipe.batch), desc=f"epoch {epoch + 1}/{recipe.epochs}", disable=None)
+        bar = tqdm(
+            to_batches(images, labels, recipe.batch), desc=f"epoch {epoch + 1}/{recipe.epochs}", disable=None
+        )
         mean = 0.0
         for i, (x, y) in enumerate(bar):
             loss = nn.functional.cross_entropy(net(x.to(memory_format=torch.channels_last)), y)
@@ -229,8 +289,13 @@ def train(recipe: Recipe, output: Path) -> None:
             mean += (loss.item() - mean) / (i + 1)
             bar.set_postfix(loss=f"{mean:.3f}")
         print(f"epoch {epoch + 1}/{recipe.epochs}: mean loss {mean:.4f}", flush=True)
-        state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-                 "epochs": epoch + 1, "recipe": repr(recipe)}
+        state = {
+            "net": net.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "epochs": epoch + 1,
+            "recipe": repr(recipe),
+        }
         torch.save(state, partial.with_suffix(".tmp"))
         os.replace(partial.with_suffix(".tmp"), partial)
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}
@@ -249,7 +314,9 @@ def draw_epoch(recipe: Recipe, epoch: int) -> tuple[np.ndarray, np.ndarray]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m qlib.benches.digits", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    training = commands.add_parser("train", help="train one of the two networks; resumes where it was stopped")
+    training = commands.add_parser(
+        "train", help="train one of the two networks; resumes where it was stopped"
+    )
     training.add_argument("--recipe", choices=RECIPES, default="base")
     training.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     training.add_argument("--epochs", type=int, help="instead of the recipe's own number")

@@ -1,11 +1,14 @@
-"""ImageNet: the reader's own copy of the images, and the networks of the paper; and generated images, to time it.
+"""ImageNet: the reader's own copy of the images, and the networks of the paper; and generated images, to time
+it.
 
-``$QLIB_IMAGENET`` names a folder with ``train/`` and ``val/``, a subfolder for each of the 1,000 classes (ImageFolder). Both
-libraries publish the same preprocessing for these networks: shorter side to 256 pixels, central 224, mean and deviation of
-ImageNet. The first run on validation images decodes them once into the cache (50,000: 7.5 GB).
+``$QLIB_IMAGENET`` names a folder with ``train/`` and ``val/``, a subfolder for each of the 1,000 classes
+(ImageFolder). Both libraries publish the same preprocessing for these networks: shorter side to 256 pixels,
+central 224, mean and deviation of ImageNet. The first run on validation images decodes them once into the
+cache (50,000: 7.5 GB).
 
-``base`` is torchvision's ResNet-50 with its V1 weights, ``better`` pytorchcv's ``resnet50b``, which has the same graph (the
-stride in the 3x3 convolution), and ``better-v1`` pytorchcv's ``resnet50``, the paper's, which has not (stride in the first 1x1).
+``base`` is torchvision's ResNet-50 with its V1 weights, ``better`` pytorchcv's ``resnet50b``, which has the
+same graph (the stride in the 3x3 convolution), and ``better-v1`` pytorchcv's ``resnet50``, the paper's, which
+has not (stride in the first 1x1).
 """
 
 from __future__ import annotations
@@ -26,11 +29,19 @@ CLASSES = 16  # of generated images
 
 
 def imagenet() -> ImageBench:
-    """The bench ``"imagenet"``. Raises ``ValueError`` where ``$QLIB_IMAGENET`` is not set, or classes are missing there."""
+    """The bench ``"imagenet"``. Raises ``ValueError`` where ``$QLIB_IMAGENET`` is not set, or classes are
+    missing there.
+    """
     if "QLIB_IMAGENET" not in os.environ:
-        raise ValueError("set QLIB_IMAGENET to a folder that holds ImageNet as train/ and val/, a subfolder for every class")
-    makers = {"base": torchvision_resnet50, "better": lambda: pytorchcv_network("resnet50b"),
-              "better-v1": lambda: pytorchcv_network("resnet50")}  # fmt: skip
+        raise ValueError(
+            "set QLIB_IMAGENET to a folder that holds ImageNet as train/ and val/, a subfolder for every "
+            "class"
+        )
+    makers = {
+        "base": torchvision_resnet50,
+        "better": lambda: pytorchcv_network("resnet50b"),
+        "better-v1": lambda: pytorchcv_network("resnet50"),
+    }
     bench = folders("imagenet", Path(os.environ["QLIB_IMAGENET"]), IMAGENET, Networks(makers), BATCH)
     if (found := len(bench.train.classes)) != 1000:  # the labels of all later ones would be shifted
         raise ValueError(f"{os.environ['QLIB_IMAGENET']} holds {found:,} classes, not ImageNet's 1,000")
@@ -57,8 +68,10 @@ def pytorchcv_network(name: str) -> nn.Module:
 
 
 def generated() -> ImageBench:
-    """The bench ``"imagenet-generated"``: JPEG files of smooth noise, made in the cache on first use, and a ResNet-50 of random
-    weights. The same loaders, preprocessing and sizes as ImageNet; its accuracies mean nothing."""
+    """The bench ``"imagenet-generated"``: JPEG files of smooth noise, made in the cache on first use, and a
+    ResNet-50 of random weights. The same loaders, preprocessing and sizes as ImageNet; its accuracies mean
+    nothing.
+    """
     folder = cache() / "imagenet-generated"
     generate(folder, GENERATED)
     bench = folders("imagenet-generated", folder, IMAGENET, {}, BATCH)
@@ -67,7 +80,9 @@ def generated() -> ImageBench:
 
 
 def generate(folder: Path, sizes: dict[str, int], seed: int = 0) -> None:
-    """Write images that are not there yet: ``sizes`` of them by part, in `CLASSES` classes of one hue each."""
+    """Write images that are not there yet: ``sizes`` of them by part, in `CLASSES` classes of one hue
+    each.
+    """
     from PIL import Image
 
     def write(part: str, i: int) -> None:
@@ -75,7 +90,9 @@ def generate(folder: Path, sizes: dict[str, int], seed: int = 0) -> None:
         if path.exists():
             return
         random = np.random.default_rng([seed, part == "val", i])
-        coarse = random.integers(0, 256, (12, 16, 3)) * (0.4 + 0.6 * np.random.default_rng(i % CLASSES).random(3))
+        coarse = random.integers(0, 256, (12, 16, 3)) * (
+            0.4 + 0.6 * np.random.default_rng(i % CLASSES).random(3)
+        )
         height, width = random.integers(300, 500, 2).tolist()
         picture = Image.fromarray(coarse.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +106,9 @@ def generate(folder: Path, sizes: dict[str, int], seed: int = 0) -> None:
 
 
 def random_resnet50(images: torch.Tensor) -> nn.Module:
-    """torchvision's ResNet-50 with random weights of a fixed seed; its batch norms have the statistics of ``images``."""
+    """torchvision's ResNet-50 with random weights of a fixed seed; its batch norms have the statistics of
+    ``images``.
+    """
     from torchvision.models import resnet50
 
     with torch.random.fork_rng(devices=[]):

@@ -1,7 +1,9 @@
-"""Benches made of image files: listed, preprocessed as a network was published to want them, decoded once, given in batches.
+"""Benches made of image files: listed, preprocessed as a network was published to want them, decoded once,
+given in batches.
 
-Images are kept as the 8-bit pixels that the preprocessing leaves; a float32 batch is made of them when it is asked for. Those of
-validation lie in a file of the cache and are mapped, not loaded, so ImageNet's 50,000 need 7.5 GB of disk and little memory.
+Images are kept as the 8-bit pixels that the preprocessing leaves; a float32 batch is made of them when it is
+asked for. Those of validation lie in a file of the cache and are mapped, not loaded, so ImageNet's 50,000
+need 7.5 GB of disk and little memory.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ def cache() -> Path:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From a picture to a network's input: the shorter side resized to ``resize`` pixels (bilinear), the central square of
-    ``crop`` pixels, RGB in [0, 1] less ``mean``, over ``std``. ``None`` leaves a step out. Equal to torchvision's transforms."""
+    """From a picture to a network's input: the shorter side resized to ``resize`` pixels (bilinear), the
+    central square of ``crop`` pixels, RGB in [0, 1] less ``mean``, over ``std``. ``None`` leaves a step out.
+    Equal to torchvision's transforms.
+    """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -59,11 +63,24 @@ IMAGENET = Preprocess(resize=256, crop=224)  # of torchvision's V1 weights, and 
 
 
 class Images(Sequence):
-    """Batches of (float32 images, int64 labels), made when they are asked for, from uint8 pixels ``(n, 3, h, w)``."""
+    """Batches of (float32 images, int64 labels), made when they are asked for, from uint8 pixels ``(n, 3, h,
+    w)``.
+    """
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, preprocess: Preprocess, batch: int, digest: str | None = None):
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        preprocess: Preprocess,
+        batch: int,
+        digest: str | None = None,
+    ):
         """``digest``: the SHA-256 of the pixels, where it is known already."""
-        self.pixels, self.labels, self.preprocess, self.batch, self.digest = pixels, labels, preprocess, batch, digest
+        self.pixels = pixels
+        self.labels = labels
+        self.preprocess = preprocess
+        self.batch = batch
+        self.digest = digest
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch)
@@ -72,30 +89,40 @@ class Images(Sequence):
         if not 0 <= i < len(self):
             raise IndexError(f"there are {len(self)} batches, no number {i}")
         part = slice(i * self.batch, (i + 1) * self.batch)
-        return self.preprocess.normalized(torch.from_numpy(np.array(self.pixels[part]))), torch.from_numpy(self.labels[part])
+        return self.preprocess.normalized(torch.from_numpy(np.array(self.pixels[part]))), torch.from_numpy(
+            self.labels[part]
+        )
 
     @cached_property
     def hash(self) -> str:
         """Of pixels, labels and normalization, however they are batched: 16 hexadecimal digits."""
         pixels = self.digest or hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
         normalization = repr((self.preprocess.mean, self.preprocess.std))
-        return hashlib.sha256(pixels.encode() + self.labels.tobytes() + normalization.encode()).hexdigest()[:16]
+        return hashlib.sha256(pixels.encode() + self.labels.tobytes() + normalization.encode()).hexdigest()[
+            :16
+        ]
 
 
 class Folder:
-    """A folder of image files, one subfolder a class, as torchvision's ``ImageFolder``: classes count in alphabetical order."""
+    """A folder of image files, one subfolder a class, as torchvision's ``ImageFolder``: classes count in
+    alphabetical order.
+    """
 
     def __init__(self, root: Path, preprocess: Preprocess):
         from torchvision.datasets import ImageFolder
 
-        self.root, self.preprocess, listing = root, preprocess, ImageFolder(root)
-        self.classes, self.samples = listing.classes, listing.samples
+        self.root = root
+        self.preprocess = preprocess
+        listing = ImageFolder(root)
+        self.classes = listing.classes
+        self.samples = listing.samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def images(self, chosen: np.ndarray, batch: int, keep: bool) -> Images:
-        """The images of these numbers. With ``keep`` their pixels are kept in the cache, where the next call finds them.
+        """The images of these numbers. With ``keep`` their pixels are kept in the cache, where the next call
+        finds them.
 
         Raises ``ValueError`` naming the file that is not an image, or has another size than those before it.
         """
@@ -103,8 +130,13 @@ class Folder:
         labels = np.array([self.samples[i][1] for i in chosen], dtype=np.int64)
         if not keep:
             return Images(np.stack(list(self._decoded(paths))), labels, self.preprocess, batch)
-        files = [(str(path.relative_to(self.root)), (status := path.stat()).st_size, status.st_mtime_ns) for path in paths]
-        key = hashlib.sha256(json.dumps([files, self.preprocess.resize, self.preprocess.crop]).encode()).hexdigest()[:16]
+        files = [
+            (str(path.relative_to(self.root)), (status := path.stat()).st_size, status.st_mtime_ns)
+            for path in paths
+        ]
+        key = hashlib.sha256(
+            json.dumps([files, self.preprocess.resize, self.preprocess.crop]).encode()
+        ).hexdigest()[:16]
         kept = cache() / f"pixels-{key}.npy"
         digest = kept.with_suffix(".sha256")
         if not kept.exists():
@@ -112,12 +144,19 @@ class Folder:
         return Images(np.load(kept, mmap_mode="r"), labels, self.preprocess, batch, digest.read_text("utf8"))
 
     def _write(self, kept: Path, digest: Path, paths: list[Path]) -> None:
-        temporary, summed = kept.with_name(f".{kept.name}.{os.getpid()}"), hashlib.sha256()
+        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
+        summed = hashlib.sha256()
         try:
-            with open(temporary, "wb") as file:  # written one after the other: a mapped file would crash on a full disk
+            with open(
+                temporary, "wb"
+            ) as file:  # written one after the other: a mapped file would crash on a full disk
                 for i, pixels in enumerate(self._decoded(paths)):
                     if i == 0:
-                        header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *pixels.shape)}
+                        header = {
+                            "descr": "|u1",
+                            "fortran_order": False,
+                            "shape": (len(paths), *pixels.shape),
+                        }
                         np.lib.format.write_array_header_1_0(file, header)
                     file.write(pixels)
                     summed.update(pixels)
@@ -137,12 +176,23 @@ class Folder:
             except (OSError, SyntaxError, ValueError) as error:
                 raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
-        pool, shape = ThreadPoolExecutor(), None  # threads: Pillow decodes and resizes without Python's lock
+        # Threads: Pillow decodes and resizes without Python's lock
+        pool = ThreadPoolExecutor()
+        shape = None
         try:
-            bar = tqdm(pool.map(decode, paths), desc=f"decoding {self.root.name}", total=len(paths), unit="image", delay=2)
+            bar = tqdm(
+                pool.map(decode, paths),
+                desc=f"decoding {self.root.name}",
+                total=len(paths),
+                unit="image",
+                delay=2,
+            )
             for path, pixels in zip(paths, bar, strict=True):
                 if pixels.shape != (shape := shape or pixels.shape):
-                    raise ValueError(f"{path} gives {pixels.shape} after preprocessing, those before it {shape}: resize and crop")
+                    raise ValueError(
+                        f"{path} gives {pixels.shape} after preprocessing, those before it {shape}: resize "
+                        "and crop"
+                    )
                 yield pixels
         finally:
             pool.shutdown(cancel_futures=True)
@@ -152,7 +202,8 @@ class Networks(Mapping):
     """Float networks by name, each made when it is first asked for, in evaluation mode."""
 
     def __init__(self, makers: Mapping[str, Callable[[], nn.Module]]):
-        self.makers, self.made = makers, {}
+        self.makers = makers
+        self.made = {}
 
     def __getitem__(self, name: str) -> nn.Module:
         if name not in self.made:
@@ -170,14 +221,25 @@ class Networks(Mapping):
 
 
 class ImageBench:
-    """A bench of two sets of images. Draws are without repetition; training images are also those to calibrate on."""
+    """A bench of two sets of images. Draws are without repetition; training images are also those to
+    calibrate on.
+    """
 
     def __init__(self, name: str, train, held_out, models: Mapping[str, nn.Module], batch: int):
-        """``train``, ``held_out``: a `Folder`, or what has its ``classes``, length and ``images``. ``batch``: images a batch."""
+        """``train``, ``held_out``: a `Folder`, or what has its ``classes``, length and ``images``. ``batch``:
+        images a batch.
+        """
         if missing := sorted(set(train.classes) ^ set(held_out.classes)):
-            raise ValueError(f"the training and the validation images of {name!r} have different classes: only one of them has "
-                             f"{', '.join(missing[:5])}")  # fmt: skip
-        self.name, self.train, self.held_out, self.models, self.batch = name, train, held_out, models, batch
+            raise ValueError(
+                f"the training and the validation images of {name!r} have different classes: only one of "
+                "them has "
+                f"{', '.join(missing[:5])}"
+            )
+        self.name = name
+        self.train = train
+        self.held_out = held_out
+        self.models = models
+        self.batch = batch
 
     def calibration(self, n: int, seed: int = 0) -> Images:
         return self.train.images(self._drawn(self.train, n, 1, seed), self.batch, keep=False)
@@ -194,31 +256,57 @@ class ImageBench:
         return np.argsort(np.random.PCG64(list(seed)).random_raw(len(images)), kind="stable")[:n]
 
 
-def folders(name: str, data: Path, preprocess: Preprocess, models: Mapping[str, nn.Module], batch: int) -> ImageBench:
+def folders(
+    name: str, data: Path, preprocess: Preprocess, models: Mapping[str, nn.Module], batch: int
+) -> ImageBench:
     """A bench from a folder that holds ``train/`` and ``val/`` (or ``test/``), each as ``ImageFolder``."""
-    parts = [next((data / part for part in names if (data / part).is_dir()), None) for names in (("train",), ("val", "test"))]
+    parts = [
+        next((data / part for part in names if (data / part).is_dir()), None)
+        for names in (("train",), ("val", "test"))
+    ]
     if None in parts:
-        raise FileNotFoundError(f"{data} holds no folders train/ and val/ (or test/) with a subfolder for every class")
+        raise FileNotFoundError(
+            f"{data} holds no folders train/ and val/ (or test/) with a subfolder for every class"
+        )
     return ImageBench(name, *(Folder(part, preprocess) for part in parts), models, batch)
 
 
-def own(name: str, model: str, weights: str | Path, data: str | Path, preprocess: Preprocess | Mapping | str = "imagenet",
-        batch: int = 100) -> ImageBench:  # fmt: skip
-    """A bench of your own network and images: ``model`` as for `factory`, a file for `load_weights`, a folder for `folders`.
-    ``preprocess``: a `Preprocess`, a mapping of its fields, or ``"imagenet"``."""
+def own(
+    name: str,
+    model: str,
+    weights: str | Path,
+    data: str | Path,
+    preprocess: Preprocess | Mapping | str = "imagenet",
+    batch: int = 100,
+) -> ImageBench:
+    """A bench of your own network and images: ``model`` as for `factory`, a file for `load_weights`, a folder
+    for `folders`. ``preprocess``: a `Preprocess`, a mapping of its fields, or ``"imagenet"``.
+    """
     if isinstance(preprocess, Mapping):
         try:
-            preprocess = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.items()})
+            preprocess = Preprocess(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.items()}
+            )
         except TypeError as error:
             raise ValueError(f"preprocess: {error}; it may have mean, std, resize, crop") from error
     preprocess = IMAGENET if preprocess == "imagenet" else preprocess
     if not isinstance(preprocess, Preprocess):
-        raise ValueError(f"preprocess must be 'imagenet' or a mapping of mean, std, resize, crop; got {preprocess!r}")
-    return folders(name, Path(data), preprocess, Networks({"base": lambda: load_weights(factory(model)(), Path(weights))}), batch)
+        raise ValueError(
+            f"preprocess must be 'imagenet' or a mapping of mean, std, resize, crop; got {preprocess!r}"
+        )
+    return folders(
+        name,
+        Path(data),
+        preprocess,
+        Networks({"base": lambda: load_weights(factory(model)(), Path(weights))}),
+        batch,
+    )
 
 
 def factory(spec: str) -> Callable[[], nn.Module]:
-    """The function that ``"package.module:function"`` or ``"folder/file.py:function"`` names. That code is run."""
+    """The function that ``"package.module:function"`` or ``"folder/file.py:function"`` names. That code is
+    run.
+    """
     place, _, function = spec.rpartition(":")
     try:
         if place.endswith(".py"):
@@ -229,16 +317,20 @@ def factory(spec: str) -> Callable[[], nn.Module]:
             module = importlib.import_module(place)
         maker = getattr(module, function)
     except (ImportError, AttributeError, ValueError, FileNotFoundError) as error:
-        raise ValueError(f"no network factory {spec!r} ({error}): give package.module:function or file.py:function") from error
+        raise ValueError(
+            f"no network factory {spec!r} ({error}): give package.module:function or file.py:function"
+        ) from error
     if isinstance(maker, nn.Module) or not callable(maker):
         raise ValueError(f"{spec!r} is a {type(maker).__name__}, not a function that makes a network")
     return maker
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:
-    """``network`` with the weights of a file: safetensors, or what torch reads without running code (``weights_only``).
+    """``network`` with the weights of a file: safetensors, or what torch reads without running code
+    (``weights_only``).
 
-    Raises ``ValueError`` in one line for a file that is damaged, holds anything but tensors, or is another network's.
+    Raises ``ValueError`` in one line for a file that is damaged, holds anything but tensors, or is another
+    network's.
     """
     try:
         if path.suffix == ".safetensors":
@@ -247,21 +339,29 @@ def load_weights(network: nn.Module, path: Path) -> nn.Module:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state["state_dict"] if isinstance(state, dict) and isinstance(state.get("state_dict"), dict) else state
+            state = (
+                state["state_dict"]
+                if isinstance(state, dict) and isinstance(state.get("state_dict"), dict)
+                else state
+            )
         network.load_state_dict(state)
     except FileNotFoundError:
         raise
     except Exception as error:  # each reader has its own errors; here they all mean the same
         reason = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:200]
-        raise ValueError(f"{path} does not hold weights for this {type(network).__name__}: {reason}") from error
+        raise ValueError(
+            f"{path} does not hold weights for this {type(network).__name__}: {reason}"
+        ) from error
     return network
 
 
 def fetch(url: str, name: str, algorithm: str, digest: str) -> Path:
-    """The file ``name`` in the cache, downloaded from ``url`` if it is not there (and unzipped if that ends in ``.zip``).
+    """The file ``name`` in the cache, downloaded from ``url`` if it is not there (and unzipped if that ends
+    in ``.zip``).
 
-    Its hash is verified at every call, before anything reads it. Raises ``OSError`` in one line if it cannot be downloaded, or
-    is not the file that was published; ``digest`` is in hexadecimal and may be the beginning of one.
+    Its hash is verified at every call, before anything reads it. Raises ``OSError`` in one line if it cannot
+    be downloaded, or is not the file that was published; ``digest`` is in hexadecimal and may be the
+    beginning of one.
     """
     import zipfile
 
@@ -278,8 +378,10 @@ def fetch(url: str, name: str, algorithm: str, digest: str) -> Path:
             _verify(temporary, url, algorithm, digest)
             os.replace(temporary, path)
         except (OSError, zipfile.BadZipFile, KeyError) as error:
-            raise OSError(f"cannot download {url}: {error}. Without a network, put the file at {path} (the folder is "
-                          "$QLIB_CACHE)") from error  # fmt: skip
+            raise OSError(
+                f"cannot download {url}: {error}. Without a network, put the file at {path} (the folder is "
+                "$QLIB_CACHE)"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
     _verify(path, str(path), algorithm, digest)
@@ -289,4 +391,7 @@ def fetch(url: str, name: str, algorithm: str, digest: str) -> Path:
 def _verify(path: Path, what: str, algorithm: str, digest: str) -> None:
     found = hashlib.new(algorithm, path.read_bytes()).hexdigest()
     if not found.startswith(digest):
-        raise OSError(f"{what} is damaged or was changed: its {algorithm} is {found}, not {digest}; delete it to download again")
+        raise OSError(
+            f"{what} is damaged or was changed: its {algorithm} is {found}, not {digest}; delete it to "
+            "download again"
+        )

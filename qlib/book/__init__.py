@@ -1,4 +1,6 @@
-"""The tools that turn the notebooks into the book. Needs the extra `book`; nothing else in `qlib` imports it."""
+"""The tools that turn the notebooks into the book. Needs the extra `book`; nothing else in `qlib`
+imports it.
+"""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Where the project lives: read from `_config.yml`, written into the set-up cell of every notebook.
 
-    python -m qlib.book.address
+python -m qlib.book.address
 """
 
 import nbformat
@@ -31,12 +31,14 @@ def is_placeholder(url: str) -> bool:
 
 
 def site(url: str) -> str:
-    """Where GitHub Pages publishes the repository at `url`, with a slash at its end; empty for a placeholder or another host.
-    A domain of one's own goes into `_config.yml`, as `baseurl` under `html`."""
+    """Where GitHub Pages publishes the repository at `url`, with a slash at its end; empty for a placeholder
+    or another host. A domain of one's own goes into `_config.yml`, as `baseurl` under `html`.
+    """
     host, _, slug = url.rstrip("/").removeprefix("https://").partition("/")
     if is_placeholder(url) or host != "github.com" or slug.count("/") != 1:
         return ""
-    owner, name = slug.lower().split("/")[0], slug.split("/")[1]
+    owner = slug.lower().split("/")[0]
+    name = slug.split("/")[1]
     return f"https://{owner}.github.io/" + ("" if name.lower() == f"{owner}.github.io" else f"{name}/")
 
 

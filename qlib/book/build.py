@@ -2,9 +2,10 @@
 
     python -m qlib.book.build
 
-Papermill writes an executed copy of every notebook to `_build/executed/`. Its outputs, set into the source notebook, go
-into Jupyter Book's own cache, where `jupyter-book build .` finds them. A notebook whose code, and whatever that code
-depends on, has not changed since its last run is not run again; its prose and captions may change freely.
+Papermill writes an executed copy of every notebook to `_build/executed/`. Its outputs, set into the source
+notebook, go into Jupyter Book's own cache, where `jupyter-book build .` finds them. A notebook whose code,
+and whatever that code depends on, has not changed since its last run is not run again; its prose and captions
+may change freely.
 """
 
 import hashlib
@@ -55,8 +56,9 @@ def drawn(widgets: dict, model_id: str) -> list[NotebookNode]:
 
 
 def page_outputs(outputs: list[NotebookNode], widgets: dict) -> list[NotebookNode]:
-    """`outputs` as a page without a kernel can show them: for sliders, their own HTML if they have any, else a note and what they
-    drew."""
+    """`outputs` as a page without a kernel can show them: for sliders, their own HTML if they have any, else
+    a note and what they drew.
+    """
     note = new_output("display_data", {"text/markdown": f"*{WIDGET_NOTE}*"})
     shown = []
     for output in outputs:
@@ -82,7 +84,9 @@ def fill_cache(name: str, source: NotebookNode, seconds: float) -> None:
 
 def execute(name: str) -> dict:
     """Run `notebooks/<name>.ipynb` where it lies, and return what the status page says about the run."""
-    ran, start, state = datetime.now(timezone.utc), time.perf_counter(), "succeeded"
+    ran = datetime.now(timezone.utc)
+    start = time.perf_counter()
+    state = "succeeded"
     try:
         papermill.execute_notebook(
             NOTEBOOKS / f"{name}.ipynb",
@@ -105,20 +109,27 @@ def main() -> int:
     status = json.loads(STATUS.read_text("utf8")) if STATUS.is_file() else {}
     status = {path.stem: status.get(path.stem, {}) for path in paths}
     for number, path in enumerate(paths, start=1):
-        name, source = path.stem, nbformat.read(path, as_version=4)
+        name = path.stem
+        source = nbformat.read(path, as_version=4)
         key = execution_key(source)
         print(f"[{number}/{len(paths)}] {path.relative_to(ROOT)}: ", end="", flush=True)
         if status[name].get("key") == key and (EXECUTED / path.name).is_file():
             print(f"unchanged since {status[name]['ran']}")
         else:
-            STATUS.write_text(json.dumps(status | {name: {}}), "utf8")  # until the run has ended well, there is none
+            STATUS.write_text(
+                json.dumps(status | {name: {}}), "utf8"
+            )  # until the run has ended well, there is none
             status[name] = execute(name)
             print(f"{status[name]['state']}, {status[name]['seconds']:.0f} s")
         if status[name]["state"] == "succeeded":
             status[name]["key"] = key
             fill_cache(name, source, status[name]["seconds"])
         STATUS.write_text(json.dumps(status, indent=1), "utf8")
-    failed = [f"notebooks/{name}.ipynb {run['state']}" for name, run in status.items() if run["state"] != "succeeded"]
+    failed = [
+        f"notebooks/{name}.ipynb {run['state']}"
+        for name, run in status.items()
+        if run["state"] != "succeeded"
+    ]
     print("\n".join(failed), file=sys.stderr, end="\n" if failed else "")
     return 1 if failed else 0
 

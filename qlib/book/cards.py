@@ -1,4 +1,6 @@
-"""What the book's pages about cards show, as Markdown and HTML: the catalogue, the schema field by field, and a form."""
+"""What the book's pages about cards show, as Markdown and HTML: the catalogue, the schema field by field, and
+a form.
+"""
 
 import json
 from html import escape
@@ -6,13 +8,28 @@ from html import escape
 from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue
 from qlib.cards.render import shown
 
-COLUMNS = ("weight_bits", "activation_bits", "weight_symmetric", "activation_symmetric", "weight_granularity", "quantize_skip",
-           "quantize_residual", "first_last_bits", "images", "data", "labels", "network", "float_accuracy",
-           "accuracy")  # fmt: skip
+COLUMNS = (
+    "weight_bits",
+    "activation_bits",
+    "weight_symmetric",
+    "activation_symmetric",
+    "weight_granularity",
+    "quantize_skip",
+    "quantize_residual",
+    "first_last_bits",
+    "images",
+    "data",
+    "labels",
+    "network",
+    "float_accuracy",
+    "accuracy",
+)
 
 
 def catalogue_table() -> str:
-    """One row a method; the script beside the page sorts and filters it, and without the script it is a plain table."""
+    """One row a method; the script beside the page sorts and filters it, and without the script it is a plain
+    table.
+    """
     head = "".join(f'<th scope="col">{escape(FIELDS[name]["title"])}</th>' for name in COLUMNS)
     rows = []
     for card in catalogue().values():
@@ -21,26 +38,39 @@ def catalogue_table() -> str:
         link = f'<a href="{escape(card.data["link"])}">{escape(card.name)}</a>'
         rows.append(f'<tr><th scope="row">{link}</th><td>{missing}</td>{cells}</tr>')
     head = f'<th scope="col">Method</th><th scope="col">Not reported</th>{head}'
-    return ('<div class="catalogue" role="region" aria-label="Published methods, a wide table" tabindex="0">'
-            '<table><caption>Published methods and their choices</caption>'
-            f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+    return (
+        '<div class="catalogue" role="region" aria-label="Published methods, a wide table" tabindex="0">'
+        "<table><caption>Published methods and their choices</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def catalogue_cards() -> str:
     """Every card of the catalogue, folded."""
-    return "\n".join(f"<details><summary>{escape(card.name)}, {escape(card.data['authors'])}</summary>{card.to_html()}</details>"
-                     for card in catalogue().values())  # fmt: skip
+    return "\n".join(
+        f"<details><summary>{escape(card.name)}, "
+        f"{escape(card.data['authors'])}</summary>{card.to_html()}</details>"
+        for card in catalogue().values()
+    )
 
 
 def fields_table() -> str:
     """The schema, field by field, as Markdown."""
     lines = []
     for category, fields in CATEGORIES.items():
-        lines += [f"### {SCHEMA['properties'][category]['title']}", "", f"In the file: `{category}`.", "",
-                  "| field | what it says | for example | observation |", "| --- | --- | --- | --- |"]  # fmt: skip
+        lines += [
+            f"### {SCHEMA['properties'][category]['title']}",
+            "",
+            f"In the file: `{category}`.",
+            "",
+            "| field | what it says | for example | observation |",
+            "| --- | --- | --- | --- |",
+        ]
         for name, field in fields.items():
             examples = ", ".join(f"`{json.dumps(example)}`" for example in field["examples"])
-            lines.append(f"| `{name}` | {field['description']} | {examples} | {field.get('observation', '')} |")
+            lines.append(
+                f"| `{name}` | {field['description']} | {examples} | {field.get('observation', '')} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -48,9 +78,16 @@ def fields_table() -> str:
 def form() -> str:
     """The schema for the page's script, which makes a form of it."""
     schema = json.dumps(SCHEMA).replace("<", "\\u003c")
-    return (f'<script type="application/json" id="card-schema">{schema}</script>\n<div id="card-form"><noscript>The form needs '
-            "JavaScript. <code>qlib card new mine.yaml</code> writes the same file to fill in.</noscript></div>")  # fmt: skip
+    return (
+        f'<script type="application/json" id="card-schema">{schema}</script>\n'
+        '<div id="card-form"><noscript>The form needs '
+        "JavaScript. <code>qlib card new mine.yaml</code> writes the same file to fill in.</noscript></div>"
+    )
 
 
-MARKS = {"<!-- catalogue table -->": catalogue_table, "<!-- catalogue cards -->": catalogue_cards,
-         "<!-- fields of a card -->": fields_table, "<!-- form for a card -->": form}  # fmt: skip
+MARKS = {
+    "<!-- catalogue table -->": catalogue_table,
+    "<!-- catalogue cards -->": catalogue_cards,
+    "<!-- fields of a card -->": fields_table,
+    "<!-- form for a card -->": form,
+}

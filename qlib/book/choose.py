@@ -1,9 +1,9 @@
 """What a choice was worth here, for the pages that lead from a reader's question to a choice. The marks are
 
-``<!-- worth: FIELD -->``   the field's first value over its second on the recorded rows of ``qlib/cards/worth.yaml``
-``<!-- points: FIELD -->``  the same in whole points, with its condition but not its interval, for running text
-``<!-- claim: WORDS -->``   the claim of ``book/evidence.yaml`` that begins with these words, on every bench
-``<!-- worth: all -->``     a table of all fields, the most valuable first
+``<!-- worth: FIELD -->``   the field's first value over its second on the recorded rows of
+``qlib/cards/worth.yaml`` ``<!-- points: FIELD -->``  the same in whole points, with its condition but not its
+interval, for running text ``<!-- claim: WORDS -->``   the claim of ``book/evidence.yaml`` that begins with
+these words, on every bench ``<!-- worth: all -->``     a table of all fields, the most valuable first
 """
 
 import re
@@ -18,7 +18,10 @@ MARK = re.compile(r"<!-- (worth|points|claim): (.+?) -->")
 
 def fill(text: str) -> str:
     """``text`` with every mark replaced. A field or a claim that has no recorded rows is an error."""
-    return MARK.sub(lambda match: {"worth": _worth, "points": _points, "claim": _claim}[match.group(1)](match.group(2)), text)
+    return MARK.sub(
+        lambda match: {"worth": _worth, "points": _points, "claim": _claim}[match.group(1)](match.group(2)),
+        text,
+    )
 
 
 def _worth(field: str) -> str:
@@ -33,7 +36,9 @@ def _points(field: str) -> str:
 def _recorded(field: str) -> Worth:
     found = [worth for worth in worths() if worth.field == field]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} entries of qlib/cards/worth.yaml with recorded rows are about {field!r}, not one")
+        raise ValueError(
+            f"{len(found)} entries of qlib/cards/worth.yaml with recorded rows are about {field!r}, not one"
+        )
     return found[0]
 
 
@@ -48,15 +53,23 @@ def _sentence(worth: Worth) -> str:
 def _table() -> str:
     lines = ["| choice | value | at | worth |", "| --- | --- | --- | --- |"]
     for worth in sorted(worths(), key=lambda worth: -worth.points.points):
-        lines.append(f"| {FIELDS[worth.field]['title']} | {_values(worth)} | {worth.condition} | {worth.points} |")
+        lines.append(
+            f"| {FIELDS[worth.field]['title']} | {_values(worth)} | {worth.condition} | {worth.points} |"
+        )
     return "\n".join(lines)
 
 
 def _claim(words: str) -> str:
     found = [claim for claim in evidence.claims() if claim["claim"].startswith(words)]
     measured = [(bench, evidence.measured(claim, bench)) for claim in found for bench in evidence.BENCHES]
-    said = [f"**{difference[0]}** on {bench}, *{evidence.verdict(found[0], difference[0])}*"
-            for bench, difference in measured if difference]  # fmt: skip
+    said = [
+        f"**{difference[0]}** on {bench}, *{evidence.verdict(found[0], difference[0])}*"
+        for bench, difference in measured
+        if difference
+    ]
     if len(found) != 1 or not said:
-        raise ValueError(f"{len(found)} claims of book/evidence.yaml begin with {words!r}, not one, or it has no recorded rows")
+        raise ValueError(
+            f"{len(found)} claims of book/evidence.yaml begin with {words!r}, not one, or it has no recorded "
+            "rows"
+        )
     return f"{found[0]['claim']}: {'; '.join(said)}"

@@ -1,4 +1,6 @@
-"""The evidence page: every claim of ``book/evidence.yaml`` on every bench, from recorded rows, judged by the one rule."""
+"""The evidence page: every claim of ``book/evidence.yaml`` on every bench, from recorded rows, judged by the
+one rule.
+"""
 
 from typing import Any
 
@@ -21,13 +23,17 @@ def claims() -> list[dict[str, Any]]:
 
 
 def measured(claim: dict[str, Any], bench: str) -> tuple[Difference, list[float]] | None:
-    """The paired difference of a claim on a bench, over the seeds or draws that both sides have, and in points for each of these;
-    ``None`` where rows are not recorded."""
+    """The paired difference of a claim on a bench, over the seeds or draws that both sides have, and in
+    points for each of these; ``None`` where rows are not recorded.
+    """
     path = results.table_path(bench, claim["table"])
     if not path.exists():
         return None
     table = results.with_allocation(results.load_table(path))
-    plain = [a is None and isinstance(b, dict) for a, b in zip(table.allocation, table.activation_bits, strict=True)]
+    plain = [
+        a is None and isinstance(b, dict)
+        for a, b in zip(table.allocation, table.activation_bits, strict=True)
+    ]
     uniform = [b["default"] if p else None for p, b in zip(plain, table.activation_bits, strict=True)]
     table = table.assign(uniform_bits=pd.Series(uniform, index=table.index, dtype=object))
     wanted = [{**claim.get("where", {}), **claim[side]} for side in ("better", "worse")]
@@ -56,22 +62,33 @@ def in_every_seed(claim: dict[str, Any], points: list[float]) -> bool:
 
 def as_markdown() -> str:
     """A table for each observation, and the count of verdicts by bench."""
-    lines, counts = [], {bench: {} for bench in BENCHES}
+    lines = []
+    counts = {bench: {} for bench in BENCHES}
     for number in sorted({claim["observation"] for claim in claims()}):
-        lines += [f"## Observation {number}", "", "| claim | the paper | bench | difference | seed by seed | verdict |"]
+        lines += [
+            f"## Observation {number}",
+            "",
+            "| claim | the paper | bench | difference | seed by seed | verdict |",
+        ]
         lines.append("| --- " * 6 + "|")
         for claim in (c for c in claims() if c["observation"] == number):
             for bench in BENCHES:
                 found = measured(claim, bench)
                 each = ", ".join(f"{points:+.1f}" for points in found[1]) if found else ""
                 word = verdict(claim, found[0]) if found else "not recorded"
-                but = ", but not in every seed" if word == "holds" and not in_every_seed(claim, found[1]) else ""
+                but = (
+                    ", but not in every seed"
+                    if word == "holds" and not in_every_seed(claim, found[1])
+                    else ""
+                )
                 row = f"{found[0]} | {each} | **{word}**{but}" if found else f" | | {word}"
                 lines.append(f"| {claim['claim']} | {claim['paper']} | {bench} | {row} |")
                 counts[bench][word] = counts[bench].get(word, 0) + 1
         lines.append("")
     words = ("holds", "undecided here", "does not hold", "not recorded")
     summary = ["| bench | " + " | ".join(words) + " |", "| --- " * 5 + "|"]
-    summary += [f"| {bench}: {BENCHES[bench]} | " + " | ".join(str(found.get(word, 0)) for word in words) + " |"
-                for bench, found in counts.items()]  # fmt: skip
+    summary += [
+        f"| {bench}: {BENCHES[bench]} | " + " | ".join(str(found.get(word, 0)) for word in words) + " |"
+        for bench, found in counts.items()
+    ]
     return "\n".join([*summary, "", *lines])

@@ -14,13 +14,18 @@ AS_WRITTEN = {"code": "codes"}  # in the singular it is mostly a program; no pro
 def terms() -> dict[str, str]:
     """The first spelling of each entry, by every spelling of it."""
     block = re.search(r"```\{glossary\}\n(.*?)\n```", PATH.read_text("utf8"), re.S).group(1)
-    entries = [entry.split("\n  ")[0].splitlines() for entry in re.split(r"\n\n+", block) if not entry.startswith(":")]
+    entries = [
+        entry.split("\n  ")[0].splitlines()
+        for entry in re.split(r"\n\n+", block)
+        if not entry.startswith(":")
+    ]
     return {spelling: entry[0] for entry in entries for spelling in entry}
 
 
 def uses(text: str) -> Iterator[tuple[re.Match, str]]:
-    """Every use of a term in ``text``, singular or plural, upper or lower case, the longest spelling first: its match and the
-    spelling in the glossary."""
+    """Every use of a term in ``text``, singular or plural, upper or lower case, the longest spelling first:
+    its match and the spelling in the glossary.
+    """
     for match in _pattern().finditer(text):
         yield match, next(term for group, term in zip(match.groups(), _spellings(), strict=True) if group)
 
@@ -31,6 +36,11 @@ def _spellings() -> list[str]:
 
 @cache
 def _pattern() -> re.Pattern:
-    words = [re.escape(AS_WRITTEN.get(term, f"{term}@")).replace(r"\ ", r"\s+").replace("'", "['’]").replace("@", "s?")
-             for term in _spellings()]  # fmt: skip
+    words = [
+        re.escape(AS_WRITTEN.get(term, f"{term}@"))
+        .replace(r"\ ", r"\s+")
+        .replace("'", "['’]")
+        .replace("@", "s?")
+        for term in _spellings()
+    ]
     return re.compile(r"(?<![\w-])(?:" + "|".join(f"({word})" for word in words) + r")(?![\w-])", re.I)

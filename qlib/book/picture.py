@@ -1,6 +1,6 @@
 """Draw the README's picture from the recorded rows.
 
-    python -m qlib.book.picture
+python -m qlib.book.picture
 """
 
 from qlib import plots, results
@@ -16,7 +16,9 @@ def main() -> None:
     quantized["placement"] = [plots.PLACEMENTS[pair][0] for pair in pairs]
     colours = dict(plots.PLACEMENTS[mode] for mode in ((False, False), (True, False), (True, True)))
     summary = results.summary(quantized, ["placement", "activation_bits"])
-    axes = plots.accuracy_curves(summary, "activation_bits", "placement", colours, "activation bits", float_accuracy.top1)
+    axes = plots.accuracy_curves(
+        summary, "activation_bits", "placement", colours, "activation bits", float_accuracy.top1
+    )
     axes.figure.savefig(ROOT / "book" / "assets" / "figure.png", dpi=110, bbox_inches="tight")
 
 

@@ -1,4 +1,6 @@
-"""The status page's table: per notebook when it ran, how long it took, how it ended and with which versions."""
+"""The status page's table: per notebook when it ran, how long it took, how it ended and with which
+versions.
+"""
 
 import platform
 from importlib.metadata import version

@@ -10,7 +10,13 @@ __all__ = ["CATEGORIES", "FIELDS", "NOT_REPORTED", "SCHEMA", "QuantizationCard",
 
 @cache
 def catalogue() -> dict[str, QuantizationCard]:
-    """Cards of published methods by short name, with a source for every field; ``not reported`` where we did not find it."""
+    """Cards of published methods by short name, with a source for every field; ``not reported`` where we did
+    not find it.
+    """
     folder = files(__package__) / "catalogue"
-    paths = sorted((path for path in folder.iterdir() if path.name.endswith(".yaml")), key=lambda path: path.name)
-    return {path.name.removesuffix(".yaml"): QuantizationCard.from_yaml(path.read_text("utf8")) for path in paths}
+    paths = sorted(
+        (path for path in folder.iterdir() if path.name.endswith(".yaml")), key=lambda path: path.name
+    )
+    return {
+        path.name.removesuffix(".yaml"): QuantizationCard.from_yaml(path.read_text("utf8")) for path in paths
+    }

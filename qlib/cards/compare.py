@@ -1,4 +1,6 @@
-"""What two cards differ in, which observation speaks about each choice, and what it was worth on the recorded bench."""
+"""What two cards differ in, which observation speaks about each choice, and what it was worth on the recorded
+bench.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from .schema import same
 
 @dataclass(frozen=True)
 class Worth:
-    """What a choice was worth when nothing else changed: the accuracy with ``a`` minus that with ``b``, in points, on recorded
-    rows of ``table`` under ``condition``."""
+    """What a choice was worth when nothing else changed: the accuracy with ``a`` minus that with ``b``, in
+    points, on recorded rows of ``table`` under ``condition``.
+    """
 
     field: str
     table: str
@@ -35,7 +38,9 @@ class Worth:
 
 @dataclass(frozen=True)
 class Choice:
-    """One field in which two cards differ, or that one of them does not report (``confound``): then nobody can say."""
+    """One field in which two cards differ, or that one of them does not report (``confound``): then nobody
+    can say.
+    """
 
     field: str
     a: Any
@@ -57,10 +62,28 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        worth = [{"a": w.a, "b": w.b, "condition": w.condition, "table": w.table, "points": w.points.points,
-                  "low": w.points.interval[0], "high": w.points.interval[1], "n": w.points.n} for w in self.worth]  # fmt: skip
-        return {"field": self.field, "category": self.category, "observation": self.observation, "a": self.a, "b": self.b,
-                "confound": self.confound, "worth": worth}  # fmt: skip
+        worth = [
+            {
+                "a": w.a,
+                "b": w.b,
+                "condition": w.condition,
+                "table": w.table,
+                "points": w.points.points,
+                "low": w.points.interval[0],
+                "high": w.points.interval[1],
+                "n": w.points.n,
+            }
+            for w in self.worth
+        ]
+        return {
+            "field": self.field,
+            "category": self.category,
+            "observation": self.observation,
+            "a": self.a,
+            "b": self.b,
+            "confound": self.confound,
+            "worth": worth,
+        }
 
     def __str__(self) -> str:
         about = f", observation {self.observation}" if self.observation else ""
@@ -70,16 +93,32 @@ class Choice:
 
 
 def differences(a: QuantizationCard, b: QuantizationCard, measure: bool = True) -> list[Choice]:
-    """The design choices in which the cards differ, reported ones first, then those that either card leaves open. What follows
-    from choices (sizes, times, accuracies) is not among them, nor what does not act on either card (`QuantizationCard.acts`).
+    """The design choices in which the cards differ, reported ones first, then those that either card leaves
+    open. What follows from choices (sizes, times, accuracies) is not among them, nor what does not act on
+    either card (`QuantizationCard.acts`).
 
     ``measure``: look up what each was worth in the recorded results, if they are at hand (in a clone)."""
-    names = [name for name, field in FIELDS.items() if not field.get("outcome") and (a.acts(name) or b.acts(name))]
-    bits = {side: a[side] for side in ("weight_bits", "activation_bits") if isinstance(a[side], int) and a[side] == b[side]}
-    alike = a["dataset"] == b["dataset"]  # accuracies on two data sets do not say which network is the better one
-    found = [Choice(name, a[name], b[name],
-                    worth(name, a[name], b[name], bits) if measure and (alike or name != "float_accuracy") else ())
-             for name in names if a[name] != b[name] or NOT_REPORTED in (a[name], b[name])]  # fmt: skip
+    names = [
+        name for name, field in FIELDS.items() if not field.get("outcome") and (a.acts(name) or b.acts(name))
+    ]
+    bits = {
+        side: a[side]
+        for side in ("weight_bits", "activation_bits")
+        if isinstance(a[side], int) and a[side] == b[side]
+    }
+    alike = (
+        a["dataset"] == b["dataset"]
+    )  # accuracies on two data sets do not say which network is the better one
+    found = [
+        Choice(
+            name,
+            a[name],
+            b[name],
+            worth(name, a[name], b[name], bits) if measure and (alike or name != "float_accuracy") else (),
+        )
+        for name in names
+        if a[name] != b[name] or NOT_REPORTED in (a[name], b[name])
+    ]
     return sorted(found, key=lambda choice: choice.confound)
 
 
@@ -91,12 +130,18 @@ def gap(a: QuantizationCard, b: QuantizationCard) -> float | None:
 
 def report(a: QuantizationCard, b: QuantizationCard, found: Iterable[Choice]) -> str:
     """`differences` for a terminal."""
-    found, apart = list(found), gap(a, b)
+    found = list(found)
+    apart = gap(a, b)
     lines = [f"{a.name} | {b.name}" + ("" if apart is None else f": {_apart(apart, found)}")]
     if apart is not None:
-        lines.append(f"{FIELDS['accuracy']['title']}: {shown('accuracy', a['accuracy'])} | {shown('accuracy', b['accuracy'])}")
-    for title, part in (("They differ in", [c for c in found if not c.confound]),
-                        ("Not reported on one side or both, so possible confounds", [c for c in found if c.confound])):
+        lines.append(
+            f"{FIELDS['accuracy']['title']}: {shown('accuracy', a['accuracy'])} | "
+            f"{shown('accuracy', b['accuracy'])}"
+        )
+    for title, part in (
+        ("They differ in", [c for c in found if not c.confound]),
+        ("Not reported on one side or both, so possible confounds", [c for c in found if c.confound]),
+    ):
         if part:
             lines += ["", f"{title}:", *(f"  {line}" for choice in part for line in str(choice).splitlines())]
     text = "\n".join(lines)
@@ -105,8 +150,11 @@ def report(a: QuantizationCard, b: QuantizationCard, found: Iterable[Choice]) ->
 
 def _apart(points: float, found: Iterable[Choice]) -> str:
     """How far apart, and the choice that alone was surely worth most."""
-    line, ends = f"{abs(points):.1f} points apart", {}
-    for worth in (w for choice in found for w in choice.worth if w.points.interval[0] * w.points.interval[1] > 0):
+    line = f"{abs(points):.1f} points apart"
+    ends = {}
+    for worth in (
+        w for choice in found for w in choice.worth if w.points.interval[0] * w.points.interval[1] > 0
+    ):
         ends[worth] = sorted(abs(end) for end in worth.points.interval)
     if not ends:
         return line
@@ -117,22 +165,34 @@ def _apart(points: float, found: Iterable[Choice]) -> str:
 
 
 def worth(field: str, a: Any, b: Any, bits: Mapping[str, int] | None = None) -> tuple[Worth, ...]:
-    """What ``a`` was worth over ``b`` in a field, wherever rows of exactly these two values are recorded (``worth.yaml``).
+    """What ``a`` was worth over ``b`` in a field, wherever rows of exactly these two values are recorded
+    (``worth.yaml``).
 
-    ``bits``: the ``weight_bits`` or ``activation_bits`` at which to look, where rows with them are recorded."""
+    ``bits``: the ``weight_bits`` or ``activation_bits`` at which to look, where rows with them are
+    recorded.
+    """
     if field == "float_accuracy":
         a, b = _order(a, b)
     found = []
     for i, entry in enumerate(_entries()):
-        places = [next((i for i, (value, *_) in enumerate(entry["values"]) if same(value, wanted)), None) for wanted in (a, b)]
+        places = [
+            next((i for i, (value, *_) in enumerate(entry["values"]) if same(value, wanted)), None)
+            for wanted in (a, b)
+        ]
         if entry["field"] == field and None not in places and places[0] != places[1]:
-            wanted = tuple((side, n) for side, n in (bits or {}).items() if side in entry.get("where", {}) and side != field)
+            wanted = tuple(
+                (side, n)
+                for side, n in (bits or {}).items()
+                if side in entry.get("where", {}) and side != field
+            )
             found.append((wanted and _measured(i, *places, wanted)) or _measured(i, *places))
     return tuple(w for w in found if w)
 
 
 def worths() -> tuple[Worth, ...]:
-    """For each field of ``worth.yaml``, its first value over its second; empty where there is no clone with results."""
+    """For each field of ``worth.yaml``, its first value over its second; empty where there is no clone with
+    results.
+    """
     return tuple(w for w in (_measured(i, 0, 1) for i in range(len(_entries()))) if w)
 
 
@@ -147,18 +207,26 @@ def _measured(i: int, a: int, b: int, bits: tuple[tuple[str, int], ...] = ()) ->
     from .. import results
 
     entry = _entries()[i]
-    field, name, condition, where = entry["field"], entry["table"], entry["condition"], dict(entry.get("where", {}))
+    field = entry["field"]
+    name = entry["table"]
+    condition = entry["condition"]
+    where = dict(entry.get("where", {}))
     for side, n in bits:
         condition = condition.replace(f"{where[side]}-bit", f"{n}-bit")
         where[side] = n
     try:
-        rows = [{**row, **(row["allocation"] or {})} for row in results.load_rows(results.table_path(*name.split("/")))]
+        rows = [
+            {**row, **(row["allocation"] or {})}
+            for row in results.load_rows(results.table_path(*name.split("/")))
+        ]
     except (FileNotFoundError, ValueError):  # the package alone, without the book
         return None
     values = [entry["values"][place] for place in (a, b)]
     wanted = [{**where, **(own[0] if own else {field: value})} for value, *own in values]
-    sides = [[results.accuracy_of(row) for row in rows if all(row.get(name) == v for name, v in choices.items())]
-             for choices in wanted]
+    sides = [
+        [results.accuracy_of(row) for row in rows if all(row.get(name) == v for name, v in choices.items())]
+        for choices in wanted
+    ]
     if not all(sides):  # other bits than were tried
         return None
     return Worth(field, name, *(value for value, *_ in values), condition, compare(*sides))
@@ -169,7 +237,13 @@ def _order(a: Any, b: Any) -> tuple[Any, Any]:
     x, y = (_number(value) for value in (a, b))
     known = [value for value in (a, b) if isinstance(value, Mapping)]
     overlap = len(known) == 2 and max(v["low"] for v in known) <= min(v["high"] for v in known)
-    return (a, b) if x is None or y is None or x == y or overlap else ("better", "worse") if x > y else ("worse", "better")
+    return (
+        (a, b)
+        if x is None or y is None or x == y or overlap
+        else ("better", "worse")
+        if x > y
+        else ("worse", "better")
+    )
 
 
 def _number(accuracy: Any) -> float | None:

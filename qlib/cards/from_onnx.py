@@ -1,8 +1,10 @@
-"""What an ONNX file shows of its quantization: bits, grids, granularity, where quantizers sit. Needs the extra ``onnx``.
+"""What an ONNX file shows of its quantization: bits, grids, granularity, where quantizers sit. Needs the
+extra ``onnx``.
 
-Both ways in which ONNX writes quantization are read: pairs of QuantizeLinear and DequantizeLinear around ordinary operators
-(QDQ), and operators on codes (QLinearConv and its kin, MatMulInteger and ConvInteger behind DynamicQuantizeLinear). What a graph
-cannot show, such as data, accuracy or how ranges were found, is ``not reported``.
+Both ways in which ONNX writes quantization are read: pairs of QuantizeLinear and DequantizeLinear around
+ordinary operators (QDQ), and operators on codes (QLinearConv and its kin, MatMulInteger and ConvInteger
+behind DynamicQuantizeLinear). What a graph cannot show, such as data, accuracy or how ranges were found, is
+``not reported``.
 """
 
 from __future__ import annotations
@@ -18,10 +20,20 @@ import numpy as np
 from .card import NOT_REPORTED, QuantizationCard
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-CODE_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm")  # inputs: x, its scale and zero-point, w, its scale and zero-point
+CODE_LAYERS = (
+    "QLinearConv",
+    "QLinearMatMul",
+    "QGemm",
+)  # inputs: x, its scale and zero-point, w, its scale and zero-point
 DYNAMIC_LAYERS = ("ConvInteger", "MatMulInteger")
 ADDITIONS = ("Add", "QLinearAdd")
-POOLINGS = ("AveragePool", "GlobalAveragePool", "ReduceMean", "QLinearAveragePool", "QLinearGlobalAveragePool")
+POOLINGS = (
+    "AveragePool",
+    "GlobalAveragePool",
+    "ReduceMean",
+    "QLinearAveragePool",
+    "QLinearGlobalAveragePool",
+)
 KEEP_GRID = ("MaxPool", "Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose", "Pad")
 LIMITS = ("Clip", "Max", "Min")  # what a grid that is narrower than its type needs before it
 FLOAT = 32
@@ -29,7 +41,9 @@ FLOAT = 32
 
 @dataclass(frozen=True)
 class Codes:
-    """A grid of codes: its bits, whether its zero-point is 0 by type and value, and whether it has a scale per channel."""
+    """A grid of codes: its bits, whether its zero-point is 0 by type and value, and whether it has a scale
+    per channel.
+    """
 
     bits: int
     symmetric: bool
@@ -39,7 +53,9 @@ class Codes:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with weights: the codes of its input and of its weights, ``None`` for float, and its number of weights."""
+    """A layer with weights: the codes of its input and of its weights, ``None`` for float, and its number of
+    weights.
+    """
 
     name: str
     inputs: Codes | None
@@ -55,10 +71,14 @@ class Graph:
         try:
             import onnx
         except ImportError:
-            raise ValueError('reading ONNX needs the package onnx: pip install "quantization-tradeoffs[onnx]"') from None
+            raise ValueError(
+                'reading ONNX needs the package onnx: pip install "quantization-tradeoffs[onnx]"'
+            ) from None
         try:
             model = onnx.load(str(path), load_external_data=False)  # never follow a path that the file names
-            onnx.checker.check_model(model)  # so that nodes have their inputs and there is no circle among them
+            onnx.checker.check_model(
+                model
+            )  # so that nodes have their inputs and there is no circle among them
             nodes = list(model.graph.node)
         except OSError:
             raise
@@ -66,7 +86,9 @@ class Graph:
             raise ValueError(f"{path} is not an ONNX model ({type(error).__name__})") from None
         if not nodes:
             raise ValueError(f"{path} is not an ONNX model: its graph is empty")
-        self.onnx, self.graph, self.nodes = onnx, model.graph, nodes
+        self.onnx = onnx
+        self.graph = model.graph
+        self.nodes = nodes
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in nodes:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
@@ -76,7 +98,9 @@ class Graph:
 
     def constant(self, name: str) -> Any:
         """The tensor that ``name`` stands for, seen through Identity; ``None`` if it is computed."""
-        while name not in self.constants and name in self.producer and self.producer[name].op_type == "Identity":
+        while (
+            name not in self.constants and name in self.producer and self.producer[name].op_type == "Identity"
+        ):
             name = self.producer[name].input[0]
         return self.constants.get(name)
 
@@ -95,7 +119,9 @@ class Graph:
         return int(digits), name.startswith("INT")
 
     def codes(self, scale: str, zero_point: str | None, dynamic: bool = False) -> Codes:
-        zeros, tensor, scales = self.array(zero_point or ""), self.constant(zero_point or ""), self.constant(scale)
+        zeros = self.array(zero_point or "")
+        tensor = self.constant(zero_point or "")
+        scales = self.constant(scale)
         bits, signed = self.bits(tensor)
         symmetric = signed and (zeros is None or not zeros.astype(np.int64).any())
         return Codes(bits, symmetric, scales is not None and int(np.prod(scales.dims)) > 1, dynamic)
@@ -111,7 +137,11 @@ class Graph:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        found = [self._layer(node) for node in self.nodes if node.op_type in (*LAYERS, *CODE_LAYERS, *DYNAMIC_LAYERS)]
+        found = [
+            self._layer(node)
+            for node in self.nodes
+            if node.op_type in (*LAYERS, *CODE_LAYERS, *DYNAMIC_LAYERS)
+        ]
         found = [layer for layer in found if layer is not None]
         if not found:
             raise ValueError("the graph has no convolution and no linear layer with constant weights")
@@ -120,13 +150,19 @@ class Graph:
     def _layer(self, node: Any) -> Layer | None:
         name = node.name or node.output[0]
         if node.op_type in CODE_LAYERS:
-            weight, inputs, weights = node.input[3], self.codes(*node.input[1:3]), self.codes(*node.input[4:6])
+            weight = node.input[3]
+            inputs = self.codes(*node.input[1:3])
+            weights = self.codes(*node.input[4:6])
         elif node.op_type in DYNAMIC_LAYERS:
             weight = node.input[1]
-            weights = self.codes(self._dynamic_scale(node) or "", node.input[3] if len(node.input) > 3 else None)
+            weights = self.codes(
+                self._dynamic_scale(node) or "", node.input[3] if len(node.input) > 3 else None
+            )
             inputs = self.codes("", node.input[2] if len(node.input) > 2 else None, dynamic=True)
         else:
-            inputs, weights, weight = self.quantized(node.input[0]), self.quantized(node.input[1]), node.input[1]
+            inputs = self.quantized(node.input[0])
+            weights = self.quantized(node.input[1])
+            weight = node.input[1]
             if weights is not None:
                 weight = self.producer[weight].input[0]
                 made = self.producer.get(weight)
@@ -136,7 +172,11 @@ class Graph:
         if tensor is None:  # a product of two activations
             return None
         values = self.array(weight)
-        lowest = values is not None and values.dtype.kind == "i" and bool((values == np.iinfo(values.dtype).min).any())
+        lowest = (
+            values is not None
+            and values.dtype.kind == "i"
+            and bool((values == np.iinfo(values.dtype).min).any())
+        )
         return Layer(name, inputs, weights, int(np.prod(tensor.dims)), lowest)
 
     def _dynamic_scale(self, node: Any) -> str | None:
@@ -150,14 +190,23 @@ class Graph:
         return None
 
     def origin(self, node: Any) -> str:
-        """The layer, or other node, whose values a node quantizes, seen through activation functions; "" for the input."""
-        while node is not None and node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear", "Relu", *LIMITS, *KEEP_GRID):
+        """The layer, or other node, whose values a node quantizes, seen through activation functions; "" for
+        the input.
+        """
+        while node is not None and node.op_type in (
+            "QuantizeLinear",
+            "DynamicQuantizeLinear",
+            "Relu",
+            *LIMITS,
+            *KEEP_GRID,
+        ):
             node = self.producer.get(node.input[0])
         return "" if node is None else node.name or node.output[0]
 
     def before(self, tensor: str) -> dict[int, Any]:
         """Every node that ``tensor`` depends on, by identity."""
-        found, waiting = {}, [tensor]
+        found = {}
+        waiting = [tensor]
         while waiting:
             node = self.producer.get(waiting.pop())
             if node is not None and id(node) not in found:
@@ -166,20 +215,28 @@ class Graph:
         return found
 
     def additions(self) -> list[tuple[bool, bool]]:
-        """Of every addition of two activations, whether the skip and whether the residual operand enter quantized. The residual
-        is the operand with more layers on its own branch."""
+        """Of every addition of two activations, whether the skip and whether the residual operand enter
+        quantized. The residual is the operand with more layers on its own branch.
+        """
         found = []
         for node in self.nodes:
             if node.op_type not in ADDITIONS:
                 continue
             operands = [node.input[0], node.input[3 if node.op_type == "QLinearAdd" else 1]]
             paths = [self.before(name) for name in operands]
-            needed = [{name, *(i for n in path.values() for i in n.input)} for name, path in zip(operands, paths, strict=True)]
+            needed = [
+                {name, *(i for n in path.values() for i in n.input)}
+                for name, path in zip(operands, paths, strict=True)
+            ]
             if not all(self.inputs & names for names in needed):
                 continue  # a bias, or another constant
-            own = [sum(n.op_type in _WEIGHTED for key, n in path.items() if key not in other)
-                   for path, other in zip(paths, paths[::-1], strict=True)]  # fmt: skip
-            quantized = [node.op_type == "QLinearAdd" or self.quantized(name) is not None for name in operands]
+            own = [
+                sum(n.op_type in _WEIGHTED for key, n in path.items() if key not in other)
+                for path, other in zip(paths, paths[::-1], strict=True)
+            ]
+            quantized = [
+                node.op_type == "QLinearAdd" or self.quantized(name) is not None for name in operands
+            ]
             residual = int(own[1] > own[0])
             found.append((quantized[1 - residual], quantized[residual]))
         return found
@@ -191,23 +248,36 @@ class Graph:
                 modes.add("low_precision" if node.input[1:3] == node.input[3:5] else "high_precision")
             elif node.op_type in POOLINGS:
                 after = [n for n in self.nodes if node.output[0] in n.input]
-                after += [n for limit in after if limit.op_type in LIMITS for n in self.nodes if limit.output[0] in n.input]
+                after += [
+                    n
+                    for limit in after
+                    if limit.op_type in LIMITS
+                    for n in self.nodes
+                    if limit.output[0] in n.input
+                ]
                 scales = {n.input[1] for n in after if n.op_type == "QuantizeLinear"}
                 source = self.producer.get(node.input[0])
-                same = source is not None and source.op_type == "DequantizeLinear" and scales == {source.input[1]}
+                same = (
+                    source is not None
+                    and source.op_type == "DequantizeLinear"
+                    and scales == {source.input[1]}
+                )
                 modes.add("float" if not scales else "low_precision" if same else "high_precision")
         return modes.pop() if len(modes) == 1 else NOT_REPORTED
 
     def activations(self, between: tuple[str, str] | None = None) -> list[Codes]:
-        """The codes of every tensor that is quantized at run time, and not constant; if the first and the last layer are given
-        in ``between``, without the network's input and what these two give."""
+        """The codes of every tensor that is quantized at run time, and not constant; if the first and the
+        last layer are given in ``between``, without the network's input and what these two give.
+        """
         found = []
         for node in self.nodes:
             if between is not None and node.op_type != "QLinearAdd" and self.origin(node) in ("", *between):
                 continue
             if node.op_type == "QuantizeLinear" and self.constant(node.input[0]) is None:
                 found.append(self.codes(node.input[1], node.input[2] if len(node.input) > 2 else None))
-            elif node.op_type.startswith("QLinear"):  # the output's scale and zero-point follow those of the operands
+            elif node.op_type.startswith(
+                "QLinear"
+            ):  # the output's scale and zero-point follow those of the operands
                 i = 3 if node.op_type in POOLINGS else 6
                 found.append(self.codes(*node.input[i : i + 2]))
             elif node.op_type == "DynamicQuantizeLinear":
@@ -219,17 +289,27 @@ _WEIGHTED = (*LAYERS, *CODE_LAYERS, *DYNAMIC_LAYERS)
 
 
 def from_onnx(path: str | Path, name: str | None = None, **known: Any) -> QuantizationCard:
-    """The card of a quantized ONNX model, as far as its graph shows it. ``known``: fields that it does not show.
+    """The card of a quantized ONNX model, as far as its graph shows it. ``known``: fields that it does not
+    show.
 
-    Bits by layer are given where layers other than the first and the last differ; 32 stands for float then. Symmetric weights
-    that never use the lowest code are on the restricted grid. Where layers differ in any other choice it is ``not reported``.
-    Raises ``ValueError`` in one line for a file that is no such model, ``OSError`` if it cannot be read."""
+    Bits by layer are given where layers other than the first and the last differ; 32 stands for float then.
+    Symmetric weights that never use the lowest code are on the restricted grid. Where layers differ in any
+    other choice it is ``not reported``. Raises ``ValueError`` in one line for a file that is no such model,
+    ``OSError`` if it cannot be read.
+    """
     graph = Graph(path)
-    layers, activations = graph.layers, graph.activations()
+    layers = graph.layers
+    activations = graph.activations()
     quantized = [layer.weights for layer in layers if layer.weights is not None]
-    entry = [node for node in graph.nodes if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
-             and graph.constant(node.input[0]) is None and graph.origin(node) == ""]  # fmt: skip
-    additions, elements = graph.additions(), sum(layer.elements for layer in layers)
+    entry = [
+        node
+        for node in graph.nodes
+        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
+        and graph.constant(node.input[0]) is None
+        and graph.origin(node) == ""
+    ]
+    additions = graph.additions()
+    elements = sum(layer.elements for layer in layers)
     weight_bits = sum(layer.elements * (layer.weights.bits if layer.weights else FLOAT) for layer in layers)
     fields: dict[str, Any] = {
         "quantizer": "uniform",
@@ -237,18 +317,27 @@ def from_onnx(path: str | Path, name: str | None = None, **known: Any) -> Quanti
         "activation_bits": _activation_bits(graph, layers),
         "weight_symmetric": _agreed(codes.symmetric for codes in quantized),
         "activation_symmetric": _agreed(codes.symmetric for codes in activations),
-        "weight_granularity": _agreed("per_channel" if codes.per_channel else "per_tensor" for codes in quantized),
-        "activation_granularity": _agreed("per_channel" if codes.per_channel else "per_tensor" for codes in activations),
+        "weight_granularity": _agreed(
+            "per_channel" if codes.per_channel else "per_tensor" for codes in quantized
+        ),
+        "activation_granularity": _agreed(
+            "per_channel" if codes.per_channel else "per_tensor" for codes in activations
+        ),
         "activation_dynamic": _agreed(codes.dynamic for codes in activations),
         "quantize_skip": _agreed(skip for skip, _ in additions),
         "quantize_residual": _agreed(residual for _, residual in additions),
-        "pooling": graph.pooling(), "first_last_bits": _ends(layers),
+        "pooling": graph.pooling(),
+        "first_last_bits": _ends(layers),
         "input_bits": _entry_bits(graph, entry[0]) if entry else "float",
-        "quantize_output": all(graph.producer[v.name].op_type == "DequantizeLinear" for v in graph.graph.output
-                               if v.name in graph.producer),
+        "quantize_output": all(
+            graph.producer[v.name].op_type == "DequantizeLinear"
+            for v in graph.graph.output
+            if v.name in graph.producer
+        ),
         "batch_norm": "separate" if any(n.op_type == "BatchNormalization" for n in graph.nodes) else "folded",
-        "weight_bytes": weight_bits / 8, "average_weight_bits": round(weight_bits / elements, 4),
-    }  # fmt: skip
+        "weight_bytes": weight_bits / 8,
+        "average_weight_bits": round(weight_bits / elements, 4),
+    }
     if fields["weight_symmetric"] is True:
         fields["symmetric_grid"] = "full" if any(layer.lowest for layer in layers) else "restricted"
     return QuantizationCard.of(name or Path(path).stem, **{**fields, **known})
@@ -275,8 +364,9 @@ def _bits(layers: Iterable[tuple[str, Codes | None]]) -> Any:
 
 
 def _activation_bits(graph: Graph, layers: list[Layer]) -> Any:
-    """Those of all tensors but the network's input and what the first and the last layer give, if these agree; else of what
-    enters each layer."""
+    """Those of all tensors but the network's input and what the first and the last layer give, if these
+    agree; else of what enters each layer.
+    """
     inner = {codes.bits for codes in graph.activations(between=(layers[0].name, layers[-1].name))}
     if len(inner) == 1 and all(layer.inputs is not None for layer in layers[1:-1]):
         return inner.pop()
@@ -284,8 +374,10 @@ def _activation_bits(graph: Graph, layers: list[Layer]) -> Any:
 
 
 def _ends(layers: list[Layer]) -> Any:
-    ends, rest = ({layer.weights.bits if layer.weights else "float" for layer in part} for part in
-                  ([layers[0], layers[-1]], layers[1:-1]))  # fmt: skip
+    ends, rest = (
+        {layer.weights.bits if layer.weights else "float" for layer in part}
+        for part in ([layers[0], layers[-1]], layers[1:-1])
+    )
     if ends == rest or not rest:
         return "like the rest"
     return ends.pop() if len(ends) == 1 else NOT_REPORTED

@@ -1,7 +1,7 @@
 """What a chip or a runtime can do with a card's choices: profiles are YAML files, a link for every statement.
 
-A profile of your own needs ``name``, ``title``, ``link`` and ``statements``, each with the card's ``field``, what ``runs``
-(values), what is ``slower`` (values), ``why``, and a ``link``.
+A profile of your own needs ``name``, ``title``, ``link`` and ``statements``, each with the card's ``field``,
+what ``runs`` (values), what is ``slower`` (values), ``why``, and a ``link``.
 """
 
 from __future__ import annotations
@@ -20,23 +20,43 @@ from .schema import fault
 
 PROFILES = files(__package__) / "profiles"
 _VALUES = {"type": "array", "items": {"type": ["string", "integer", "boolean"]}}
-_LINK = {"type": "string", "pattern": "^https?://[^\\s<>\"]+$"}
+_LINK = {"type": "string", "pattern": '^https?://[^\\s<>"]+$'}
 PROFILE_SCHEMA = {
-    "type": "object", "additionalProperties": False, "required": ["name", "title", "link", "statements"],
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name", "title", "link", "statements"],
     "properties": {
-        "name": {"type": "string", "minLength": 1}, "title": {"type": "string", "minLength": 1}, "link": _LINK,
-        "statements": {"type": "array", "minItems": 1, "items": {
-            "type": "object", "additionalProperties": False, "required": ["field", "runs", "why", "link"],
-            "properties": {"field": {"enum": list(FIELDS)}, "runs": _VALUES, "slower": _VALUES,
-                           "why": {"type": "string", "minLength": 1}, "link": _LINK}}}},
-}  # fmt: skip
+        "name": {"type": "string", "minLength": 1},
+        "title": {"type": "string", "minLength": 1},
+        "link": _LINK,
+        "statements": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["field", "runs", "why", "link"],
+                "properties": {
+                    "field": {"enum": list(FIELDS)},
+                    "runs": _VALUES,
+                    "slower": _VALUES,
+                    "why": {"type": "string", "minLength": 1},
+                    "link": _LINK,
+                },
+            },
+        },
+    },
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A choice that the target ``cannot`` run or runs ``slower``, or that is ``unknown`` because the card does not say.
+    """A choice that the target ``cannot`` run or runs ``slower``, or that is ``unknown`` because the card
+    does not say.
 
-    ``value``: of a choice that holds several values, those concerned; ``layers``: the layers that have them, if the card says."""
+    ``value``: of a choice that holds several values, those concerned; ``layers``: the layers that have them,
+    if the card says.
+    """
 
     field: str
     value: Any
@@ -55,11 +75,15 @@ class Finding:
 
 def profiles() -> list[str]:
     """The names of the profiles that come with the package."""
-    return sorted(path.name.removesuffix(".yaml") for path in PROFILES.iterdir() if path.name.endswith(".yaml"))
+    return sorted(
+        path.name.removesuffix(".yaml") for path in PROFILES.iterdir() if path.name.endswith(".yaml")
+    )
 
 
 def load_profile(target: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
-    """A profile by name, from a YAML file (a path that ends in ``.yaml``), or as a mapping; checked. ``ValueError`` if bad."""
+    """A profile by name, from a YAML file (a path that ends in ``.yaml``), or as a mapping; checked.
+    ``ValueError`` if bad.
+    """
     try:
         if isinstance(target, Mapping):
             return _checked(target)
@@ -68,7 +92,9 @@ def load_profile(target: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     except ValueError as error:
         raise ValueError(f"{target if not isinstance(target, Mapping) else 'profile'}: {error}") from None
     if target not in profiles():
-        raise ValueError(f"there is no target {str(target)!r}{suggestion(target, profiles())} (or give a .yaml file)")
+        raise ValueError(
+            f"there is no target {str(target)!r}{suggestion(target, profiles())} (or give a .yaml file)"
+        )
     return _checked(read_yaml((PROFILES / f"{target}.yaml").read_text("utf8")))
 
 
@@ -80,31 +106,51 @@ def _checked(profile: Any) -> Mapping[str, Any]:
     for statement in profile["statements"] if isinstance(profile.get("statements"), list) else ():
         field = statement.get("field") if isinstance(statement, Mapping) else None
         if field is not None and field not in FIELDS:
-            raise ValueError(f"a card has no field {json.dumps(field, default=repr)[:60]}{suggestion(field, FIELDS)}")
+            raise ValueError(
+                f"a card has no field {json.dumps(field, default=repr)[:60]}{suggestion(field, FIELDS)}"
+            )
     found = fault(profile, PROFILE_SCHEMA)
     if found is not None:
         where = ".".join(map(str, found.path))
         raise ValueError(f"{where}: {found.message[:150]}" if where else found.message[:150])
     for statement in profile["statements"]:
         for value in [*statement["runs"], *statement.get("slower", [])]:
-            QuantizationCard.of("values", **{statement["field"]: value})  # that a card can hold, so none is a slip of the pen
+            QuantizationCard.of(
+                "values", **{statement["field"]: value}
+            )  # that a card can hold, so none is a slip of the pen
     return profile
 
 
 def check(card: QuantizationCard, target: str | Path | Mapping[str, Any]) -> list[Finding]:
-    """What ``target`` cannot run, runs slower, or might not: in this order. An empty list: nothing stands against it."""
-    found, statements = [], load_profile(target)["statements"]
-    if "first_last_bits" not in {statement["field"] for statement in statements}:  # what runs the weights runs these
-        ends = [{**s, "field": "first_last_bits", "runs": [*s["runs"], "like the rest"]}
-                for s in statements if s["field"] == "weight_bits"]  # fmt: skip
+    """What ``target`` cannot run, runs slower, or might not: in this order. An empty list: nothing stands
+    against it.
+    """
+    found = []
+    statements = load_profile(target)["statements"]
+    if "first_last_bits" not in {
+        statement["field"] for statement in statements
+    }:  # what runs the weights runs these
+        ends = [
+            {**s, "field": "first_last_bits", "runs": [*s["runs"], "like the rest"]}
+            for s in statements
+            if s["field"] == "weight_bits"
+        ]
         statements = [*statements, *ends]
     for statement in statements:
-        field, by_verdict = statement["field"], {}
+        field = statement["field"]
+        by_verdict = {}
         if not card.acts(field):
             continue
         for layer, value in [*_single(card[field]), *_in_float(card, field)]:
-            verdict = ("unknown" if value in UNKNOWN else "slower" if _among(value, statement.get("slower", []))
-                       else None if _among(value, statement["runs"]) else "cannot")  # fmt: skip
+            verdict = (
+                "unknown"
+                if value in UNKNOWN
+                else "slower"
+                if _among(value, statement.get("slower", []))
+                else None
+                if _among(value, statement["runs"])
+                else "cannot"
+            )
             values, layers = by_verdict.setdefault(verdict, ({}, {}))
             values[value] = layers[layer] = True
         for verdict, (values, layers) in by_verdict.items():

@@ -1,7 +1,9 @@
-"""What of JSON Schema the schemas of cards and of hardware profiles use: checked in a page, without a compiled grammar.
+"""What of JSON Schema the schemas of cards and of hardware profiles use: checked in a page, without a
+compiled grammar.
 
-The package `jsonschema` says the same of every card (the tests hold the two against each other), but where Jupyter is
-installed, importing it compiles a grammar of addresses that no card asks for, which takes a second.
+The package `jsonschema` says the same of every card (the tests hold the two against each other), but where
+Jupyter is installed, importing it compiles a grammar of addresses that no card asks for, which takes a
+second.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ class Fault(NamedTuple):
 
 
 def fault(value: Any, schema: Mapping[str, Any]) -> Fault | None:
-    """The first of the faults that lie least deep, so that what a reader is told is the most that is wrong; ``None``
-    if ``value`` fits. Of the kinds that ``anyOf`` offers the one that ``value`` comes closest to is what it was meant
-    to be, and there the deepest fault counts.
+    """The first of the faults that lie least deep, so that what a reader is told is the most that is wrong;
+    ``None`` if ``value`` fits. Of the kinds that ``anyOf`` offers the one that ``value`` comes closest to is
+    what it was meant to be, and there the deepest fault counts.
 
     Raises ``KeyError`` for a keyword that is not known here.
     """
@@ -78,7 +80,9 @@ def _limit(kind, sign):
         if TYPES[kind](value):
             size = value if kind == "number" else len(value)
             if sign * size < sign * wanted:
-                yield Fault(path, value, f"{brief(value)} is {'below' if sign > 0 else 'above'} the limit of {wanted}")
+                yield Fault(
+                    path, value, f"{brief(value)} is {'below' if sign > 0 else 'above'} the limit of {wanted}"
+                )
 
     return check
 
@@ -91,7 +95,11 @@ def _any_of(value, wanted, schema, root, path):
             return
         closest += found
     deepest = max(closest, key=lambda found: len(found.path))
-    yield deepest if len(deepest.path) > len(path) else Fault(path, value, f"{brief(value)} is none of what it may be")
+    yield (
+        deepest
+        if len(deepest.path) > len(path)
+        else Fault(path, value, f"{brief(value)} is none of what it may be")
+    )
 
 
 def _reference(value, wanted, schema, root, path):
@@ -130,8 +138,17 @@ def _names(value, wanted, schema, root, path):
 
 
 KEYWORDS: dict[str, Callable[..., Iterator[Fault]]] = {
-    "type": _type, "enum": _enum, "const": _const, "pattern": _pattern, "anyOf": _any_of, "$ref": _reference,
-    "items": _items, "required": _required, "properties": _properties, "additionalProperties": _additional,
-    "propertyNames": _names, **{keyword: _limit(kind, 1) for keyword, kind in LEAST.items()},
+    "type": _type,
+    "enum": _enum,
+    "const": _const,
+    "pattern": _pattern,
+    "anyOf": _any_of,
+    "$ref": _reference,
+    "items": _items,
+    "required": _required,
+    "properties": _properties,
+    "additionalProperties": _additional,
+    "propertyNames": _names,
+    **{keyword: _limit(kind, 1) for keyword, kind in LEAST.items()},
     **{keyword: _limit(kind, -1) for keyword, kind in MOST.items()},
-}  # fmt: skip
+}

@@ -1,4 +1,6 @@
-"""Anybody's network, read: traced, rewritten into a form that can be quantized, classified, and compared with what was given."""
+"""Anybody's network, read: traced, rewritten into a form that can be quantized, classified, and compared with
+what was given.
+"""
 
 from .copies import evaluation_copy
 from .network import Network, Operation, read

@@ -1,8 +1,9 @@
-"""Attention and transformers written out in linear layers, matrix products and a softmax, so that each can be quantized.
+"""Attention and transformers written out in linear layers, matrix products and a softmax, so that each can be
+quantized.
 
-torch and torchvision compute attention in functions that take the weights as arguments and show nothing of what happens inside.
-`qlib.network.trace` puts these in their place. They compute the same, in another order of roundings. Axes count from the end
-where they can, so that inputs may have a batch axis or none.
+torch and torchvision compute attention in functions that take the weights as arguments and show nothing of
+what happens inside. `qlib.network.trace` puts these in their place. They compute the same, in another order
+of roundings. Axes count from the end where they can, so that inputs may have a batch axis or none.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from .nodes import stays_whole
 
 
 @stays_whole
-def masked(scores: Tensor, mask: Tensor | None = None, padding: Tensor | None = None, causal: bool = False) -> Tensor:
-    """``scores`` ``(..., heads, queries, keys)`` plus masks, or minus infinity where a mask of bools is false.
+def masked(
+    scores: Tensor, mask: Tensor | None = None, padding: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """``scores`` ``(..., heads, queries, keys)`` plus masks, or minus infinity where a mask of bools is
+    false.
 
-    ``mask``: broadcasts against the scores. ``padding``: ``(batch, keys)`` or ``(keys,)``. ``causal``: no query sees later keys.
+    ``mask``: broadcasts against the scores. ``padding``: ``(batch, keys)`` or ``(keys,)``. ``causal``: no
+    query sees later keys.
     """
     if causal:
         queries, keys = scores.shape[-2:]
@@ -40,8 +45,9 @@ def masked(scores: Tensor, mask: Tensor | None = None, padding: Tensor | None = 
 
 @stays_whole
 def where_to_look(mask: Tensor, heads: int) -> Tensor:
-    """From a mask as layers take it, where true shuts out and the first of three axes is ``batch * heads``, to one of the
-    function, where true lets in."""
+    """From a mask as layers take it, where true shuts out and the first of three axes is ``batch * heads``,
+    to one of the function, where true lets in.
+    """
     mask = mask.unflatten(0, (-1, heads)) if mask.dim() == 3 else mask
     return ~mask if mask.dtype == torch.bool else mask
 
@@ -50,13 +56,17 @@ def where_to_look(mask: Tensor, heads: int) -> Tensor:
 def windows(x: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
     """``(n, h, w, c)``, padded with zeros and rolled, as ``(n * windows, positions, c)``."""
     (height, width), shift = _padded(x.shape[1:3], window, shift)
-    x = F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1])).roll([-step for step in shift], (1, 2))
+    x = F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1])).roll(
+        [-step for step in shift], (1, 2)
+    )
     x = x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0])).transpose(2, 3)
     return x.reshape(-1, window[0] * window[1], x.shape[-1])
 
 
 @stays_whole
-def image_of_windows(x: Tensor, height: int, width: int, window: Sequence[int], shift: Sequence[int]) -> Tensor:
+def image_of_windows(
+    x: Tensor, height: int, width: int, window: Sequence[int], shift: Sequence[int]
+) -> Tensor:
     """The reverse of `windows`: ``(n, height, width, c)``."""
     sides, shift = _padded((height, width), window, shift)
     grid = [side // size for side, size in zip(sides, window, strict=True)]
@@ -65,19 +75,28 @@ def image_of_windows(x: Tensor, height: int, width: int, window: Sequence[int], 
 
 
 @stays_whole
-def separate_windows(scores: Tensor, height: int, width: int, window: Sequence[int], shift: Sequence[int]) -> Tensor:
-    """``scores`` ``(n * windows, heads, positions, positions)``, less 100 where only the roll made two positions neighbours."""
+def separate_windows(
+    scores: Tensor, height: int, width: int, window: Sequence[int], shift: Sequence[int]
+) -> Tensor:
+    """``scores`` ``(n * windows, heads, positions, positions)``, less 100 where only the roll made two
+    positions neighbours.
+    """
     sides, shift = _padded((height, width), window, shift)
     if not any(shift):
         return scores
-    rolled = [torch.arange(side, device=scores.device) >= side - step for side, step in zip(sides, shift, strict=True)]
+    rolled = [
+        torch.arange(side, device=scores.device) >= side - step
+        for side, step in zip(sides, shift, strict=True)
+    ]
     part = windows((2 * rolled[0][:, None] + rolled[1]).reshape(1, *sides, 1), window, (0, 0)).squeeze(-1)
     mask = -100.0 * (part.unsqueeze(1) != part.unsqueeze(2))
     return (scores.unflatten(0, (-1, len(mask))) + mask.to(scores.dtype).unsqueeze(1)).flatten(0, 1)
 
 
 def _padded(sides: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The sides of an image padded to whole windows, and the shifts, which are none where one window covers a side."""
+    """The sides of an image padded to whole windows, and the shifts, which are none where one window covers a
+    side.
+    """
     sides = [side + -side % size for side, size in zip(sides, window, strict=True)]
     return sides, [0 if size >= side else step for side, size, step in zip(sides, window, shift, strict=True)]
 
@@ -92,7 +111,9 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """As torch's function of that name, without dropout (networks are in evaluation mode). ``(..., heads, tokens, features)``."""
+    """As torch's function of that name, without dropout (networks are in evaluation mode). ``(..., heads,
+    tokens, features)``.
+    """
     scores = scaled_scores(query, key, scale, enable_gqa)
     if attn_mask is not None or is_causal:
         scores = masked(scores, attn_mask, None, is_causal)
@@ -101,7 +122,9 @@ def scaled_dot_product_attention(
     return F.softmax(scores, dim=-1) @ value
 
 
-def scaled_scores(query: Tensor, key: Tensor, scale: float | None = None, shared_keys: bool = False) -> Tensor:
+def scaled_scores(
+    query: Tensor, key: Tensor, scale: float | None = None, shared_keys: bool = False
+) -> Tensor:
     """How well every query fits every key."""
     if shared_keys:
         key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
@@ -121,13 +144,18 @@ def multi_head_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """What ``layer(query, key, value, ...)`` gives."""
     if layer.bias_k is not None or layer.add_zero_attn:
-        raise NotImplementedError("nn.MultiheadAttention with added keys (add_bias_kv, add_zero_attn) is not supported")
+        raise NotImplementedError(
+            "nn.MultiheadAttention with added keys (add_bias_kv, add_zero_attn) is not supported"
+        )
     parts = _projected(layer, query, key, value)
     if not layer.batch_first:
         parts = [x.movedim(0, -2) for x in parts]
     heads = [x.unflatten(-1, (layer.num_heads, layer.head_dim)).transpose(-3, -2) for x in parts]
     scores = scaled_scores(heads[0], heads[1])
-    masks = [None if mask is None else where_to_look(mask, layer.num_heads) for mask in (attn_mask, key_padding_mask)]
+    masks = [
+        None if mask is None else where_to_look(mask, layer.num_heads)
+        for mask in (attn_mask, key_padding_mask)
+    ]
     causal = is_causal and attn_mask is None
     if causal or any(mask is not None for mask in masks):
         scores = masked(scores, *masks, causal)
@@ -140,7 +168,8 @@ def multi_head_attention(
 
 
 def _projected(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-    size, bias = layer.embed_dim, layer.in_proj_bias
+    size = layer.embed_dim
+    bias = layer.in_proj_bias
     slices = [slice(i * size, (i + 1) * size) for i in range(3)]
     if layer._qkv_same_embed_dim and query is key and key is value:
         inside = F.linear(query, layer.in_proj_weight, bias)
@@ -183,7 +212,9 @@ def encoder(
     src_key_padding_mask: Tensor | None = None,
     is_causal: bool | None = None,
 ) -> Tensor:
-    """What ``layer(src, ...)`` gives. Padded positions come out as computed, which torch's nested tensors leave at zero."""
+    """What ``layer(src, ...)`` gives. Padded positions come out as computed, which torch's nested tensors
+    leave at zero.
+    """
     for part in layer.layers:
         src = part(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
     return src if layer.norm is None else layer.norm(src)
@@ -207,9 +238,15 @@ def transformer(layer: nn.Transformer, src: Tensor, tgt: Tensor, **masks) -> Ten
 
 
 def shifted_window_attention(layer: nn.Module, x: Tensor) -> Tensor:
-    """What torchvision's ``ShiftedWindowAttention`` (Swin), or its second version, gives for ``x`` ``(n, h, w, features)``."""
-    height, width, window, shift = x.size(1), x.size(2), tuple(layer.window_size), tuple(layer.shift_size)
-    inside, heads = windows(x, window, shift), layer.num_heads
+    """What torchvision's ``ShiftedWindowAttention`` (Swin), or its second version, gives for ``x`` ``(n, h,
+    w, features)``.
+    """
+    height = x.size(1)
+    width = x.size(2)
+    window = tuple(layer.window_size)
+    shift = tuple(layer.shift_size)
+    inside = windows(x, window, shift)
+    heads = layer.num_heads
     scale = getattr(layer, "logit_scale", None)
     if scale is None or layer.qkv.bias is None:
         qkv = layer.qkv(inside)

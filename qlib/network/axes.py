@@ -7,18 +7,42 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from .operations import BATCH_NORMS, CONVOLUTIONS, WEIGHT_LAYERS, argument, data_of, known_name, label, layer_of
+from .operations import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    WEIGHT_LAYERS,
+    argument,
+    data_of,
+    known_name,
+    label,
+    layer_of,
+)
 
 _SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
-_RESHAPES = ("view", "reshape", "unflatten", "t", "T", "mT", "matmul", "bmm", "einsum", "windows", "image_of_windows")
+_RESHAPES = (
+    "view",
+    "reshape",
+    "unflatten",
+    "t",
+    "T",
+    "mT",
+    "matmul",
+    "bmm",
+    "einsum",
+    "windows",
+    "image_of_windows",
+)
 _ALONG = (  # functions that work along the axis that is their second argument, or all axes
-    "mean sum prod amax amin max min argmax argmin std var norm logsumexp cumsum cumprod cummax cummin softmax log_softmax "
+    "mean sum prod amax amin max min argmax argmin std var norm logsumexp cumsum cumprod cummax cummin "
+    "softmax log_softmax "
     "sort argsort flip roll unbind index_select gather scatter"
 ).split()
 
 
 def channel_axes(module: fx.GraphModule) -> dict[fx.Node, int]:
-    """By node, the axis of channels in what it gives, where it can be told; negative ones count from the end."""
+    """By node, the axis of channels in what it gives, where it can be told; negative ones count from
+    the end.
+    """
     axes: dict[fx.Node, int] = {}
     for node in module.graph.nodes:
         axis = _channel_axis(node, layer_of(node, module), axes)
@@ -56,7 +80,9 @@ def _swapped(axis: int, pair: list[int]) -> int | None:
 
 def _order(node: fx.Node) -> list[int]:
     """The axes in the order that a permutation gives them; none where it is not known."""
-    order = _integers(tuple(node.args[1:]) or tuple(v for v in node.kwargs.values() if isinstance(v, (list, tuple))))
+    order = _integers(
+        tuple(node.args[1:]) or tuple(v for v in node.kwargs.values() if isinstance(v, (list, tuple)))
+    )
     return [axis % len(order) for axis in order]
 
 
@@ -66,7 +92,9 @@ def _integers(arguments: tuple) -> list[int]:
 
 
 def mover_of_examples(module: fx.GraphModule, aside: set[fx.Node]) -> str:
-    """A word for the first operation that may move the axis of examples, or put them together; empty if there is none."""
+    """A word for the first operation that may move the axis of examples, or put them together; empty if there
+    is none.
+    """
     for node in module.graph.nodes:
         if node.op.startswith("call_") and node not in aside and data_of(node) not in aside:
             if _moves_examples(node, layer_of(node, module)):
@@ -77,7 +105,11 @@ def mover_of_examples(module: fx.GraphModule, aside: set[fx.Node]) -> str:
 def _moves_examples(node: fx.Node, layer: nn.Module | None) -> bool:
     name = known_name(node)
     if layer is not None:
-        unknown = node.meta.get("float") and any(True for _ in layer.parameters()) and not isinstance(layer, WEIGHT_LAYERS)
+        unknown = (
+            node.meta.get("float")
+            and any(True for _ in layer.parameters())
+            and not isinstance(layer, WEIGHT_LAYERS)
+        )
         mixes = isinstance(layer, BATCH_NORMS) and layer.running_mean is None
         return unknown or mixes or isinstance(layer, nn.Flatten) and layer.start_dim == 0
     if name in ("t", "T"):
@@ -88,7 +120,9 @@ def _moves_examples(node: fx.Node, layer: nn.Module | None) -> bool:
     if name in _SWAPS:
         return 0 in _integers(node.args[1:]) or 0 in node.kwargs.values()
     if name in _ALONG:
-        axes = argument(node, 2 if name in ("softmax", "log_softmax", "roll") and node.op == "call_function" else 1, "dim")
+        axes = argument(
+            node, 2 if name in ("softmax", "log_softmax", "roll") and node.op == "call_function" else 1, "dim"
+        )
         axes = argument(node, 2, "dims") if name == "roll" else node.kwargs.get("dims", axes)
         axes = axes if isinstance(axes, (list, tuple)) else (axes,)
         return None in axes or 0 in axes

@@ -19,11 +19,15 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected a torch.nn.Module, got {type(model).__name__}")
     held = [value for module in model.modules() for value in vars(module).values()]
-    copies: dict[int, object] = {id(d): OrderedDict() for d in held if type(d) is OrderedDict and not d}  # saves half the time
+    copies: dict[int, object] = {
+        id(d): OrderedDict() for d in held if type(d) is OrderedDict and not d
+    }  # saves half the time
     shared: dict[tuple, list[nn.Parameter]] = {}
     for parameter in model.parameters():
         shared.setdefault(same_tensor(parameter), []).append(parameter)
-    for several in (parameters for parameters in shared.values() if len(parameters) > 1):  # one memory: one tensor
+    for several in (
+        parameters for parameters in shared.values() if len(parameters) > 1
+    ):  # one memory: one tensor
         copies |= dict.fromkeys(map(id, several), copy.deepcopy(several[0]))
     for nested in (False, True):
         tensors = pytree.tree_leaves([dict(vars(m)) for m in model.modules()]) if nested else held
@@ -36,8 +40,9 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
 
 
 def compute_weights(model: nn.Module) -> bool:
-    """Put ordinary parameters in the place of those that are computed: by a parametrization, or by a hook at every call. Whether
-    there were any."""
+    """Put ordinary parameters in the place of those that are computed: by a parametrization, or by a hook at
+    every call. Whether there were any.
+    """
     found = False
     made: dict[tuple, nn.Parameter] = {}  # by what they are computed from, so that tied ones stay tied
     for module in list(model.modules()):
@@ -55,7 +60,11 @@ def compute_weights(model: nn.Module) -> bool:
                 module.register_parameter(name, own)
             found = True
     for module in model.modules():
-        own = _plain_tensors(module) if type(module).__module__.startswith("torch.nn") and not module._forward_pre_hooks else {}
+        own = (
+            _plain_tensors(module)
+            if type(module).__module__.startswith("torch.nn") and not module._forward_pre_hooks
+            else {}
+        )
         for name in {"weight", "bias"}.intersection(own):  # put there in the place of a parameter
             delattr(module, name)
             module.register_parameter(name, nn.Parameter(own[name].detach(), requires_grad=False))
@@ -80,5 +89,7 @@ def compute_weights(model: nn.Module) -> bool:
 
 
 def _plain_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """What a module holds of tensors that are neither parameters nor buffers, as weights are that a hook computes."""
+    """What a module holds of tensors that are neither parameters nor buffers, as weights are that a hook
+    computes.
+    """
     return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}

@@ -18,10 +18,12 @@ from .trace import AUGMENTED, place_of, way_out
 
 
 def without_in_place(module: fx.GraphModule) -> None:
-    """Turn operations in place into ordinary ones: a tensor may now be wanted both before and after quantization.
+    """Turn operations in place into ordinary ones: a tensor may now be wanted both before and after
+    quantization.
 
-    Whatever is the same memory (the tensor, what it is a view of, and other views of that) and is read afterwards, is read from
-    the result instead. Raises ``ValueError`` for a network that changes its own parameters or buffers while it runs.
+    Whatever is the same memory (the tensor, what it is a view of, and other views of that) and is read
+    afterwards, is read from the result instead. Raises ``ValueError`` for a network that changes its own
+    parameters or buffers while it runs.
     """
     graph = module.graph
     order = {node: i for i, node in enumerate(graph.nodes)}
@@ -31,8 +33,11 @@ def without_in_place(module: fx.GraphModule) -> None:
             continue
         root, path = _root(target, module)
         if root.op == "get_attr":
-            raise ValueError(f"{place_of(node)} changes {root.target!r} in place while it runs: compute a new tensor instead, "
-                             f"{way_out(node)}")  # fmt: skip
+            raise ValueError(
+                f"{place_of(node)} changes {root.target!r} in place while it runs: compute a new tensor "
+                "instead, "
+                f"{way_out(node)}"
+            )
         before = [n for n in _same_memory(root, module) if order.get(n, order[node]) < order[node]]
         later = {n: [u for u in n.users if order[u] > order[node]] for n in before}
         later[node] = list(node.users)
@@ -83,7 +88,9 @@ def _overwritten_by(node: fx.Node, module: fx.GraphModule) -> fx.Node | None:
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a function by name; none where it does not tell its parameters, and so takes no ``inplace``."""
+    """The arguments of a function by name; none where it does not tell its parameters, and so takes no
+    ``inplace``.
+    """
     try:
         return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
     except (ValueError, TypeError):
@@ -95,7 +102,11 @@ def _is_number(node: fx.Node) -> bool:
     if holds_shape(node):
         return True
     before = node.all_input_nodes
-    operators = node.op == "call_function" and getattr(node.target, "__module__", "") in ("_operator", "math", "builtins")
+    operators = node.op == "call_function" and getattr(node.target, "__module__", "") in (
+        "_operator",
+        "math",
+        "builtins",
+    )
     return operators and bool(before) and all(map(_is_number, before))
 
 
@@ -145,9 +156,12 @@ def _seen_through(path: list[fx.Node], root: fx.Node, order: dict[fx.Node, int])
     last = root
     for view in path:
         with root.graph.inserting_after(last):
-            new = root.graph.node_copy(view, lambda n, view=view, last=last: last if n is data_of(view) else n)
+            new = root.graph.node_copy(
+                view, lambda n, view=view, last=last: last if n is data_of(view) else n
+            )
         new.meta.pop("gives", None)
-        order[new], last = order[root], new
+        order[new] = order[root]
+        last = new
     return last
 
 
@@ -155,14 +169,16 @@ def _make_ordinary(node: fx.Node) -> None:
     """Let a node give a new tensor."""
     if node.op == "call_module":
         return
-    name, graph = known_name(node), node.graph
+    name = known_name(node)
+    graph = node.graph
     if "out" in node.kwargs:
         node.kwargs = {key: value for key, value in node.kwargs.items() if key != "out"}
     elif node.target in AUGMENTED:
         node.target = AUGMENTED[node.target]
     elif node.op == "call_function" and _arguments(node).get("inplace") is True:
         arguments = _arguments(node)
-        node.args, node.kwargs = (), {**arguments, "inplace": False}
+        node.args = ()
+        node.kwargs = {**arguments, "inplace": False}
     elif node.op == "call_method" and callable(getattr(Tensor, name[:-1], None)) and not name.startswith("_"):
         node.target = name[:-1]
     elif node.op == "call_function" and (twin := _twin(name)) is not None:
@@ -172,7 +188,10 @@ def _make_ordinary(node: fx.Node) -> None:
         args = (node.args[0], method, *node.args[1:])
         with graph.inserting_before(node):
             new = graph.call_function(changed_copy, args, dict(node.kwargs))
-        node.op, node.target, node.args, node.kwargs = "call_function", changed_copy, new.args, new.kwargs
+        node.op = "call_function"
+        node.target = changed_copy
+        node.args = new.args
+        node.kwargs = new.kwargs
         graph.erase_node(new)
 
 

@@ -1,4 +1,5 @@
-"""What a network is given: one tensor, a tuple of several, or a dictionary by name; on batches, each with examples first.
+"""What a network is given: one tensor, a tuple of several, or a dictionary by name; on batches, each with
+examples first.
 
 A batch of data is such inputs, or a pair (inputs, labels); the labels of a pair may be ``None``.
 """
@@ -14,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 
 def inputs_of(calibration: Iterable | Tensor | None, what: str = "calibration") -> list[Any]:
-    """The inputs of batches that may be inputs or (inputs, labels) pairs; one tensor or dictionary counts as one batch.
+    """The inputs of batches that may be inputs or (inputs, labels) pairs; one tensor or dictionary counts as
+    one batch.
 
     Batches without examples are left out. Raises ``ValueError`` naming the batch that is neither.
     """
@@ -23,7 +25,11 @@ def inputs_of(calibration: Iterable | Tensor | None, what: str = "calibration") 
     batches = [calibration] if isinstance(calibration, (Tensor, Mapping)) else list(calibration)
     inputs = [as_inputs(b[0]) if isinstance(b, (tuple, list)) and len(b) > 0 else b for b in batches]
     for i, batch in enumerate(inputs):
-        check_inputs(batch, f"{what} batch {i}", "a tensor (n, ...), a tuple or dictionary of such, or an (input, label) pair")
+        check_inputs(
+            batch,
+            f"{what} batch {i}",
+            "a tensor (n, ...), a tuple or dictionary of such, or an (input, label) pair",
+        )
     return [b for b in inputs if examples_in(b)]
 
 
@@ -32,12 +38,26 @@ def as_inputs(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
 
 
-def check_inputs(inputs: object, what: str, wanted: str = "a tensor (n, ...), or a tuple or dictionary of such") -> None:
+def check_inputs(
+    inputs: object, what: str, wanted: str = "a tensor (n, ...), or a tuple or dictionary of such"
+) -> None:
     """Raises ``ValueError`` for inputs that are not as ``wanted``."""
-    tensors = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs) if isinstance(inputs, tuple) else [inputs]
+    tensors = (
+        list(inputs.values())
+        if isinstance(inputs, Mapping)
+        else list(inputs)
+        if isinstance(inputs, tuple)
+        else [inputs]
+    )
     for tensor in tensors:
-        if not isinstance(tensor, Tensor) or tensor.dim() < (2 if len(tensors) == 1 and not isinstance(inputs, Mapping) else 1):
-            got = f"tensor of shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        if not isinstance(tensor, Tensor) or tensor.dim() < (
+            2 if len(tensors) == 1 and not isinstance(inputs, Mapping) else 1
+        ):
+            got = (
+                f"tensor of shape {tuple(tensor.shape)}"
+                if isinstance(tensor, Tensor)
+                else type(tensor).__name__
+            )
             raise ValueError(f"{what} must be {wanted}, got a {got}")
     if not tensors:
         raise ValueError(f"{what} holds no inputs")
@@ -70,7 +90,9 @@ def picked_from(inputs: Any, index: Tensor) -> Any:
 
 def split(inputs: Any, size: int) -> list[Any]:
     """Inputs in batches of ``size`` examples, the last one smaller."""
-    return [pytree.tree_map(lambda t, i=i: t[i : i + size], inputs) for i in range(0, examples_in(inputs), size)]
+    return [
+        pytree.tree_map(lambda t, i=i: t[i : i + size], inputs) for i in range(0, examples_in(inputs), size)
+    ]
 
 
 def copied(inputs: Any) -> Any:
@@ -105,7 +127,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def run(model: nn.Module, batch: Any, what: str) -> Any:
-    """What a network gives for inputs, with an error that names the batch (``what``) and the layer where it does not fit."""
+    """What a network gives for inputs, with an error that names the batch (``what``) and the layer where it
+    does not fit.
+    """
     tensors = pytree.tree_leaves(batch)
     if not all(torch.isfinite(t).all() for t in tensors if t.is_floating_point()):
         raise ValueError(f"{what} holds NaN or infinity")
@@ -115,7 +139,11 @@ def run(model: nn.Module, batch: Any, what: str) -> Any:
     except ValueError:
         raise
     except Exception as error:
-        hooks = [m.register_forward_pre_hook(lambda _, __, name=n: trail.append(name)) for n, m in model.named_modules() if n]
+        hooks = [
+            m.register_forward_pre_hook(lambda _, __, name=n: trail.append(name))
+            for n, m in model.named_modules()
+            if n
+        ]
         try:
             call(model, batch)
         except Exception:
@@ -127,7 +155,9 @@ def run(model: nn.Module, batch: Any, what: str) -> Any:
         lacks = isinstance(error, TypeError) and "missing" in str(error)
         hint = "; several inputs are a pair ((a, b), labels), where labels may be None" if lacks else ""
         shapes = " and ".join(f"shape {tuple(t.shape)} and type {t.dtype}" for t in tensors)
-        raise ValueError(f"{what} of {shapes} does not fit the network{where}: {one_line(error)}{hint}") from error
+        raise ValueError(
+            f"{what} of {shapes} does not fit the network{where}: {one_line(error)}{hint}"
+        ) from error
 
 
 def one_line(error: Exception) -> str:

@@ -1,13 +1,14 @@
 """`read`: from a module to a `Network`, in a form that can be quantized.
 
-Batch norms are folded, operations in place made ordinary, and all weights put into layers. Where quantizers go is
-`qlib.placement`; all that is asked of a configuration here is what it leaves in float.
+Batch norms are folded, operations in place made ordinary, and all weights put into layers. Where quantizers
+go is `qlib.placement`; all that is asked of a configuration here is what it leaves in float.
 
-**Parameters.** What follows from parameters and numbers alone (standardized weights, tables of relative positions) is computed
-once, in float; it is quantized only where it is the weight of a convolution or linear function, which then becomes a layer.
+**Parameters.** What follows from parameters and numbers alone (standardized weights, tables of relative
+positions) is computed once, in float; it is quantized only where it is the weight of a convolution or linear
+function, which then becomes a layer.
 
-Of an addition's two operands, the *residual* is the one with more convolution and linear layers on its own path, the *skip*
-the other (if equal, the second operand).
+Of an addition's two operands, the *residual* is the one with more convolution and linear layers on its own
+path, the *skip* the other (if equal, the second operand).
 """
 
 from __future__ import annotations
@@ -41,19 +42,16 @@ from .operations import (
     layer_of,
     operands,
 )
-from .rewrite import (
-    compute_constants,
-    fold_batch_norms,
-    make_layers,
-    separate_elements,
-)
+from .rewrite import compute_constants, fold_batch_norms, make_layers, separate_elements
 from .tied import tied_layers
 from .trace import TOP, place_of, traced, way_out
 
 
 @dataclass
 class Operation:
-    """One node of the traced network. ``name`` is the layer's path, or the module's path and the operation's name."""
+    """One node of the traced network. ``name`` is the layer's path, or the module's path and the operation's
+    name.
+    """
 
     node: fx.Node
     kind: Kind
@@ -66,14 +64,16 @@ class Operation:
 
 @dataclass
 class Network:
-    """A folded, traced network in evaluation mode, its operations by node, and its weight layers in execution order.
+    """A folded, traced network in evaluation mode, its operations by node, and its weight layers in execution
+    order.
 
-    ``aside``: nodes that hold shapes, or follow from parameters alone; to a quantizer they are not there. ``tied``: layers
-    whose weight is that of an earlier one, and the first that has it. ``folds``: the layer and the batch norm that every folded
-    layer is made of. ``rounded``: whether weights were computed first, so that float32 rounded them once more. ``channels``: by
-    node, the axis of channels of what it gives, where that is known. ``moves_examples``: an operation after which examples may
-    no longer be the first axis, or nothing. ``given``: a copy of what was read, where there is one at hand. ``float_layers``:
-    those that it was read with. ``unverified``: the network given, until what was read has been compared with it.
+    ``aside``: nodes that hold shapes, or follow from parameters alone; to a quantizer they are not there.
+    ``tied``: layers whose weight is that of an earlier one, and the first that has it. ``folds``: the layer
+    and the batch norm that every folded layer is made of. ``rounded``: whether weights were computed first,
+    so that float32 rounded them once more. ``channels``: by node, the axis of channels of what it gives,
+    where that is known. ``moves_examples``: an operation after which examples may no longer be the first
+    axis, or nothing. ``given``: a copy of what was read, where there is one at hand. ``float_layers``: those
+    that it was read with. ``unverified``: the network given, until what was read has been compared with it.
     """
 
     module: fx.GraphModule
@@ -94,7 +94,9 @@ class Network:
         module = copy.deepcopy(self.module)
         there = dict(zip(self.module.graph.nodes, module.graph.nodes, strict=True))
         operations = {
-            there[node]: replace(o, node=there[o.node], result=there[o.result], residual=o.residual and there[o.residual])
+            there[node]: replace(
+                o, node=there[o.node], result=there[o.result], residual=o.residual and there[o.residual]
+            )
             for node, o in self.operations.items()
         }
         return replace(
@@ -125,18 +127,24 @@ class Network:
 def read(model: nn.Module | Network, example: object = None, float_layers: tuple[str, ...] = ()) -> Network:
     """Trace a copy of ``model`` in evaluation mode, fold its batch norms and classify its operations.
 
-    ``model``: a module; or a network that was read before, of which a copy is given. ``example``: inputs of a few examples, as
-    the network takes them (a tensor, a tuple, or a dictionary by name), where there are some: they say which inputs are given,
-    and how many axes tensors have. ``float_layers``: as in `QuantConfig`.
+    ``model``: a module; or a network that was read before, of which a copy is given. ``example``: inputs of a
+    few examples, as the network takes them (a tensor, a tuple, or a dictionary by name), where there are
+    some: they say which inputs are given, and how many axes tensors have. ``float_layers``: as in
+    `QuantConfig`.
 
-    Raises ``ValueError`` naming the layer when the model cannot be traced, holds weights that are not convolution or linear
-    layers, or no weights at all; and when a weight is NaN or infinite.
+    Raises ``ValueError`` naming the layer when the model cannot be traced, holds weights that are not
+    convolution or linear layers, or no weights at all; and when a weight is NaN or infinite.
     """
     if isinstance(model, Network):
         if model.float_layers != float_layers:
-            raise ValueError(f"this network was read with float_layers={model.float_layers}, not {float_layers}: read it again")
+            raise ValueError(
+                f"this network was read with float_layers={model.float_layers}, not {float_layers}: read it "
+                "again"
+            )
         return model.copy()
-    if isinstance(model, nn.Module) and any(getattr(m, "quantized_by_qlib", False) is True for m in model.modules()):
+    if isinstance(model, nn.Module) and any(
+        getattr(m, "quantized_by_qlib", False) is True for m in model.modules()
+    ):
         raise ValueError("this network is quantized already: take the float network that it was made from")
     module, computed, given = traced(model, names_of(example), float_layers)
     without_in_place(module)
@@ -145,20 +153,28 @@ def read(model: nn.Module | Network, example: object = None, float_layers: tuple
     _refuse_other_weights(module)
     folds = fold_batch_norms(module, functools.cache(lambda: _ranks(module, example)))
     separate_elements(module)
-    module.graph.eliminate_dead_code(lambda node: known_name(node) not in VIEWS)  # which rewrites have made idle
+    module.graph.eliminate_dead_code(
+        lambda node: known_name(node) not in VIEWS
+    )  # which rewrites have made idle
     module.recompile()
     network = Network(module, {}, folds=folds, rounded=rounded, given=given, float_layers=float_layers)
     network.unverified = model
     _classify(network)
     network.tied = tied_layers(network)
     if not network.layers:
-        why = "float_layers leave every layer in float" if float_layers else "there are no weights to quantize"
+        why = (
+            "float_layers leave every layer in float" if float_layers else "there are no weights to quantize"
+        )
         raise ValueError(f"{type(model).__name__} has no convolution or linear layer: {why}")
     for name, parameter in [*module.named_parameters(), *module.named_buffers()]:
         if not isinstance(parameter, nn.Parameter):
-            parameter = parameter.masked_fill(parameter == float("-inf"), 0)  # which masks of attention may hold
+            parameter = parameter.masked_fill(
+                parameter == float("-inf"), 0
+            )  # which masks of attention may hold
         if parameter.is_floating_point() and not parameter.is_meta and not torch.isfinite(parameter).all():
-            raise ValueError(f"{name} holds NaN or infinity (after folding batch norm): mend the weights first")
+            raise ValueError(
+                f"{name} holds NaN or infinity (after folding batch norm): mend the weights first"
+            )
     return network
 
 
@@ -190,7 +206,7 @@ def _ranks(module: fx.GraphModule, example: object) -> dict[fx.Node, int]:
     return {}
 
 
-# --------------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Refusals
 
 
@@ -207,12 +223,19 @@ def _refuse_other_weights(module: fx.GraphModule) -> None:
             _refuse_unknown_layer(node, layer)
             continue
         own = [n for n in node.all_input_nodes if n.op == "get_attr"]
-        name, kind = known_name(node) or label(node), kind_by_table(node, module)
+        name = known_name(node) or label(node)
+        kind = kind_by_table(node, module)
         most = max((constant(module, n).dim() for n in own), default=0)
-        weights = most > 0 if kind is Kind.PRODUCT else kind is Kind.WEIGHT or (most > 1 and not _takes_tables(node))
+        weights = (
+            most > 0
+            if kind is Kind.PRODUCT
+            else kind is Kind.WEIGHT or (most > 1 and not _takes_tables(node))
+        )
         if weights:
-            raise ValueError(f"{place_of(node)} calls {name} with weights of its own: use the layer module (nn.Conv2d, "
-                             f"nn.Linear) so that its weights can be found, {way_out(node)}")  # fmt: skip
+            raise ValueError(
+                f"{place_of(node)} calls {name} with weights of its own: use the layer module (nn.Conv2d, "
+                f"nn.Linear) so that its weights can be found, {way_out(node)}"
+            )
 
 
 def _takes_tables(node: fx.Node) -> bool:
@@ -224,12 +247,15 @@ def _refuse_unknown_layer(node: fx.Node, layer: nn.Module) -> None:
     weights = [name for name, _ in layer.named_parameters()]
     fine = is_instance(layer, WEIGHT_LAYERS) or isinstance(layer, (*NORMS, nn.PReLU))
     if weights and not fine:
-        raise ValueError(f"layer {node.target!r} ({type(layer).__name__}) holds the weight {weights[0]!r}, and only convolution "
-                         "(Conv1d to Conv3d, also transposed) and Linear layers can be quantized: replace it by these, "
-                         f"{way_out(node)}")  # fmt: skip
+        raise ValueError(
+            f"layer {node.target!r} ({type(layer).__name__}) holds the weight {weights[0]!r}, and only "
+            "convolution "
+            "(Conv1d to Conv3d, also transposed) and Linear layers can be quantized: replace it by these, "
+            f"{way_out(node)}"
+        )
 
 
-# --------------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Operations
 
 
@@ -241,7 +267,9 @@ def _is_aside(node: fx.Node, aside: set[fx.Node]) -> bool:
 
 
 def _classify(network: Network) -> None:
-    module, taken, absorbed = network.module, set(), set()
+    module = network.module
+    taken = set()
+    absorbed = set()
     for node in module.graph.nodes:
         if node.op == "output" or node in absorbed:
             continue
@@ -254,7 +282,8 @@ def _classify(network: Network) -> None:
         stem = name = str(path).removeprefix(f"{TOP}.")
         number = 1
         while name in taken:
-            name, number = f"{stem}_{number}", number + 1
+            name = f"{stem}_{number}"
+            number = number + 1
         taken.add(name)
         operation = Operation(node, kind, name, node, in_float=in_float)
         followed = (Kind.WEIGHT, Kind.ADD, Kind.MULTIPLY, Kind.CONCAT, Kind.PRODUCT)
@@ -273,7 +302,9 @@ def _classify(network: Network) -> None:
 
 
 def _find_residuals(network: Network) -> None:
-    """Which operand of every addition is the residual branch: the one with more weight layers that the other lacks."""
+    """Which operand of every addition is the residual branch: the one with more weight layers that the other
+    lacks.
+    """
     above: dict[fx.Node, frozenset[fx.Node]] = {}  # the weight layers that lead to a node
     for node in network.module.graph.nodes:
         before = frozenset().union(*(above[n] for n in node.all_input_nodes))

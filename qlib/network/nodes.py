@@ -1,4 +1,6 @@
-"""Functions that stay one node of a traced network, because they look at values, or at shapes that tracing does not know."""
+"""Functions that stay one node of a traced network, because they look at values, or at shapes that tracing
+does not know.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from torch import Tensor, fx
 
 
 def stays_whole(function: Callable) -> Callable:
-    """Makes ``function`` one node wherever a network is traced, also when an unpickled one is traced again."""
+    """Makes ``function`` one node wherever a network is traced, also when an unpickled one is traced
+    again.
+    """
 
     @functools.wraps(function)
     def call(*args, **kwargs):
@@ -26,7 +30,8 @@ def stays_whole(function: Callable) -> Callable:
 def overwritten(whole: Tensor, part: Tensor, path: Sequence[tuple]) -> Tensor:
     """A copy of ``whole`` in which the view at the end of ``path`` has the values of ``part``.
 
-    ``path``: names of methods (or properties) of tensors, each with its arguments, called one on the result of the other.
+    ``path``: names of methods (or properties) of tensors, each with its arguments, called one on the result
+    of the other.
     """
     whole = view = whole.clone()
     for name, args, kwargs in path:

@@ -1,7 +1,8 @@
-"""What the operations of a network are to a quantizer: one table by kind, and the questions that are answered from it.
+"""What the operations of a network are to a quantizer: one table by kind, and the questions that are answered
+from it.
 
-An operation is known by the class of its module, or by the name of the function of torch or method of a tensor that it calls.
-What is not in the table computes in float, and may hold no weights of its own.
+An operation is known by the class of its module, or by the name of the function of torch or method of a
+tensor that it calls. What is not in the table computes in float, and may hold no weights of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class Known:
-    """A row of the table: the classes of modules of a kind, and its functions, by name where they are torch's."""
+    """A row of the table: the classes of modules of a kind, and its functions, by name where they are
+    torch's.
+    """
 
     modules: tuple[type[nn.Module], ...] = ()
     names: str = ""
@@ -46,68 +49,136 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm)
+NORMS = (
+    *BATCH_NORMS,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.RMSNorm,
+)
 
 TABLE: dict[Kind, Known] = {
-    # Functions of this row get their weights as arguments: those with parameters become layers, others are refused.
+    # Functions of this row get their weights as arguments: those with parameters become layers, others are
+    # refused.
     Kind.WEIGHT: Known(
         WEIGHT_LAYERS,
-        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear bilinear embedding "
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear bilinear "
+        "embedding "
         "embedding_bag multi_head_attention_forward",
     ),
     Kind.ADD: Known(names="add"),
     Kind.MULTIPLY: Known(names="mul multiply"),
     Kind.CONCAT: Known(names="cat concat concatenate", functions=(overwritten,)),
     Kind.PRODUCT: Known(
-        names="matmul bmm mm einsum baddbmm addbmm addmm addmv addr mv dot vdot vecdot inner outer ger tensordot multi_dot "
+        names="matmul bmm mm einsum baddbmm addbmm addmm addmv addr mv dot vdot vecdot inner outer ger "
+        "tensordot multi_dot "
         "chain_matmul matrix_power cdist kron"
     ),
     Kind.POOL: Known(
-        (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-         nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+        (
+            nn.AvgPool1d,
+            nn.AvgPool2d,
+            nn.AvgPool3d,
+            nn.AdaptiveAvgPool1d,
+            nn.AdaptiveAvgPool2d,
+            nn.AdaptiveAvgPool3d,
+        ),
         "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean",
     ),
     Kind.KEEPS_GRID: Known(
-        (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
-         nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
-         nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd,
-         nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten, nn.Identity,
-         nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle),
-        "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d boolean_dispatch pad dropout dropout1d "
-        "dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout stochastic_depth drop_block2d flatten view "
-        "reshape permute transpose squeeze unsqueeze chunk split tensor_split narrow select getitem contiguous clone detach "
-        "expand pixel_shuffle pixel_unshuffle channel_shuffle t T mT movedim moveaxis swapaxes swapdims unflatten roll flip "
+        (
+            nn.MaxPool1d,
+            nn.MaxPool2d,
+            nn.MaxPool3d,
+            nn.AdaptiveMaxPool1d,
+            nn.AdaptiveMaxPool2d,
+            nn.AdaptiveMaxPool3d,
+            nn.modules.padding._ConstantPadNd,
+            nn.modules.padding._ReflectionPadNd,
+            nn.modules.padding._ReplicationPadNd,
+            nn.modules.dropout._DropoutNd,
+            nn.Flatten,
+            nn.Unflatten,
+            nn.Identity,
+            nn.PixelShuffle,
+            nn.PixelUnshuffle,
+            nn.ChannelShuffle,
+        ),
+        "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d boolean_dispatch pad "
+        "dropout dropout1d "
+        "dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout stochastic_depth "
+        "drop_block2d flatten view "
+        "reshape permute transpose squeeze unsqueeze chunk split tensor_split narrow select getitem "
+        "contiguous clone detach "
+        "expand pixel_shuffle pixel_unshuffle channel_shuffle t T mT movedim moveaxis swapaxes swapdims "
+        "unflatten roll flip "
         "amax amin max min unbind tile repeat _patch_merging_pad",
         (windows, image_of_windows, single, of_rank),
     ),
     Kind.ACTIVATION: Known(
-        (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
-         nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.PReLU),
-        "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh softplus prelu",
+        (
+            nn.ReLU,
+            nn.ReLU6,
+            nn.LeakyReLU,
+            nn.ELU,
+            nn.SELU,
+            nn.CELU,
+            nn.GELU,
+            nn.SiLU,
+            nn.Mish,
+            nn.Hardswish,
+            nn.Hardsigmoid,
+            nn.Hardtanh,
+            nn.Sigmoid,
+            nn.Tanh,
+            nn.Softplus,
+            nn.PReLU,
+        ),
+        "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh "
+        "softplus prelu",
     ),
     # Known to compute in float; parameters among their arguments are no weights of a product.
     Kind.OTHER: Known(
         NORMS,
-        "layer_norm group_norm batch_norm instance_norm rms_norm normalize softmax log_softmax sub subtract rsub div divide "
-        "truediv floordiv true_divide pow exp exp2 log sqrt rsqrt reciprocal abs neg sin cos clamp clip clamp_min clamp_max "
-        "where maximum minimum masked_fill masked_select gather take_along_dim index_select index_add scatter take "
-        "expand_as view_as reshape_as type_as to float double half stack hstack vstack broadcast_to lerp addcmul addcdiv "
-        "eq ne lt le gt ge and_ or_ xor logical_and logical_or logical_not sum prod cumsum var std norm interpolate "
-        "grid_sample fold unfold size dim numel shape ndim dtype device is_cuda copy_ fill_ zeros_like ones_like",
+        "layer_norm group_norm batch_norm instance_norm rms_norm normalize softmax log_softmax sub subtract "
+        "rsub div divide "
+        "truediv floordiv true_divide pow exp exp2 log sqrt rsqrt reciprocal abs neg sin cos clamp clip "
+        "clamp_min clamp_max "
+        "where maximum minimum masked_fill masked_select gather take_along_dim index_select index_add "
+        "scatter take "
+        "expand_as view_as reshape_as type_as to float double half stack hstack vstack broadcast_to lerp "
+        "addcmul addcdiv "
+        "eq ne lt le gt ge and_ or_ xor logical_and logical_or logical_not sum prod cumsum var std norm "
+        "interpolate "
+        "grid_sample fold unfold size dim numel shape ndim dtype device is_cuda copy_ fill_ zeros_like "
+        "ones_like",
         (masked,),
     ),
-}  # fmt: skip
+}
 SHAPES = frozenset("size dim numel shape ndim dtype device is_cuda".split())
 VIEWS = frozenset(  # what they give may be the same memory as what they got
-    "flatten view reshape permute transpose squeeze unsqueeze chunk split tensor_split narrow select getitem contiguous detach "
-    "expand t T mT movedim moveaxis swapaxes swapdims unflatten unbind diagonal dropout to float data hsplit vsplit dsplit "
-    "view_as type_as adjoint real ravel pos positive reshape_as expand_as broadcast_to split_with_sizes unsafe_chunk "
-    "unsafe_split as_strided sum_to_size mH cpu dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split()
+    "flatten view reshape permute transpose squeeze unsqueeze chunk split tensor_split narrow select getitem "
+    "contiguous detach "
+    "expand t T mT movedim moveaxis swapaxes swapdims unflatten unbind diagonal dropout to float data hsplit "
+    "vsplit dsplit "
+    "view_as type_as adjoint real ravel pos positive reshape_as expand_as broadcast_to split_with_sizes "
+    "unsafe_chunk "
+    "unsafe_split as_strided sum_to_size mH cpu dropout1d dropout2d dropout3d alpha_dropout "
+    "feature_alpha_dropout".split()
 )
 TUPLES = frozenset("chunk split tensor_split unbind".split())  # keep the grid, and give several tensors
 _BY_NAME = {name: kind for kind, known in TABLE.items() for name in known.names.split()}
 _BY_FUNCTION = {function: kind for kind, known in TABLE.items() for function in known.functions}
-_TRUSTED = ("torch", "torchvision", "_operator", "operator", "builtins", "math")  # whose functions the names are
+_TRUSTED = (
+    "torch",
+    "torchvision",
+    "_operator",
+    "operator",
+    "builtins",
+    "math",
+)  # whose functions the names are
 
 
 def layer_of(node: fx.Node, module: nn.Module) -> nn.Module | None:
@@ -129,7 +200,9 @@ def label(node: fx.Node) -> str:
 
 
 def known_name(node: fx.Node) -> str:
-    """The name under which the table may have a function or method; empty for functions that torch does not define."""
+    """The name under which the table may have a function or method; empty for functions that torch does not
+    define.
+    """
     if node.op == "call_function" and not _is_trusted(node.target):
         return ""
     return label(node).removeprefix("linalg_")
@@ -148,7 +221,9 @@ def is_known(node: fx.Node) -> bool:
 
 def is_instance(layer: nn.Module | None, classes: tuple[type[nn.Module], ...]) -> bool:
     """Whether a module is of one of ``classes`` and computes what that class does."""
-    return layer is not None and any(isinstance(layer, c) and type(layer).forward is c.forward for c in classes)
+    return layer is not None and any(
+        isinstance(layer, c) and type(layer).forward is c.forward for c in classes
+    )
 
 
 def kind_by_table(node: fx.Node, module: nn.Module) -> Kind:
@@ -164,7 +239,9 @@ def kind_by_table(node: fx.Node, module: nn.Module) -> Kind:
 
 
 def kind_of(node: fx.Node, module: nn.Module, aside: set[fx.Node]) -> Kind:
-    """What a node is to a quantizer. ``aside``: the nodes that hold shapes, or follow from parameters alone."""
+    """What a node is to a quantizer. ``aside``: the nodes that hold shapes, or follow from parameters
+    alone.
+    """
     kind = kind_by_table(node, module)
     layer = layer_of(node, module)
     if kind is Kind.ACTIVATION:  # one that follows no layer
@@ -239,7 +316,13 @@ def moves_channels(node: fx.Node, module: nn.Module) -> bool:
         moves = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
         return isinstance(layer, moves)
     stay = ("contiguous", "detach", "dropout", "data")
-    return known_name(node) in VIEWS.difference(stay) | {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "flip", "roll"}
+    return known_name(node) in VIEWS.difference(stay) | {
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "flip",
+        "roll",
+    }
 
 
 def holds_shape(node: fx.Node) -> bool:
@@ -258,7 +341,9 @@ def same_tensor(tensor: Tensor) -> tuple:
 
 
 def rows_of(weight: Tensor, layer: nn.Module) -> Tensor:
-    """``weight`` with output channels as its first axis, as most layers have it; transposed convolutions have inputs first."""
+    """``weight`` with output channels as its first axis, as most layers have it; transposed convolutions have
+    inputs first.
+    """
     if not isinstance(layer, TRANSPOSED):
         return weight
     groups = layer.groups

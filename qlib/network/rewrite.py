@@ -49,18 +49,26 @@ def replace(node: fx.Node, new: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
-# --------------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Constants and layers
 
 
 def compute_constants(module: fx.GraphModule) -> bool:
-    """Compute once what follows from parameters, buffers and numbers alone, and keep it as buffers. Whether there was any."""
-    graph, values = module.graph, {}
+    """Compute once what follows from parameters, buffers and numbers alone, and keep it as buffers. Whether
+    there was any.
+    """
+    graph = module.graph
+    values = {}
     for node in graph.nodes:
         before = node.all_input_nodes
         if node.op == "get_attr":
             values[node] = constant(module, node)
-        elif node.op.startswith("call_") and before and values.keys() >= set(before) and "device" not in node.args:
+        elif (
+            node.op.startswith("call_")
+            and before
+            and values.keys() >= set(before)
+            and "device" not in node.args
+        ):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             with torch.no_grad():
                 if node.op == "call_method":
@@ -73,14 +81,19 @@ def compute_constants(module: fx.GraphModule) -> bool:
         if node.op == "get_attr" or not wanted:
             continue
         if isinstance(value, Tensor):
-            weighs = all(user.target in AS_LAYERS for user in wanted)  # and so is seen to share memory, if it does
+            weighs = all(
+                user.target in AS_LAYERS for user in wanted
+            )  # and so is seen to share memory, if it does
             value = value.detach() if weighs else value.detach().clone()
             module.register_buffer(name := free_name(module, f"constant_{node.name}"), value)
             with graph.inserting_before(node):
                 value = graph.get_attr(name)
         for user in wanted:
-            args, kwargs = fx.node.map_arg((user.args, user.kwargs), lambda n, node=node, value=value: value if n is node else n)
-            user.args, user.kwargs = args, kwargs
+            args, kwargs = fx.node.map_arg(
+                (user.args, user.kwargs), lambda n, node=node, value=value: value if n is node else n
+            )
+            user.args = args
+            user.kwargs = kwargs
     for node in reversed(values):
         if not node.users:
             graph.erase_node(node)
@@ -95,11 +108,13 @@ def free_name(module: nn.Module, name: str) -> str:
 
 
 def make_layers(module: fx.GraphModule) -> None:
-    """Put a layer in the place of every linear function or convolution that is called with parameters as its weights.
+    """Put a layer in the place of every linear function or convolution that is called with parameters as its
+    weights.
 
     Calls with the same weights and options share a layer; layers with one weight keep it as one tensor.
     """
-    parameters, made = dict(module.named_parameters()), {}
+    parameters = dict(module.named_parameters())
+    made = {}
     for node in list(module.graph.nodes):
         if node.op != "call_function" or node.target not in AS_LAYERS or node.meta.get("float"):
             continue
@@ -109,7 +124,11 @@ def make_layers(module: fx.GraphModule) -> None:
             names[5:] = ["dilation", "groups"]
         options = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
         x, weight, bias = (options.pop(name, None) for name in names[:3])
-        if x.op == "get_attr" or any(n is not x and n.op != "get_attr" for n in node.all_input_nodes) or weight is x:
+        if (
+            x.op == "get_attr"
+            or any(n is not x and n.op != "get_attr" for n in node.all_input_nodes)
+            or weight is x
+        ):
             continue
         tensors = [n and constant(module, n) for n in (weight, bias)]
         key = (kind, weight.target, bias and bias.target, str(sorted(options.items())))
@@ -129,11 +148,21 @@ def _is_transposed(kind: type[nn.Module]) -> bool:
     return issubclass(kind, nn.modules.conv._ConvTransposeNd)
 
 
-def _layer_path(module: fx.GraphModule, node: fx.Node, weight: str, parameters: Container[str], taken: Container[str]) -> str:
-    """That of the layer which owns the weight or computes it, or else one that says which function of which module this is."""
-    path = weight.removesuffix("weight").rstrip("._") if weight in parameters and weight.endswith("weight") else place_of(node)
+def _layer_path(
+    module: fx.GraphModule, node: fx.Node, weight: str, parameters: Container[str], taken: Container[str]
+) -> str:
+    """That of the layer which owns the weight or computes it, or else one that says which function of which
+    module this is.
+    """
+    path = (
+        weight.removesuffix("weight").rstrip("._")
+        if weight in parameters and weight.endswith("weight")
+        else place_of(node)
+    )
     there = dict(module.named_modules()).get(path)
-    bare = type(there) is nn.Module and not list(there.children())  # what is left of a layer that was traced into
+    bare = type(there) is nn.Module and not list(
+        there.children()
+    )  # what is left of a layer that was traced into
     wanted = {n.target for n in module.graph.nodes if n.op == "get_attr" and n.target.startswith(f"{path}.")}
     free = (there is None or bare) and wanted <= {f"{path}.weight", f"{path}.bias"}
     called = any(n.op == "call_module" and n.target == path for n in module.graph.nodes)
@@ -154,21 +183,27 @@ def _layer(kind: type[nn.Module], weight: Tensor, bias: Tensor | None, **options
     layer = kind(*sizes, *kernel, bias=bias is not None, device="meta", **options)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
-            setattr(layer, name, tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach()))
+            setattr(
+                layer, name, tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach())
+            )
     return layer.eval()
 
 
-# --------------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Batch norms
 
-Folds = dict[str, tuple[nn.Module, nn.Module]]  # the layer and the batch norm that a folded layer is made of, by its path
+Folds = dict[
+    str, tuple[nn.Module, nn.Module]
+]  # the layer and the batch norm that a folded layer is made of, by its path
 
 
 def fold_batch_norms(module: fx.GraphModule, ranks: Callable[[], dict[fx.Node, int]]) -> Folds:
-    """Fold every batch norm into the convolution or linear layer whose output it alone reads, where their channels are one axis.
+    """Fold every batch norm into the convolution or linear layer whose output it alone reads, where their
+    channels are one axis.
 
-    ``ranks``: finds how many axes the outputs of nodes have. A norm behind a linear layer acts on the last axis only where there
-    are two; where that is not known, the folded network refuses other outputs when it runs.
+    ``ranks``: finds how many axes the outputs of nodes have. A norm behind a linear layer acts on the last
+    axis only where there are two; where that is not known, the folded network refuses other outputs when it
+    runs.
     """
     folds: Folds = {}
     users = _users_of_parameters(module)
@@ -179,13 +214,21 @@ def fold_batch_norms(module: fx.GraphModule, ranks: Callable[[], dict[fx.Node, i
             continue
         before = node.all_input_nodes[0]
         layer = layer_of(before, module)
-        if not is_instance(layer, WEIGHT_LAYERS) or len(before.users) > 1 or calls[before.target] > 1 or calls[node.target] > 1:
+        if (
+            not is_instance(layer, WEIGHT_LAYERS)
+            or len(before.users) > 1
+            or calls[before.target] > 1
+            or calls[node.target] > 1
+        ):
             continue
         if users[same_tensor(layer.weight)] > 1 or node.meta["float"] and not before.meta["float"]:
             continue
         if norm.running_mean is None:
-            raise ValueError(f"batch norm {node.target!r} keeps no running statistics, so it cannot be folded: give it some, "
-                             f"{way_out(node)}")  # fmt: skip
+            raise ValueError(
+                f"batch norm {node.target!r} keeps no running statistics, so it cannot be folded: give it "
+                "some, "
+                f"{way_out(node)}"
+            )
         rank = ranks().get(before) if isinstance(layer, nn.Linear) else 2
         if rank not in (None, 2):
             continue
@@ -195,8 +238,11 @@ def fold_batch_norms(module: fx.GraphModule, ranks: Callable[[], dict[fx.Node, i
         folds[before.target] = layer, norm
         replace(node, before)
         if rank is None:
-            why = (f"batch norm {node.target!r} is folded into {before.target!r}, which is right for inputs (n, features) "
-                   "alone: pass data (calibration, or an example input) so that this can be known")
+            why = (
+                f"batch norm {node.target!r} is folded into {before.target!r}, which is right for inputs (n, "
+                "features) "
+                "alone: pass data (calibration, or an example input) so that this can be known"
+            )
             entering = before.all_input_nodes[0]
             with module.graph.inserting_before(before):
                 before.replace_input_with(entering, module.graph.call_function(of_rank, (entering, 2, why)))
@@ -214,9 +260,13 @@ def _users_of_parameters(module: fx.GraphModule) -> Counter:
 
 
 def folded(layer: nn.Module, norm: nn.Module, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """The weight and bias with which ``layer`` gives what ``norm`` makes of its outputs; computed in ``dtype``, if given."""
+    """The weight and bias with which ``layer`` gives what ``norm`` makes of its outputs; computed in
+    ``dtype``, if given.
+    """
     given = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    weight, bias, mean, variance, scale, shift = (t if t is None else t.detach().to(dtype or t.dtype) for t in given)
+    weight, bias, mean, variance, scale, shift = (
+        t if t is None else t.detach().to(dtype or t.dtype) for t in given
+    )
     if isinstance(layer, nn.Linear):
         scale = torch.ones_like(mean) if scale is None else scale
         shift = torch.zeros_like(mean) if shift is None else shift
@@ -225,12 +275,14 @@ def folded(layer: nn.Module, norm: nn.Module, dtype: torch.dtype | None = None) 
     return weight_of_rows(rows.detach(), layer), bias
 
 
-# --------------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Operations that give several tensors
 
 
 def separate_elements(module: fx.GraphModule) -> None:
-    """Give every element of a chunk, split or unbind an operation of its own, so that each can be quantized or not."""
+    """Give every element of a chunk, split or unbind an operation of its own, so that each can be quantized
+    or not.
+    """
     for node in list(module.graph.nodes):
         if known_name(node) not in TUPLES or not all(_picks(user) for user in node.users):
             continue
@@ -241,4 +293,3 @@ def separate_elements(module: fx.GraphModule) -> None:
 
 def _picks(user: fx.Node) -> bool:
     return known_name(user) == "getitem" and isinstance(argument(user, 1, "index"), int)
-

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def tied_layers(network: Network) -> dict[str, str]:
     """The layers whose weight is that of an earlier one, and the first that has it.
 
-    Raises ``ValueError`` where one of two layers is left in float, where output channels are another axis for one than for the
-    other, and where weights are different views of one memory, such as a matrix and its transpose.
+    Raises ``ValueError`` where one of two layers is left in float, where output channels are another axis for
+    one than for the other, and where weights are different views of one memory, such as a matrix and its
+    transpose.
     """
     tied: dict[str, str] = {}
     owners: dict[tuple, Operation] = {}
@@ -27,14 +28,25 @@ def tied_layers(network: Network) -> dict[str, str]:
                 modules = tuple(owner(o.node) for o in (left, quantized))
                 both = f"leave both in float: float_layers={modules}"
                 if TOP in modules:
-                    both = "move that use of it into a module, and leave both modules in float by float_layers"
-                raise ValueError(f"{left.name!r} is left in float, but its weight is that of {quantized.name!r}, which is "
-                                 f"quantized: {both}")
-            if operation.kind is not Kind.WEIGHT or operation.in_float or earlier.node.target == operation.node.target:
+                    both = (
+                        "move that use of it into a module, and leave both modules in float by float_layers"
+                    )
+                raise ValueError(
+                    f"{left.name!r} is left in float, but its weight is that of {quantized.name!r}, which is "
+                    f"quantized: {both}"
+                )
+            if (
+                operation.kind is not Kind.WEIGHT
+                or operation.in_float
+                or earlier.node.target == operation.node.target
+            ):
                 continue
             if _form(operation, network) != _form(earlier, network):
-                raise ValueError(f"{operation.name!r} and {earlier.name!r} share a weight, but not its axis of output channels: "
-                                 f"give them weights of their own, {way_out(operation.node)}")
+                raise ValueError(
+                    f"{operation.name!r} and {earlier.name!r} share a weight, but not its axis of output "
+                    "channels: "
+                    f"give them weights of their own, {way_out(operation.node)}"
+                )
             tied[operation.node.target] = earlier.node.target
     _refuse_overlaps(owners)
     return tied
@@ -52,6 +64,9 @@ def _refuse_overlaps(owners: dict[tuple, Operation]) -> None:
         end = start + 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         for other_start, other_end, other in seen.setdefault(storage, []):
             if start < other_end and other_start < end and not (operation.in_float and other.in_float):
-                raise ValueError(f"the weights of {other.name!r} and {operation.name!r} are different views of one tensor, whose "
-                                 f"codes cannot serve both: give them weights of their own, {way_out(operation.node)}")
+                raise ValueError(
+                    f"the weights of {other.name!r} and {operation.name!r} are different views of one "
+                    "tensor, whose "
+                    f"codes cannot serve both: give them weights of their own, {way_out(operation.node)}"
+                )
         seen[storage].append((start, end, operation))

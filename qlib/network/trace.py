@@ -1,7 +1,8 @@
 """Reads a network with `torch.fx`: a traced copy, before anything in it is rewritten.
 
-Weights that are computed from others (weight norm, spectral norm, pruning, any parametrization) are computed first. Attention
-is written out (`qlib.network.attention`). Hooks become a part of the network. Inputs that are not given have their default.
+Weights that are computed from others (weight norm, spectral norm, pruning, any parametrization) are computed
+first. Attention is written out (`qlib.network.attention`). Hooks become a part of the network. Inputs that
+are not given have their default.
 """
 
 from __future__ import annotations
@@ -48,19 +49,23 @@ def way_out(node: fx.Node) -> str:
 
 
 class Traced(NamedTuple):
-    """A traced copy of a network; whether weights of it were computed first; and, if neither they nor hooks stood in the way, the
-    copy that was traced, which still computes what was given."""
+    """A traced copy of a network; whether weights of it were computed first; and, if neither they nor hooks
+    stood in the way, the copy that was traced, which still computes what was given.
+    """
 
     module: fx.GraphModule
     computed: bool
     given: nn.Module | None
 
 
-def traced(model: nn.Module, inputs: Collection[str | int] = (), float_layers: tuple[str, ...] = ()) -> Traced:
+def traced(
+    model: nn.Module, inputs: Collection[str | int] = (), float_layers: tuple[str, ...] = ()
+) -> Traced:
     """``model`` traced in evaluation mode. ``inputs``: the names or positions of those that will be given.
 
-    Nodes of modules that ``float_layers`` names have ``meta["float"]``; those of a module's output have ``meta["gives"]``, the
-    module's path and the number of its call. Raises ``ValueError`` naming the layer when the model cannot be traced.
+    Nodes of modules that ``float_layers`` names have ``meta["float"]``; those of a module's output have
+    ``meta["gives"]``, the module's path and the number of its call. Raises ``ValueError`` naming the layer
+    when the model cannot be traced.
     """
     if isinstance(model, nn.Module):
         _check_readable(model, float_layers)
@@ -77,8 +82,10 @@ def traced(model: nn.Module, inputs: Collection[str | int] = (), float_layers: t
             break
         except Exception as error:
             where = tracer.path[-1] if tracer.path else TOP
-            problem = ValueError(f"{type(model).__name__} cannot be traced by torch.fx, at {where}: {one_line(error)}. "
-                                 f"{_way_out(error, tracer.path)}")  # fmt: skip
+            problem = ValueError(
+                f"{type(model).__name__} cannot be traced by torch.fx, at {where}: {one_line(error)}. "
+                f"{_way_out(error, tracer.path)}"
+            )
             problem.__cause__ = error
     else:
         raise problem
@@ -88,9 +95,13 @@ def traced(model: nn.Module, inputs: Collection[str | int] = (), float_layers: t
     for node in graph.nodes:
         around = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
         around += [node.target] if node.op == "call_module" else []
-        node.meta["float"] = any(matches(name, float_layers) for path in around for name in names.get(path, ()))
+        node.meta["float"] = any(
+            matches(name, float_layers) for path in around for name in names.get(path, ())
+        )
     if halves:
-        warnings.warn(f"{type(model).__name__} is of {halves[0].dtype}: it is simulated in float32", stacklevel=2)
+        warnings.warn(
+            f"{type(model).__name__} is of {halves[0].dtype}: it is simulated in float32", stacklevel=2
+        )
         _in_single_precision(module)
     return Traced(module, computed, None if computed or changed else network)
 
@@ -101,18 +112,26 @@ def _check_readable(model: nn.Module, float_layers: tuple[str, ...]) -> None:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ValueError(f"{name} holds the network to read: pass its .module")
     if hasattr(model, "_orig_mod"):
-        raise ValueError(f"{name} is compiled: pass the network that was given to torch.compile (its ._orig_mod)")
+        raise ValueError(
+            f"{name} is compiled: pass the network that was given to torch.compile (its ._orig_mod)"
+        )
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule) and not (path and matches(path, float_layers)):
             what = f"{path!r} is" if path else f"{name} is"
-            raise ValueError(f"{what} compiled by TorchScript and cannot be read: pass the module that it was made from"
-                             + (f", or leave it in float: float_layers=({path!r},)" if path else ""))  # fmt: skip
+            raise ValueError(
+                f"{what} compiled by TorchScript and cannot be read: pass the module that it was made from"
+                + (f", or leave it in float: float_layers=({path!r},)" if path else "")
+            )
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-            raise ValueError(f"{path} is not made yet: run the network once on an input, which makes lazy layers")
+            raise ValueError(
+                f"{path} is not made yet: run the network once on an input, which makes lazy layers"
+            )
     for held in (*model._modules, *model._parameters, *model._buffers):
         if hasattr(fx.GraphModule, held) or held in ("graph", "meta", "_code"):
-            raise ValueError(f"{name} has something named {held!r}, a name that torch.fx needs itself: rename it")
+            raise ValueError(
+                f"{name} has something named {held!r}, a name that torch.fx needs itself: rename it"
+            )
 
 
 def _names_by_path(model: nn.Module) -> dict[str, list[str]]:
@@ -129,7 +148,9 @@ def _check_float_layers(names: dict[str, list[str]], patterns: tuple[str, ...]) 
     known = [name for several in names.values() for name in several]
     for pattern in patterns:
         if not any(matches(name, (pattern,)) for name in known):
-            raise ValueError(f"float_layers: the network has no module {pattern!r}{suggestion(pattern, known)}")
+            raise ValueError(
+                f"float_layers: the network has no module {pattern!r}{suggestion(pattern, known)}"
+            )
 
 
 def _way_out(error: Exception, path: list[str]) -> str:
@@ -137,8 +158,11 @@ def _way_out(error: Exception, path: list[str]) -> str:
     left = f"float_layers=({path[-1] if path else 'its name'!r},)"
     if isinstance(error, NotImplementedError):
         return f"Leave that module in float: {left}"
-    return ("Control flow that depends on values or shapes of tensors must be rewritten, moved into a function marked by "
-            f"torch.fx.wrap, or moved into a module that is left in float: {left}")
+    return (
+        "Control flow that depends on values or shapes of tensors must be rewritten, moved into a function "
+        "marked by "
+        f"torch.fx.wrap, or moved into a module that is left in float: {left}"
+    )
 
 
 def _holds_proxies(module: nn.Module) -> bool:
@@ -172,16 +196,26 @@ def _traceable_factories() -> Iterator[None]:
 
 def _clear_hooks(network: nn.Module, except_in: tuple[str, ...]) -> bool:
     """Forget the hooks that have become a part of the graph. Whether there were any."""
-    found = [hooks for name, module in network.named_modules() if not (except_in and matches(name, except_in))
-             for hooks in _hooks_of(module) if hooks]  # fmt: skip
+    found = [
+        hooks
+        for name, module in network.named_modules()
+        if not (except_in and matches(name, except_in))
+        for hooks in _hooks_of(module)
+        if hooks
+    ]
     for hooks in found:
         hooks.clear()
     return bool(found)
 
 
 def _hooks_of(module: nn.Module) -> list[dict]:
-    names = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
-             "_forward_hooks_always_called")  # fmt: skip
+    names = (
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_pre_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+    )
     return [getattr(module, name) for name in names]
 
 
@@ -220,12 +254,14 @@ for _in_place, _ordinary in AUGMENTED.items():
 
 
 class _Tracer(fx.Tracer):
-    """Symbolic tracing that writes attention out, keeps hooks, remembers which module it is in and which nodes are the outputs of
-    which, and lets networks that run in other threads run."""
+    """Symbolic tracing that writes attention out, keeps hooks, remembers which module it is in and which
+    nodes are the outputs of which, and lets networks that run in other threads run.
+    """
 
     def __init__(self, inputs: Collection[str | int], whole: tuple[str, ...]):
         super().__init__()
-        self.inputs, self.whole = inputs, whole
+        self.inputs = inputs
+        self.whole = whole
         self.path: list[str] = []
         self.calls: dict[str, int] = {}
         self.thread = threading.get_ident()
@@ -255,7 +291,9 @@ class _Tracer(fx.Tracer):
 
     @contextmanager
     def _replaced_forward(self, m: nn.Module, path: str) -> Iterator[None]:
-        """While ``m`` is called: what is written out in the place of its forward, or, of a layer with hooks, a node."""
+        """While ``m`` is called: what is written out in the place of its forward, or, of a layer with hooks,
+        a node.
+        """
         written = WRITTEN_OUT.get(_full_name(m)) if "forward" not in vars(m) else None
         if self.is_leaf_module(m, path) or (written is None and not self._is_plain(m, path)):
             yield
@@ -297,7 +335,9 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, kind, target, args, kwargs, *more, **options):
         if _autocast() != self.autocast:
-            raise NotImplementedError("autocast inside a network is lost in tracing: switch it on around the network")
+            raise NotImplementedError(
+                "autocast inside a network is lost in tracing: switch it on around the network"
+            )
         if target is F.scaled_dot_product_attention:
             return scaled_dot_product_attention(*args, **kwargs)
         return super().create_proxy(kind, target, args, kwargs, *more, **options)

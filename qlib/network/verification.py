@@ -22,17 +22,22 @@ TOLERANCE = 1e-6  # of a difference, relative to how much outputs differ between
 LEAST_SPREAD = 1e-5  # of outputs, relative to their size: below, what examples differ by is itself rounding
 
 
-def verify(model: nn.Module, network: Network, inputs: Any, what: str, float_layers: tuple[str, ...] = ()) -> None:
-    """Compare once what was read (``network``) with what was given (``model``), on up to four examples, both in float64.
+def verify(
+    model: nn.Module, network: Network, inputs: Any, what: str, float_layers: tuple[str, ...] = ()
+) -> None:
+    """Compare once what was read (``network``) with what was given (``model``), on up to four examples, both
+    in float64.
 
-    ``inputs``: of a batch, which ``what`` names. Raises ``ValueError`` naming the first layer whose outputs differ, if those of
-    the networks differ by more than 1e-6 of how much they differ between examples.
+    ``inputs``: of a batch, which ``what`` names. Raises ``ValueError`` naming the first layer whose outputs
+    differ, if those of the networks differ by more than 1e-6 of how much they differ between examples.
     """
     inputs = on(inputs, device_of(model))
-    given, network.given = network.given or evaluation_copy(model), None
+    given = network.given or evaluation_copy(model)
+    network.given = None
     problem: Exception | None = None
     few = first(inputs, EXAMPLES)
-    # All examples where few do not fit (their axis is not the first); a mode that is slower where numbers are made or cast.
+    # All examples where few do not fit (their axis is not the first); a mode that is slower where numbers are
+    # made or cast.
     for some, context in ((few, _Plain), (few, _Doubling), (inputs, _Plain), (inputs, _Doubling)):
         exact = _doubled_inputs(some)
         try:
@@ -49,7 +54,9 @@ def verify(model: nn.Module, network: Network, inputs: Any, what: str, float_lay
             _refuse(model, given, found, exact, expected)
     with torch.no_grad():
         run(evaluation_copy(model), inputs, what)
-    raise ValueError(f"{type(model).__name__} cannot be compared with what was read of it: {one_line(problem)}") from problem
+    raise ValueError(
+        f"{type(model).__name__} cannot be compared with what was read of it: {one_line(problem)}"
+    ) from problem
 
 
 def _refuse(model: nn.Module, given: nn.Module, found: Network, inputs: Any, expected: Any) -> None:
@@ -57,11 +64,21 @@ def _refuse(model: nn.Module, given: nn.Module, found: Network, inputs: Any, exp
         again = _agree(_run_in_float64(given, inputs), expected)
         where = _first_difference(given, found, inputs)
     if not again:
-        raise ValueError(f"{type(model).__name__} gives other outputs when it is run again, in evaluation mode: look for dropout "
-                         "or random numbers that evaluation mode does not switch off")
-    left = "move it into a module and leave that in float" if where == TOP else f"leave it in float: float_layers=({where!r},)"
-    raise ValueError(f"{type(model).__name__} was read wrongly: the outputs of {where} differ from those of the network given. "
-                     f"Write that part in other words, or {left}")  # fmt: skip
+        raise ValueError(
+            f"{type(model).__name__} gives other outputs when it is run again, in evaluation mode: look for "
+            "dropout "
+            "or random numbers that evaluation mode does not switch off"
+        )
+    left = (
+        "move it into a module and leave that in float"
+        if where == TOP
+        else f"leave it in float: float_layers=({where!r},)"
+    )
+    raise ValueError(
+        f"{type(model).__name__} was read wrongly: the outputs of {where} differ from those of the network "
+        "given. "
+        f"Write that part in other words, or {left}"
+    )
 
 
 @contextmanager
@@ -74,7 +91,9 @@ def _in_float64(model: nn.Module, exact: dict[str, Tensor]) -> Iterator[None]:
                 if isinstance(value, Tensor) and value.is_floating_point():
                     before.append((held, name, value))
                     wide = exact.get(f"{path}.{name}", value.detach()).double()
-                    held[name] = nn.Parameter(wide, requires_grad=False) if isinstance(value, nn.Parameter) else wide
+                    held[name] = (
+                        nn.Parameter(wide, requires_grad=False) if isinstance(value, nn.Parameter) else wide
+                    )
     try:
         yield
     finally:
@@ -95,7 +114,11 @@ def _read_in_float64(model: nn.Module, inputs: Any, float_layers: tuple[str, ...
 def _exact_folds(network: Network) -> dict[str, Tensor]:
     """The weights and biases of folded layers, folded in float64."""
     folds = {path: folded(layer, norm, torch.float64) for path, (layer, norm) in network.folds.items()}
-    return {f"{path}.{name}": t for path, pair in folds.items() for name, t in zip(("weight", "bias"), pair, strict=True)}
+    return {
+        f"{path}.{name}": t
+        for path, pair in folds.items()
+        for name, t in zip(("weight", "bias"), pair, strict=True)
+    }
 
 
 def _doubled_inputs(inputs: Any) -> Any:
@@ -121,17 +144,22 @@ def _close(actual: Any, expected: Any) -> bool:
     finite = torch.isfinite(expected)
     if not torch.allclose(actual[~finite], expected[~finite], equal_nan=True):
         return False
-    actual, expected = torch.where(finite, actual, 0).double(), torch.where(finite, expected, 0).double()
+    actual = torch.where(finite, actual, 0).double()
+    expected = torch.where(finite, expected, 0).double()
     spread = (expected - expected.mean(0)).norm() if expected.dim() else expected.norm()
     return bool((actual - expected).norm() <= TOLERANCE * max(spread, LEAST_SPREAD * expected.norm()))
 
 
 class _Plain(BaseTorchFunctionMode):
-    """Changes nothing; but with any such mode torch's transformers leave their fast path, which keeps padded places at zero."""
+    """Changes nothing; but with any such mode torch's transformers leave their fast path, which keeps padded
+    places at zero.
+    """
 
 
 class _Doubling(TorchFunctionMode):
-    """Lets a network compute in float64 though it asks for float32: in casts, and in tensors that it makes."""
+    """Lets a network compute in float64 though it asks for float32: in casts, and in tensors that it
+    makes.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         narrow = (torch.float32, *HALF)
@@ -167,10 +195,15 @@ def _first_difference(given: nn.Module, network: Network, inputs: Any) -> str:
 
     def keep(path: str, result: Any) -> None:
         calls[path] = calls.get(path, 0) + 1
-        outputs[path, calls[path]] = pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, result)
+        outputs[path, calls[path]] = pytree.tree_map(
+            lambda t: t.clone() if isinstance(t, Tensor) else t, result
+        )
 
-    hooks = [m.register_forward_hook(lambda _, __, result, path=path: keep(path, result))
-             for path, m in given.named_modules() if path]  # fmt: skip
+    hooks = [
+        m.register_forward_hook(lambda _, __, result, path=path: keep(path, result))
+        for path, m in given.named_modules()
+        if path
+    ]
     seen = _Recorded(network.module)
     try:
         _run_in_float64(given, inputs)
@@ -189,15 +222,20 @@ def _first_difference(given: nn.Module, network: Network, inputs: Any) -> str:
 
 def examples_first(model: nn.Module, inputs: Any) -> bool:
     """Whether a network treats the examples along the first axis of its inputs and outputs one by one."""
-    given, whole = evaluation_copy(model), _doubled_inputs(on(inputs, device_of(model)))
+    given = evaluation_copy(model)
+    whole = _doubled_inputs(on(inputs, device_of(model)))
     if examples_in(whole) < 2:
         return True
     few = first(whole, EXAMPLES)
     last = pytree.tree_map(lambda t: t[-1:], few)
     with _Doubling():
         try:
-            together, *alone = (pytree.tree_leaves(_run_in_float64(given, some)) for some in (few, first(few, 1), last))
+            together, *alone = (
+                pytree.tree_leaves(_run_in_float64(given, some)) for some in (few, first(few, 1), last)
+            )
         except Exception:
             return False
     of_one = zip([t[:1] for t in together] + [t[-1:] for t in together], alone[0] + alone[1], strict=True)
-    return all(t.dim() for t in together if isinstance(t, Tensor)) and all(_close(t, one) for t, one in of_one)
+    return all(t.dim() for t in together if isinstance(t, Tensor)) and all(
+        _close(t, one) for t, one in of_one
+    )

@@ -1,7 +1,8 @@
 """Interactive figures that need no kernel: one ES module each, with its data as JSON, in one piece of HTML.
 
-The same HTML acts in JupyterLab, in Colab and on the published page, from a server or from disk. It asks no other host for
-anything. A module exports ``{render}`` as anywidget expects it, so a figure can also be a widget that talks to a kernel.
+The same HTML acts in JupyterLab, in Colab and on the published page, from a server or from disk. It asks no
+other host for anything. A module exports ``{render}`` as anywidget expects it, so a figure can also be a
+widget that talks to a kernel.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ for (const el of document.querySelectorAll('[data-figure="{key}"]')) {{
   if (el.dataset.drawn) continue;
   el.dataset.drawn = true;
   const state = JSON.parse(el.querySelector("script[type='application/json']").textContent);
-  figure.render({{ model: {{ get: (name) => state[name], set() {{}}, on() {{}}, save_changes() {{}} }}, el }});
+  const model = {{ get: (name) => state[name], set() {{}}, on() {{}}, save_changes() {{}} }};
+  figure.render({{ model, el }});
 }}
 """
 
 
 @cache
 def module(name: str) -> str:
-    """The JavaScript of ``<name>.js`` here, with whatever it imports from beside it inside, and comments and indents gone."""
+    """The JavaScript of ``<name>.js`` here, with whatever it imports from beside it inside, and comments and
+    indents gone.
+    """
     text = files(__package__).joinpath(f"{name}.js").read_text("utf8")
     text = re.sub(r"^\s*(//.*|/\*\*.*\*/)?\n?", "", text, flags=re.M)
     return re.sub(r'"\./(\w+)\.js"', lambda found: f'"{_address(found[1])}"', text)
@@ -42,8 +46,10 @@ def _address(name: str) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure drawn by ``<name>.js`` from ``state`` (what JSON can hold). ``fallback``: HTML shown where no script runs, as in
-    print made without one, and to search engines. A notebook shows it as a cell's last value."""
+    """A figure drawn by ``<name>.js`` from ``state`` (what JSON can hold). ``fallback``: HTML shown where no
+    script runs, as in print made without one, and to search engines. A notebook shows it as a cell's last
+    value.
+    """
 
     name: str
     state: Mapping[str, Any]
@@ -53,8 +59,11 @@ class Figure:
         state = json.dumps(self.state, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
         key = hashlib.sha256(f"{self.name} {state}".encode()).hexdigest()[:12]
         script = MOUNT.format(module=_address(self.name), key=key)
-        return (f'<div class="qlib-figure" data-figure="{key}"><script type="application/json">{state}</script>{self.fallback}'
-                f'</div>\n<script type="module">\n{script}</script>')  # fmt: skip
+        return (
+            f'<div class="qlib-figure" data-figure="{key}">'
+            f'<script type="application/json">{state}</script>{self.fallback}</div>\n'
+            f'<script type="module">\n{script}</script>'
+        )
 
     def _repr_html_(self) -> str:
         return self.to_html()

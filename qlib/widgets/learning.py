@@ -11,21 +11,43 @@ from .figure import Figure, table
 def learning_steps(learned: LearnedBitwidths, limit: float, kind: str = "weight") -> Figure:
     """A figure with a slider over the steps of ``learned.history``, which begins at the step that was kept.
 
-    ``limit``: of the average bits. ``kind``: whose bits, ``"weight"`` or ``"activation"``; rounded as the learner rounds them, of
-    a layer with bits by channel their mean. Raises ``ValueError`` where no bits of that kind were learned.
+    ``limit``: of the average bits. ``kind``: whose bits, ``"weight"`` or ``"activation"``; rounded as the
+    learner rounds them, of a layer with bits by channel their mean. Raises ``ValueError`` where no bits of
+    that kind were learned.
     """
-    history, config = learned.history, learned.config
+    history = learned.history
+    config = learned.config
     layers = [column.split(":", 1)[1] for column in history if column.startswith(f"{kind}:")]
     if not layers:
-        raise ValueError(f"no {kind} bits were learned; columns of history are {', '.join(history.columns[:8])} ...")
-    choices = np.array([b for b in config.bit_choices if b > getattr(config, f"{kind}_symmetric")])  # which need two bits
+        raise ValueError(
+            f"no {kind} bits were learned; columns of history are {', '.join(history.columns[:8])} ..."
+        )
+    choices = np.array(
+        [b for b in config.bit_choices if b > getattr(config, f"{kind}_symmetric")]
+    )  # which need two bits
     values = history[[f"{kind}:{name}" for name in layers]].to_numpy(float)
     bits = choices[np.searchsorted((choices[1:] + choices[:-1]) / 2, values)].tolist()
-    average, kept = history[f"average_{kind}_bits"], history.iloc[learned.step]
-    fallback = table(f"Step {learned.step}, the one that was kept", {
-        "loss": f"{kept.loss:.3f}", "average bits": f"{average[learned.step]:.3f}",
-        **{name: f"{b} bits" for name, b in zip(layers, bits[learned.step], strict=True)}})  # fmt: skip
-    return Figure("learning", {"layers": [{"name": name} for name in layers], "of": f"{kind}s", "bits": bits,
-                               "loss": history.loss.round(4).tolist(), "average": average.round(4).tolist(),
-                               "feasible": history.feasible.astype(int).tolist(), "limit": limit, "kept": learned.step},
-                  fallback)  # fmt: skip
+    average = history[f"average_{kind}_bits"]
+    kept = history.iloc[learned.step]
+    fallback = table(
+        f"Step {learned.step}, the one that was kept",
+        {
+            "loss": f"{kept.loss:.3f}",
+            "average bits": f"{average[learned.step]:.3f}",
+            **{name: f"{b} bits" for name, b in zip(layers, bits[learned.step], strict=True)},
+        },
+    )
+    return Figure(
+        "learning",
+        {
+            "layers": [{"name": name} for name in layers],
+            "of": f"{kind}s",
+            "bits": bits,
+            "loss": history.loss.round(4).tolist(),
+            "average": average.round(4).tolist(),
+            "feasible": history.feasible.astype(int).tolist(),
+            "limit": limit,
+            "kept": learned.step,
+        },
+        fallback,
+    )

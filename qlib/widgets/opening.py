@@ -17,8 +17,10 @@ def opening_figure() -> Figure:
     plan = yaml.safe_load((results.clone() / "book" / "explorer.yaml").read_text("utf8"))["opening"]
     choices = [_choice(entry) for entry in plan]
     first = choices[0]["points"][0]
-    fallback = "".join(f"<p>One paper {escape(paper['says'])}: {top1:.1f} %.</p>"
-                       for paper, (top1, *_) in zip(choices[0]["papers"], first["papers"], strict=True))  # fmt: skip
+    fallback = "".join(
+        f"<p>One paper {escape(paper['says'])}: {top1:.1f} %.</p>"
+        for paper, (top1, *_) in zip(choices[0]["papers"], first["papers"], strict=True)
+    )
     return Figure("opening", {"choices": choices}, fallback)
 
 
@@ -28,12 +30,26 @@ def _choice(entry: dict[str, Any]) -> dict[str, Any]:
     points = []
     for bits in sorted({bits for bits in table[entry["x"]] if bits is not None}):
         sides = [results.accuracies(table, **{entry["x"]: bits}, **where) for where in both]
-        difference, papers = compare(*sides), []
+        difference = compare(*sides)
+        papers = []
         for side in sides:
             mean = sum(accuracy.top1 for accuracy in side) / len(side)
             papers.append([round(mean, 3), *(round(end, 3) for end in wilson(mean / 100, side[0].n))])
-        points.append({"bits": bits, "papers": papers, "draws": [len(side) for side in sides], "n": difference.n,
-                       "difference": [round(v, 3) for v in (difference.points, *difference.interval)]})  # fmt: skip
+        points.append(
+            {
+                "bits": bits,
+                "papers": papers,
+                "draws": [len(side) for side in sides],
+                "n": difference.n,
+                "difference": [round(v, 3) for v in (difference.points, *difference.interval)],
+            }
+        )
     kind = "activations" if entry["x"] == "activation_bits" else "weights"
     papers = [{"says": entry[paper]["says"]} for paper in "ab"]
-    return {"title": entry["title"], "of": kind, "same": entry.get("same", "network"), "papers": papers, "points": points}
+    return {
+        "title": entry["title"],
+        "of": kind,
+        "same": entry.get("same", "network"),
+        "papers": papers,
+        "points": points,
+    }

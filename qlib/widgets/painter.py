@@ -1,4 +1,6 @@
-"""The bits painter: bits by layer that a reader drags, what they cost, and how accurate they are where there is a kernel."""
+"""The bits painter: bits by layer that a reader drags, what they cost, and how accurate they are where there
+is a kernel.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ _ALIKE = QuantConfig(first_last_bits=None)
 def bits_painter(model: nn.Module, example_input: Tensor, presets: Presets, side: str = "weights") -> Figure:
     """The painter for a page without a kernel: sizes equal those of `qlib.footprint`.
 
-    ``presets``: by name, a configuration whose bits the painter starts from, and what is known of its accuracy (one sentence).
-    ``side``: whose bars are shown at first, ``"weights"`` or ``"maps"``.
+    ``presets``: by name, a configuration whose bits the painter starts from, and what is known of its
+    accuracy (one sentence). ``side``: whose bars are shown at first, ``"weights"`` or ``"maps"``.
     """
     state = painter_state(model, example_input, presets, side)
     name, (config, recorded) = next(iter(presets.items()))
@@ -34,8 +36,12 @@ def bits_painter(model: nn.Module, example_input: Tensor, presets: Presets, side
     return Figure("painter", {**state, "live": False}, fallback)
 
 
-def painter_state(model: nn.Module, example_input: Tensor, presets: Presets, side: str = "weights") -> dict[str, Any]:
-    """The layers with weights and the counted feature maps with their elements, and the bits that each preset gives them."""
+def painter_state(
+    model: nn.Module, example_input: Tensor, presets: Presets, side: str = "weights"
+) -> dict[str, Any]:
+    """The layers with weights and the counted feature maps with their elements, and the bits that each preset
+    gives them.
+    """
     if not presets:
         raise ValueError("the painter needs at least one preset to start from")
     if side not in ("weights", "maps"):
@@ -43,41 +49,70 @@ def painter_state(model: nn.Module, example_input: Tensor, presets: Presets, sid
     found = []
     for name, (config, recorded) in presets.items():
         layers = footprint(model, example_input, config).layers
-        weights, maps = [e for e in layers if e.weight_elements], [e for e in layers if e.counted]
-        found.append({"name": name, "recorded": recorded, "weights": [_whole(name, e.name, e.weight_bits) for e in weights],
-                      "maps": [_whole(name, e.name, e.activation_bits) for e in maps]})  # fmt: skip
-    elements = {"weights": [{"name": e.name, "elements": e.weight_elements} for e in weights],
-                "maps": [{"name": e.name, "elements": e.activation_elements} for e in maps]}  # fmt: skip
+        weights = [e for e in layers if e.weight_elements]
+        maps = [e for e in layers if e.counted]
+        found.append(
+            {
+                "name": name,
+                "recorded": recorded,
+                "weights": [_whole(name, e.name, e.weight_bits) for e in weights],
+                "maps": [_whole(name, e.name, e.activation_bits) for e in maps],
+            }
+        )
+    elements = {
+        "weights": [{"name": e.name, "elements": e.weight_elements} for e in weights],
+        "maps": [{"name": e.name, "elements": e.activation_elements} for e in maps],
+    }
     return {"layers": elements, "presets": found, "side": side}
 
 
 def _whole(preset: str, layer: str, bits: float) -> int:
     if bits != int(bits):
-        raise ValueError(f"preset {preset!r} gives channels of {layer!r} bits of their own: the painter has one bar a layer")
+        raise ValueError(
+            f"preset {preset!r} gives channels of {layer!r} bits of their own: the painter has one bar a "
+            "layer"
+        )
     return int(bits)
 
 
-def painted_config(base: QuantConfig, layers: Mapping[str, Sequence[Mapping[str, Any]]],
-                   bits: Mapping[str, Sequence[int]]) -> QuantConfig:  # fmt: skip
-    """``base`` with the painter's bits, layer by layer; ``layers`` as in `painter_state`. What has no bar, such as a pooled map,
-    gets 8 bits, as when bits are learned."""
-    weights, maps = (dict(zip((e["name"] for e in layers[side]), bits[side], strict=True)) for side in ("weights", "maps"))
+def painted_config(
+    base: QuantConfig, layers: Mapping[str, Sequence[Mapping[str, Any]]], bits: Mapping[str, Sequence[int]]
+) -> QuantConfig:
+    """``base`` with the painter's bits, layer by layer; ``layers`` as in `painter_state`. What has no bar,
+    such as a pooled map, gets 8 bits, as when bits are learned.
+    """
+    weights, maps = (
+        dict(zip((e["name"] for e in layers[side]), bits[side], strict=True)) for side in ("weights", "maps")
+    )
     return base.replace(weight_bits=weights, activation_bits=maps, first_last_bits=None)
 
 
 def recorded_presets(bench: str) -> Presets:
-    """Presets of a bench's network ``base``: uniform bits, and the recorded rows of seed 0 in which weights were learned under 3
-    bits and feature maps got as many bits as fit under a largest map of 4."""
+    """Presets of a bench's network ``base``: uniform bits, and the recorded rows of seed 0 in which weights
+    were learned under 3 bits and feature maps got as many bits as fit under a largest map of 4.
+    """
     presets = {"uniform: 4 bits everywhere": (_ALIKE.replace(weight_bits=4, activation_bits=4), "")}
     every = f"bit_choices={list(_ALIKE.bit_choices)}"
     for name, experiment, side, where in (
         ("learned: weights under 3 bits on average", "allowed-bitwidths", 0, ["target_weight_bits=3", every]),
-        ("analytic: the largest feature map has 4 bits, all others what fits", "largest-map", 1, ["largest_map_bits=4"]),
+        (
+            "analytic: the largest feature map has 4 bits, all others what fits",
+            "largest-map",
+            1,
+            ["largest_map_bits=4"],
+        ),
     ):
-        row = results.select(results.load_table(results.table_path(bench, experiment)), [*where, "calibration_seed=0"]).iloc[0]
+        row = results.select(
+            results.load_table(results.table_path(bench, experiment)), [*where, "calibration_seed=0"]
+        ).iloc[0]
         bits = {layer: int(pair[side]) for layer, pair in row["bits"].items() if pair[side]}
-        config = _ALIKE.replace(**{("weight_bits", "activation_bits")[side]: bits, "activation_range": row["activation_range"]})
-        presets[name] = (config, f"Recorded with these bits, ranges by {row['activation_range']}: {results.accuracy_of(row)}.")
+        config = _ALIKE.replace(
+            **{("weight_bits", "activation_bits")[side]: bits, "activation_range": row["activation_range"]}
+        )
+        presets[name] = (
+            config,
+            f"Recorded with these bits, ranges by {row['activation_range']}: {results.accuracy_of(row)}.",
+        )
     return presets
 
 
@@ -85,13 +120,17 @@ class _Widget(anywidget.AnyWidget):
     """The painter where there is a kernel: ``bits`` follow the reader's hand."""
 
     _esm = module("painter")
-    layers, presets, bits = traitlets.Dict().tag(sync=True), traitlets.List().tag(sync=True), traitlets.Dict().tag(sync=True)
-    side, live = traitlets.Unicode().tag(sync=True), traitlets.Bool().tag(sync=True)
+    layers = traitlets.Dict().tag(sync=True)
+    presets = traitlets.List().tag(sync=True)
+    bits = traitlets.Dict().tag(sync=True)
+    side = traitlets.Unicode().tag(sync=True)
+    live = traitlets.Bool().tag(sync=True)
 
 
 class Painter:
-    """What `paint_bits` makes: ``config`` is what is painted, ``panel`` measures it (`qlib.explore`), ``figure`` is for pages
-    without a kernel."""
+    """What `paint_bits` makes: ``config`` is what is painted, ``panel`` measures it (`qlib.explore`),
+    ``figure`` is for pages without a kernel.
+    """
 
     def __init__(self, bench: Bench, network: str, presets: Presets, side: str, **start: Any):
         self.figure = bits_painter(bench.models[network], bench.validation(1)[0][0], presets, side)
@@ -99,7 +138,9 @@ class Painter:
         self._widget = _Widget(**{**self.figure.state, "live": True})
         painted = self._painted(self._widget.presets[0])
         choices = {name: {"painted": getattr(painted, name)} for name in ("weight_bits", "activation_bits")}
-        self.panel = explore(bench, network=network, front=(), choices=choices, **{**start, "first_last_bits": None})
+        self.panel = explore(
+            bench, network=network, front=(), choices=choices, **{**start, "first_last_bits": None}
+        )
         self._widget.observe(self._moved, "bits")
         self.widget = W.VBox([self._widget, self.panel.widget])
 
@@ -123,11 +164,12 @@ class Painter:
         return {"text/plain": "bits painter", "application/vnd.jupyter.widget-view+json": view, **html}
 
 
-def paint_bits(bench: Bench, network: str = "base", presets: Presets | None = None, side: str = "weights",
-               **start: Any) -> Painter:  # fmt: skip
+def paint_bits(
+    bench: Bench, network: str = "base", presets: Presets | None = None, side: str = "weights", **start: Any
+) -> Painter:
     """Bars of bits by layer to drag, with sizes at once and, where there is a kernel, accuracy below.
 
-    ``presets``, ``side``: as for `bits_painter`; without presets, those recorded on the bench. ``start``: other fields of
-    `QuantConfig`.
+    ``presets``, ``side``: as for `bits_painter`; without presets, those recorded on the bench. ``start``:
+    other fields of `QuantConfig`.
     """
     return Painter(bench, network, presets or recorded_presets(bench.name), side, **start)

@@ -1,4 +1,6 @@
-"""The quantizer explorer: real tensors of a network, their histogram, and what a grid of codes does to them."""
+"""The quantizer explorer: real tensors of a network, their histogram, and what a grid of codes does
+to them.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,34 @@ from ..ranges import find_range
 from .figure import Figure, table
 
 VALUES = 5000  # of a tensor at most, so that a page stays light
-START = {"tensor": 0, "bits": 4, "percentile": 100.0, "symmetric": False, "grid": "full", "granularity": "per_tensor"}
+START = {
+    "tensor": 0,
+    "bits": 4,
+    "percentile": 100.0,
+    "symmetric": False,
+    "grid": "full",
+    "granularity": "per_tensor",
+}
 
 
 def quantizer_explorer(tensors: Mapping[str, Tensor], **start: Any) -> Figure:
-    """A figure in which a reader picks a tensor and a channel, moves bits, clipping percentile and kind of grid, and sees scale,
-    zero-point, levels used, share clipped and error. It acts without a kernel, with the numbers of `measure`.
+    """A figure in which a reader picks a tensor and a channel, moves bits, clipping percentile and kind of
+    grid, and sees scale, zero-point, levels used, share clipped and error. It acts without a kernel, with the
+    numbers of `measure`.
 
-    ``tensors``: float matrices ``(channels, values)`` by name, such as `tensors_of` finds. ``start``: where the controls stand at
-    first, any of ``tensor`` (its place), ``bits``, ``percentile``, ``symmetric``, ``grid``, ``granularity``.
+    ``tensors``: float matrices ``(channels, values)`` by name, such as `tensors_of` finds. ``start``: where
+    the controls stand at first, any of ``tensor`` (its place), ``bits``, ``percentile``, ``symmetric``,
+    ``grid``, ``granularity``.
     """
     if not tensors:
         raise ValueError("there is no tensor to explore")
     packed = []
     for name, rows in tensors.items():
         if rows.dim() != 2 or not rows.numel() or not torch.isfinite(rows).all():
-            raise ValueError(f"tensor {name!r} must be a matrix (channels, values) of finite numbers, got {tuple(rows.shape)}")
+            raise ValueError(
+                f"tensor {name!r} must be a matrix (channels, values) of finite numbers, got "
+                f"{tuple(rows.shape)}"
+            )
         values = base64.b64encode(rows.detach().float().contiguous().numpy().astype("<f4").tobytes()).decode()
         packed.append({"name": name, "channels": len(rows), "values": values})
     unknown = set(start) - set(START)
@@ -41,18 +55,28 @@ def quantizer_explorer(tensors: Mapping[str, Tensor], **start: Any) -> Figure:
     at = {**START, **start}
     name, rows = list(tensors.items())[at["tensor"]]
     found = measure(rows, **{key: at[key] for key in START if key != "tensor"})
-    fallback = table(f"{name}, {at['bits']} bits", {key.replace("_", " "): str(value) for key, value in found.items()})
+    fallback = table(
+        f"{name}, {at['bits']} bits", {key.replace("_", " "): str(value) for key, value in found.items()}
+    )
     return Figure("quantizer", {"tensors": packed, "start": at}, fallback)
 
 
-def measure(rows: Tensor, bits: int, percentile: float = 100.0, symmetric: bool = False, grid: str = "full",
-            granularity: str = "per_tensor", channel: int | None = None) -> dict[str, Any]:  # fmt: skip
+def measure(
+    rows: Tensor,
+    bits: int,
+    percentile: float = 100.0,
+    symmetric: bool = False,
+    grid: str = "full",
+    granularity: str = "per_tensor",
+    channel: int | None = None,
+) -> dict[str, Any]:
     """What a quantizer does to a tensor ``(channels, values)``: the numbers that the explorer shows.
 
-    ``grid``: the kind of symmetric grid. ``channel``: look at this one only; with ``per_tensor`` its range is still that of all.
-    Gives smallest and largest ``scale`` and ``zero_point``, ``levels`` that occur (a mean over channels where each has its
-    own), percent ``clipped`` (beyond the outermost values of codes), mean squared ``error`` and its parts by ``rounding`` and
-    by ``clipping``, and the signal-to-noise ratio ``snr`` in decibels.
+    ``grid``: the kind of symmetric grid. ``channel``: look at this one only; with ``per_tensor`` its range is
+    still that of all. Gives smallest and largest ``scale`` and ``zero_point``, ``levels`` that occur (a mean
+    over channels where each has its own), percent ``clipped`` (beyond the outermost values of codes), mean
+    squared ``error`` and its parts by ``rounding`` and by ``clipping``, and the signal-to-noise ratio ``snr``
+    in decibels.
     """
     make = partial(make_grid, bits=bits, symmetric=symmetric, symmetric_grid=grid)
     wide = rows if granularity == "per_channel" else rows.reshape(1, -1)
@@ -60,9 +84,11 @@ def measure(rows: Tensor, bits: int, percentile: float = 100.0, symmetric: bool 
     if channel is not None:
         rows = rows[channel : channel + 1]
         codes = type(codes)(*(f if f is None or f.numel() == 1 else f[channel : channel + 1] for f in codes))
-    x, square = rows.double(), (fake_quantize(rows, codes).double() - rows.double()).square()
+    x = rows.double()
+    square = (fake_quantize(rows, codes).double() - rows.double()).square()
     lowest, highest = ((code - codes.zero_point) * codes.scale for code in (codes.code_min, codes.code_max))
-    outside, error = (rows < lowest) | (rows > highest), square.mean().item()
+    outside = (rows < lowest) | (rows > highest)
+    error = square.mean().item()
     alike = [quantize(rows, codes)] if codes.scale.numel() == 1 else list(quantize(rows, codes))
     return {
         "scale": [codes.scale.min().item(), codes.scale.max().item()],
@@ -77,18 +103,20 @@ def measure(rows: Tensor, bits: int, percentile: float = 100.0, symmetric: bool 
 
 
 def tensors_of(model: nn.Module, calibration: Iterable | Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-    """The weights of ``layers`` (batch norm folded) and what each gives to its quantizer, after its activation function, as
-    matrices ``(channels, values)``. Of a map as many images are taken as stay under 5,000 values, but at least one; of larger
-    weights the first channels.
+    """The weights of ``layers`` (batch norm folded) and what each gives to its quantizer, after its
+    activation function, as matrices ``(channels, values)``. Of a map as many images are taken as stay under
+    5,000 values, but at least one; of larger weights the first channels.
 
     Raises ``ValueError`` for a name that is no layer with weights.
     """
-    network, first = read(model), inputs_of(calibration)[0]
+    network = read(model)
+    first = inputs_of(calibration)[0]
     operations = {o.name: o for o in network.operations.values() if o.kind is Kind.WEIGHT}
     kept: dict[fx.Node, Tensor] = {}
     with torch.inference_mode():
         _Keeper(network.module, {o.result for o in operations.values()}, kept).run(first)
-    weights, maps = {}, {}
+    weights = {}
+    maps = {}
     for name in layers:
         if name not in operations:
             raise ValueError(f"there is no layer {name!r} with weights; layers: {', '.join(operations)}")
@@ -105,7 +133,8 @@ class _Keeper(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, wanted: set[fx.Node], kept: dict[fx.Node, Tensor]):
         super().__init__(module)
-        self.wanted, self.kept = wanted, kept
+        self.wanted = wanted
+        self.kept = kept
 
     def run_node(self, n: fx.Node):
         result = super().run_node(n)

@@ -27,14 +27,19 @@ X = {  # by name in book/explorer.yaml: what stands below the chart
 RULES = {"minmax": "min/max", "mse": "squared error"}
 
 
-def tradeoff_explorer(lesson: str | None = None, benches: Iterable[str] = ("digits", "cifar10-jpeg", "imagenet")) -> Figure:
-    """The figure, from the tables of ``book/explorer.yaml`` that are recorded on ``benches``: all of them, or those of a lesson,
-    such as ``"03-skip-and-residual"``. It acts without a kernel. Raises ``ValueError`` for a lesson that has no table.
+def tradeoff_explorer(
+    lesson: str | None = None, benches: Iterable[str] = ("digits", "cifar10-jpeg", "imagenet")
+) -> Figure:
+    """The figure, from the tables of ``book/explorer.yaml`` that are recorded on ``benches``: all of them, or
+    those of a lesson, such as ``"03-skip-and-residual"``. It acts without a kernel. Raises ``ValueError`` for
+    a lesson that has no table.
     """
     plan = yaml.safe_load((results.clone() / "book" / "explorer.yaml").read_text("utf8"))
     lessons = sorted({entry["lesson"] for entry in plan["tables"]})
     if lesson is not None and lesson not in lessons:
-        raise ValueError(f"no table of book/explorer.yaml belongs to lesson {lesson!r}{suggestion(lesson, lessons)}")
+        raise ValueError(
+            f"no table of book/explorer.yaml belongs to lesson {lesson!r}{suggestion(lesson, lessons)}"
+        )
     plan["tables"] = [entry for entry in plan["tables"] if lesson in (None, entry["lesson"])]
     wanted = [(entry["table"], bench) for entry in plan["tables"] for bench in benches]
     paths = {key: path for key in wanted if (path := results.table_path(key[1], key[0])).exists()}
@@ -42,52 +47,85 @@ def tradeoff_explorer(lesson: str | None = None, benches: Iterable[str] = ("digi
     ends = {bench: _ends(table for (_, of), table in recorded.items() if of == bench) for bench in benches}
     tables = []
     for entry in plan["tables"]:
-        found = {bench: lines(recorded[entry["table"], bench], entry["x"], ends[bench])
-                 for bench in benches if (entry["table"], bench) in recorded}  # fmt: skip
+        found = {
+            bench: lines(recorded[entry["table"], bench], entry["x"], ends[bench])
+            for bench in benches
+            if (entry["table"], bench) in recorded
+        }
         statement = plan["statements"].get(entry.get("observation"), "")
-        tables.append({**entry, "x": X[entry["x"]], "log": entry["x"] == "calibration_images", "statement": statement,
-                       "start": entry.get("start", {}), "benches": found})  # fmt: skip
+        tables.append(
+            {
+                **entry,
+                "x": X[entry["x"]],
+                "log": entry["x"] == "calibration_images",
+                "statement": statement,
+                "start": entry.get("start", {}),
+                "benches": found,
+            }
+        )
     return Figure("tradeoffs", {"tables": tables})
 
 
 def lines(table: pd.DataFrame, x: str, ends: tuple[str, ...]) -> dict[str, Any]:
-    """A table as lines of points: ``{"float": {network: accuracy}, "same": {field: value}, "lines": [{"fields", "points"}]}``.
+    """A table as lines of points: ``{"float": {network: accuracy}, "same": {field: value}, "lines":
+    [{"fields", "points"}]}``.
 
-    Rows that differ in nothing but the seed are one point; points that differ in nothing but ``x`` and the limit on learned bits
-    are a line. ``same``: the choices that all lines share, in words. ``ends``: the bench's first and last layer.
+    Rows that differ in nothing but the seed are one point; points that differ in nothing but ``x`` and the
+    limit on learned bits are a line. ``same``: the choices that all lines share, in words. ``ends``: the
+    bench's first and last layer.
     """
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in table.to_dict("records"):
         if row["weight_bits"] is None and row["activation_bits"] is None:
             continue
-        choices, allocation = json.dumps(_choices(row, x, ends)), row["allocation"] or {}
-        limits = [allocation.get(name) for name in ("target_weight_bits", "target_activation_bits", "largest_map_bits")]
+        choices = json.dumps(_choices(row, x, ends))
+        allocation = row["allocation"] or {}
+        limits = [
+            allocation.get(name)
+            for name in ("target_weight_bits", "target_activation_bits", "largest_map_bits")
+        ]
         setting = json.dumps([row["weight_bits"], row["activation_bits"], row["calibration_images"], limits])
         groups.setdefault(choices, {}).setdefault(setting, []).append(row)
     fields = [json.loads(choices) for choices in groups]
-    same = {name: value for name, value in fields[0].items() if all(other.get(name) == value for other in fields)}
+    same = {
+        name: value for name, value in fields[0].items() if all(other.get(name) == value for other in fields)
+    }
     found = []
     for choices, settings in groups.items():
-        points = [{"x": round(sum(_x(row, x) for row in rows) / len(rows), 4), **_accuracy(rows)} for rows in settings.values()]
+        points = [
+            {"x": round(sum(_x(row, x) for row in rows) / len(rows), 4), **_accuracy(rows)}
+            for rows in settings.values()
+        ]
         own = {name: value for name, value in json.loads(choices).items() if name not in same}
         found.append({"fields": own, "points": sorted(points, key=lambda point: point["x"])})
-    floats = {name: results.float_accuracy(table.bench.iloc[0], name, table) for name in sorted(set(table.network))}
+    floats = {
+        name: results.float_accuracy(table.bench.iloc[0], name, table) for name in sorted(set(table.network))
+    }
     known = {name: round(accuracy.top1, 3) for name, accuracy in floats.items() if accuracy}
     return {"float": known, "same": same, "lines": found}
 
 
 def _accuracy(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds, its 95 % interval for the sampling of images, and every seed's, with an interval of its own."""
-    each, n = [row["top1"] for row in rows], int(rows[0]["n"])
+    """Mean over seeds, its 95 % interval for the sampling of images, and every seed's, with an interval of
+    its own.
+    """
+    each = [row["top1"] for row in rows]
+    n = int(rows[0]["n"])
     mean = sum(each) / len(each)
     low, high = wilson(mean / 100, n)
-    seeds = [[int(row["calibration_seed"]), *(round(row[name], 3) for name in ("top1", "low", "high"))] for row in rows]
+    seeds = [
+        [int(row["calibration_seed"]), *(round(row[name], 3) for name in ("top1", "low", "high"))]
+        for row in rows
+    ]
     return {"top1": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": n, "seeds": seeds}
 
 
 def _x(row: Mapping[str, Any], x: str) -> float:
     allocation = row["allocation"] or {}
-    sides = [bits["default"] if isinstance(bits, Mapping) else bits for bits in (row["weight_bits"], row["activation_bits"])]
+    sides = [
+        bits["default"] if isinstance(bits, Mapping) else bits
+        for bits in (row["weight_bits"], row["activation_bits"])
+    ]
     return {
         "activation_bits": sides[1],
         "weight_bits": sides[0],
@@ -99,7 +137,9 @@ def _x(row: Mapping[str, Any], x: str) -> float:
 
 
 def _ends(tables: Iterable[pd.DataFrame]) -> tuple[str, ...]:
-    """The first and the last layer with weights of a bench's networks, from a row that says its bits by layer."""
+    """The first and the last layer with weights of a bench's networks, from a row that says its bits by
+    layer.
+    """
     bits = next((bits for table in tables for bits in table.bits if bits), {})
     layers = [name for name, (weight, _) in bits.items() if weight]
     return tuple(layers[:1] + layers[-1:])
@@ -111,30 +151,45 @@ def _choices(row: Mapping[str, Any], x: str, ends: tuple[str, ...]) -> dict[str,
     learned = bool(allocation) and not allocation.get("largest_map_bits")
     found = {
         "Additions": PLACEMENTS[row["quantize_skip"], row["quantize_residual"]][0],
-        "Codes of activations": f"symmetric, {row['symmetric_grid']}" if row["activation_symmetric"] else "asymmetric",
-        "Codes of weights": f"symmetric, {row['symmetric_grid']}" if row["weight_symmetric"] else "asymmetric",
+        "Codes of activations": f"symmetric, {row['symmetric_grid']}"
+        if row["activation_symmetric"]
+        else "asymmetric",
+        "Codes of weights": f"symmetric, {row['symmetric_grid']}"
+        if row["weight_symmetric"]
+        else "asymmetric",
         "A range of weights for": _unit(row["weight_granularity"]),
         "A range of activations for": _unit(row["activation_granularity"]),
         "Clipping of weights": _rule(row, "weight_range"),
-        "Clipping of activations": "learned" if allocation.get("learn_ranges") else _rule(row, "activation_range"),
-        "Ranges of activations": "found while it runs" if row["activation_dynamic"] else "fixed by calibration",
-        "Calibrated with layers upstream": "in float" if row["calibration_upstream"] == "float" else "quantized",
+        "Clipping of activations": "learned"
+        if allocation.get("learn_ranges")
+        else _rule(row, "activation_range"),
+        "Ranges of activations": "found while it runs"
+        if row["activation_dynamic"]
+        else "fixed by calibration",
+        "Calibrated with layers upstream": "in float"
+        if row["calibration_upstream"] == "float"
+        else "quantized",
         "Average pooling": shown("pooling", row["pooling"]).replace("_", " "),
         "First and last layer": _first_last(row, ends),
         "Layers left in float": shown("float_layers", row["float_layers"]),
         "Bits by layer": "uniform",
         "Allowed bits": shown("bit_choices", row["bit_choices"]) if learned else "one",
-        "Labels": {"true": "true", "hard": "hard, by the float network", "soft": "soft, by the float network"}.get(
-            allocation.get("labels") if learned else None, "none"),
+        "Labels": {
+            "true": "true",
+            "hard": "hard, by the float network",
+            "soft": "soft, by the float network",
+        }.get(allocation.get("labels") if learned else None, "none"),
         "Float network": row["network"],
-    }  # fmt: skip
+    }
     if learned:
         found["Bits by layer"] = "learned by channel" if allocation["per_channel"] else "learned"
     elif allocation:
         found["Bits by layer"] = "as many as fit the limit"
     if x in ("weight_bits", "average_weight_bits"):
         learned_too = allocation.get("target_activation_bits") is not None
-        found["Activation bits"] = "learned" if learned_too else shown("activation_bits", row["activation_bits"])
+        found["Activation bits"] = (
+            "learned" if learned_too else shown("activation_bits", row["activation_bits"])
+        )
     elif x != "lowered_bits":
         found["Weight bits"] = shown("weight_bits", row["weight_bits"])
     else:
