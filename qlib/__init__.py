@@ -66,7 +66,7 @@ def __getattr__(name: str):
         return import_module(f".{name}", __name__)
     hint = ""
     if not name.startswith("_"):  # who asks for these has a use for the answer no
-        from .config import suggestion
+        from .names import suggestion
 
         hint = suggestion(name, [*_MODULE_OF, *_modules()])
     raise AttributeError(f"module 'qlib' has no attribute {name!r}{hint}")

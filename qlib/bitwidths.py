@@ -31,7 +31,7 @@ from torch.utils import _pytree as pytree
 
 from .affine import Grid, fake_quantize
 from .benches import Batches
-from .config import MAX_LAYER_BITS, Bits, QuantConfig, entry
+from .config import MAX_LAYER_BITS, Bits, QuantConfig
 from .evaluation import Accuracy, evaluate
 from .footprints import Layer, footprint
 from .model import (
@@ -44,6 +44,7 @@ from .model import (
     save_passes,
     weight_grid,
 )
+from .names import entry
 from .network import Network, evaluation_copy, read
 from .network.inputs import (
     as_inputs,

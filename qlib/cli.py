@@ -18,7 +18,8 @@ import yaml
 from . import __version__, experiments, results
 from .benches import load_bench
 from .cards import QuantizationCard, catalogue, compare, hardware
-from .config import QuantConfig, suggestion
+from .config import QuantConfig
+from .names import suggestion
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,47 +1,70 @@
-"""`QuantConfig`: every design tradeoff of a quantizer in the paper is one field of one frozen dataclass."""
+"""`QuantConfig`: every design tradeoff of a quantizer in the paper is one field of one frozen dataclass.
+
+What is known of a choice (its values, its side, its name in words, when it acts, since when it is there)
+stands in its field's metadata, and nowhere else: see `qlib.choices`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import inspect
 import json
 import operator
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import yaml
 
+from .choices import Settings, choice
+
 Bits = int | tuple[int, ...]
 SYMMETRIC_GRIDS = ("full", "restricted", "authors")  # as `qlib.affine.make_grid` makes them
 RANGES = ("minmax", "percentile", "mse")  # as `qlib.ranges` finds them
-CHOICES = {
-    "symmetric_grid": SYMMETRIC_GRIDS,
-    "weight_granularity": ("per_channel", "per_tensor"),
-    "activation_granularity": ("per_tensor", "per_channel"),
-    "weight_range": RANGES,
-    "activation_range": RANGES,
-    "pooling": ("high_precision", "low_precision", "float"),
-    "calibration_upstream": ("float", "quantized"),
-}
-SWITCHES = (
-    "weight_symmetric",
-    "activation_symmetric",
-    "activation_dynamic",
-    "quantize_skip",
-    "quantize_residual",
-    "quantize_output",
-)
 MAX_BITS = 16  # finer grids are not exact in float32
 MAX_LAYER_BITS = 32  # 17 to 32 pass through as float and count at their bits
-LATER = {"later": True}  # metadata of a field that was added after rows were recorded: `QuantConfig.identity`
+
+# On a card a side may say more than a configuration: what is found in papers and in files of others.
+_LAYER_BITS = {"$ref": "#/$defs/layer_bits"}
+_TEXT = {"$ref": "#/$defs/text"}
+_BITS = {"$ref": "#/$defs/bits"}
+_CHOICES = {
+    "anyOf": [
+        {"const": "any integer"},
+        {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 1, "maximum": 32},
+            "minItems": 1,
+            "maxItems": 32,
+        },
+    ]
+}
+
+
+def _unlike(field: str, value: Any) -> Any:
+    """When a choice acts: where ``field`` has another value."""
+    return lambda card: card[field] != value
+
+
+def _mixed(card: Mapping[str, Any]) -> bool:
+    """Whether bits are given by layer: not one number for each side."""
+    return not isinstance(card["weight_bits"], int) or not isinstance(card["activation_bits"], (int, str))
+
+
+def _symmetric(card: Mapping[str, Any]) -> bool:
+    weights = card["weight_bits"] != "float" and card["weight_symmetric"] is True
+    return weights or card["activation_bits"] != "float" and card["activation_symmetric"] is not False
+
+
+def _percentile(card: Mapping[str, Any]) -> bool:
+    sides = ("weight", "activation")
+    return any(card[f"{side}_bits"] != "float" and card[f"{side}_range"] == "percentile" for side in sides)
+
+
+def _quantized(card: Mapping[str, Any]) -> bool:
+    return card["weight_bits"] != "float" or card["activation_bits"] != "float"
 
 
 @dataclass(frozen=True)
-class QuantConfig:
+class QuantConfig(Settings):
     """How a network is quantized; the object that builds the model also labels its result and prints as its
     card.
 
@@ -76,102 +99,222 @@ class QuantConfig:
     Raises ``ValueError`` naming the field, the value and what is allowed.
     """
 
-    weight_bits: int | Mapping[str, Bits] | None = 8
-    activation_bits: int | Mapping[str, Bits] | None = 8
-    weight_symmetric: bool = False
-    activation_symmetric: bool = False
-    symmetric_grid: str = "full"
-    weight_granularity: str = "per_channel"
-    activation_granularity: str = "per_tensor"
-    weight_range: str = "minmax"
-    activation_range: str = "minmax"
-    percentile: float = 99.99
-    activation_dynamic: bool = False
-    quantize_skip: bool = True
-    quantize_residual: bool = True
-    pooling: str = "high_precision"
-    input_bits: int | None = 8
-    quantize_output: bool = True
-    calibration_upstream: str = "float"
-    first_last_bits: int | None = 8
-    float_layers: tuple[str, ...] = dataclasses.field(default=(), metadata=LATER)
-    bit_choices: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    weight_bits: int | Mapping[str, Bits] | None = choice(
+        8,
+        "Weight bits",
+        "One number, a list of those tried, bits by layer, or 'mixed' where these are not given.",
+        category="mixed_precision",
+        none="float",
+        schema=_LAYER_BITS,
+        examples=(4, {"default": 4, "fc": 8}, [2, 3, 4]),
+        paper=("bitwidth of weights", "section 2"),
+    )
+    activation_bits: int | Mapping[str, Bits] | None = choice(
+        8,
+        "Activation bits",
+        "One number, a list of those tried, bits by tensor, or 'mixed'.",
+        category="mixed_precision",
+        none="float",
+        schema=_LAYER_BITS,
+        examples=(8, "float", {"default": 4}),
+        paper=("bitwidth of activations", "section 2"),
+    )
+    weight_symmetric: bool = choice(
+        False,
+        "Symmetric weights",
+        "Whether the grid of the weights has its zero-point at 0.",
+        side="weight",
+        observation=1,
+        paper=("symmetric or asymmetric quantizers", "2.1, observation 1"),
+    )
+    activation_symmetric: bool = choice(
+        False,
+        "Symmetric activations",
+        "Whether the grid of the activations has its zero-point at 0.",
+        side="activation",
+        observation=1,
+        paper=("symmetric or asymmetric quantizers", "2.1, observation 1"),
+    )
+    symmetric_grid: str = choice(
+        "full",
+        "Symmetric grid",
+        "Which grid 'symmetric' means: full has 2^B codes, restricted 2^B - 1, authors that of the paper's "
+        "published code.",
+        values=SYMMETRIC_GRIDS,
+        acts=_symmetric,
+        observation=1,
+        paper=("symmetric or asymmetric quantizers", "2.1, observation 1"),
+        unwritten=("authors",),
+    )
+    weight_granularity: str = choice(
+        "per_channel",
+        "Range of weights for",
+        "What shares one range of the weights.",
+        values=("per_channel", "per_tensor"),
+        side="weight",
+        schema={"enum": ["per_channel", "per_tensor", "per_group"]},
+        observation=2,
+        paper=("per-tensor or per-channel parameters", "2.1, observation 2"),
+    )
+    activation_granularity: str = choice(
+        "per_tensor",
+        "Range of activations for",
+        "What shares one range of the activations.",
+        values=("per_tensor", "per_channel"),
+        side="activation",
+        schema={"enum": ["per_tensor", "per_channel", "per_token"]},
+        observation=2,
+        paper=("per-tensor or per-channel parameters", "2.1, observation 2"),
+        unwritten=("per_channel",),
+    )
+    weight_range: str = choice(
+        "minmax",
+        "Clipping of weights",
+        "How the range of the weights is found: minmax, percentile, mse, learned, or in words.",
+        values=RANGES,
+        side="weight",
+        schema=_TEXT,
+        examples=("minmax", "mse"),
+        paper=("clipping: min/max, percentile", "4.1"),
+    )
+    activation_range: str = choice(
+        "minmax",
+        "Clipping of activations",
+        "How the range of the activations is found: minmax, percentile, mse, learned, or in words.",
+        values=RANGES,
+        side="activation",
+        schema=_TEXT,
+        examples=("percentile", "learned"),
+        paper=("clipping: min/max, percentile", "4.1"),
+    )
+    percentile: float = choice(
+        99.99,
+        "Percentile",
+        "The percentile, where ranges are found by one.",
+        above=50,
+        most=100,
+        acts=_percentile,
+        examples=(99.99, 99.9),
+        paper=("clipping: min/max, percentile", "4.1"),
+    )
+    activation_dynamic: bool = choice(
+        False,
+        "Dynamic activations",
+        "Whether a range is found for every input at run time, rather than once by calibration.",
+        side="activation",
+        paper=("static or dynamic parameters", "2.1"),
+        unwritten=(True,),
+    )
+    quantize_skip: bool = choice(
+        True,
+        "Skip quantized",
+        "Whether the skip connection enters its addition quantized.",
+        category="operations",
+        side="activation",
+        observation=3,
+        paper=("quantized skip and residual connections", "2.2, observation 3"),
+    )
+    quantize_residual: bool = choice(
+        True,
+        "Residual quantized",
+        "Whether the residual branch enters the addition quantized.",
+        category="operations",
+        side="activation",
+        observation=3,
+        paper=("quantized skip and residual connections", "2.2, observation 3"),
+    )
+    pooling: str = choice(
+        "high_precision",
+        "Average pooling",
+        "Computed in high precision and requantized, in low precision, or left in float.",
+        values=("high_precision", "low_precision", "float"),
+        category="operations",
+        side="activation",
+        acts=_unlike("quantize_skip", False),
+        paper=("precision of average pooling", "2.2"),
+        unwritten=("low_precision",),
+    )
+    input_bits: int | None = choice(
+        8,
+        "Bits of the input",
+        "Of the image or other input.",
+        category="operations",
+        side="activation",
+        none="float",
+        schema=_BITS,
+        examples=(8, "float"),
+    )
+    quantize_output: bool = choice(
+        True,
+        "Output quantized",
+        "Whether the logits are quantized.",
+        category="operations",
+        side="activation",
+        acts=lambda card: (card["quantize_skip"], card["quantize_residual"]) != (False, False),
+    )
+    calibration_upstream: str = choice(
+        "float",
+        "Calibration upstream",
+        "Whether the layers before a tensor compute in float or already quantized while its range is found.",
+        values=("float", "quantized"),
+        side="activation",
+        acts=_unlike("activation_dynamic", True),
+    )
+    first_last_bits: int | None = choice(
+        8,
+        "First and last layer",
+        "Their bits, or 'like the rest'.",
+        category="mixed_precision",
+        none="like the rest",
+        acts=_quantized,
+        schema=_BITS,
+        examples=(8, "like the rest"),
+        observation=4,
+        paper=("all layers quantized, or first and last apart", "2.3, observation 4"),
+    )
+    float_layers: tuple[str, ...] = choice(
+        (),
+        "Layers left in float",
+        "Modules left in float whole, by name or shell pattern; an empty list where there are none.",
+        category="operations",
+        since="0.1.1",
+        acts=lambda card: card["float_layers"] not in ([], "not reported") and _quantized(card),
+        schema={"type": "array", "items": _TEXT, "minItems": 0, "maxItems": 2000},
+        examples=(["fc", "layer1.*"], []),
+    )
+    bit_choices: tuple[int, ...] = choice(
+        (1, 2, 3, 4, 5, 6, 7, 8),
+        "Allowed bits",
+        "What mixed precision may choose from; or 'any integer'.",
+        category="mixed_precision",
+        acts=_mixed,
+        schema=_CHOICES,
+        examples=([2, 4, 8], [1, 2, 3]),
+        observation=5,
+        paper=("bitwidths that mixed precision may choose from", "2.3, observation 5"),
+    )
 
-    def __new__(cls, *values: Any, **fields: Any) -> QuantConfig:
-        cls._refuse_unknown(fields, TypeError)  # as Python does, and with a suggestion
-        return super().__new__(cls)
-
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("weight_bits", "activation_bits"):
             symmetric = self.weight_symmetric if name == "weight_bits" else self.activation_symmetric
-            object.__setattr__(self, name, _side(name, getattr(self, name), 2 if symmetric is True else 1))
-        lowest = {"input_bits": 1 + (self.activation_symmetric is True and self.activation_bits is not None)}
-        lowest["first_last_bits"] = max(
-            1 + (self.weight_symmetric is True and self.weight_bits is not None), lowest["input_bits"]
-        )
-        for name, least in lowest.items():
+            self._set(name, _side(name, getattr(self, name), 2 if symmetric is True else 1))
+        least_input = 1 + (self.activation_symmetric is True and self.activation_bits is not None)
+        least_weight = 1 + (self.weight_symmetric is True and self.weight_bits is not None)
+        for name, least in (("input_bits", least_input), ("first_last_bits", max(least_weight, least_input))):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _bits(name, getattr(self, name), MAX_BITS, least))
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(repr, allowed))}; got {getattr(self, name)!r}"
-                )
-        for name in SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if isinstance(self.percentile, bool) or not isinstance(self.percentile, (int, float)):
-            raise ValueError(f"percentile must be a number above 50 and at most 100, got {self.percentile!r}")
-        if not 50 < self.percentile <= 100:
-            raise ValueError(f"percentile must be above 50 and at most 100, got {self.percentile!r}")
-        object.__setattr__(self, "percentile", float(self.percentile))
-        object.__setattr__(self, "float_layers", _names("float_layers", self.float_layers))
-        if isinstance(self.bit_choices, (str, Mapping)) or not isinstance(self.bit_choices, Iterable):
-            raise ValueError(f"bit_choices must be a sequence of ints, got {self.bit_choices!r}")
-        choices = sorted({_bits("bit_choices", b, MAX_BITS) for b in self.bit_choices})
-        if not choices:
-            raise ValueError("bit_choices must hold at least one bitwidth")
-        object.__setattr__(self, "bit_choices", tuple(choices))
+                self._set(name, _bits(name, getattr(self, name), MAX_BITS, least))
+        super().__post_init__()
+        self._set("percentile", float(self.percentile))
+        self._set("float_layers", _names("float_layers", self.float_layers))
+        self._set("bit_choices", _bit_choices(self.bit_choices))
 
-    def __hash__(self) -> int:
-        return hash(self.to_json())
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
-    def replace(self, **changes: Any) -> QuantConfig:
-        """This configuration with some fields changed, checked again."""
-        return type(self).from_dict({**self.to_dict(), **changes})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain ints, floats, strings, lists and dictionaries: what YAML and JSON hold."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-    def identity(self) -> dict[str, Any]:
-        """`to_dict` as the key of a recorded row needs it: without the fields that were added later and have
-        their default, so that a new field changes no key."""
-        later = {field.name: field.default for field in dataclasses.fields(self) if field.metadata == LATER}
-        return {
-            name: value
-            for name, value in self.to_dict().items()
-            if name not in later or getattr(self, name) != later[name]
-        }
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> QuantConfig:
-        """The inverse of `to_dict`; fields left out keep their default, an unknown one is a
-        ``ValueError``.
-        """
-        if not isinstance(fields, Mapping):
-            raise ValueError(
-                f"a configuration is a mapping of field names to values, got {type(fields).__name__}"
-            )
-        cls._refuse_unknown(fields, ValueError)
-        return cls(**fields)
-
-    @classmethod
-    def _refuse_unknown(cls, names: Iterable[object], error: type[Exception]) -> None:
-        known = [f.name for f in dataclasses.fields(cls)]
-        for name in names:
-            if name not in known:
-                raise error(f"QuantConfig has no field {name!r}{suggestion(name, known)}")
+    @property
+    def in_float(self) -> bool:
+        """Whether both sides stay in float."""
+        return self.weight_bits is None and self.activation_bits is None
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
@@ -189,54 +332,13 @@ class QuantConfig:
         return cls.from_dict(json.loads(text))
 
 
-# Without this, help and documentation would show the arguments of `__new__`.
-_signature = inspect.signature(QuantConfig.__init__)
-QuantConfig.__signature__ = _signature.replace(parameters=list(_signature.parameters.values())[1:])
-
-
-def suggestion(name: object, known: Iterable[str]) -> str:
-    """The end of an error message: the closest known name, or all of them, up to thirty."""
-    known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    more = f" and {len(known) - 30} more" if len(known) > 30 else ""
-    return f"; known names: {', '.join(known[:30])}{more}"
-
-
-def is_pattern(name: str) -> bool:
-    """Whether a name is a shell pattern: whether it holds a wildcard."""
-    return any(wildcard in name for wildcard in "*?[")
-
-
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether the module ``name``, or one around it, has one of these names or fits one of these patterns."""
-    parts = name.split(".")
-    around = [".".join(parts[: i + 1]) for i in range(len(parts))]
-    return any(module == pattern or fnmatchcase(module, pattern) for pattern in patterns for module in around)
-
-
-def entry(field: str, table: Mapping[str, Bits], name: str) -> Bits | None:
-    """What a bits dictionary says of ``name``: under the name itself, else under the most specific pattern
-    that it fits, else ``None``; ``"default"`` is left to the caller.
-
-    Raises ``ValueError`` naming ``field`` where two equally specific patterns fit.
-    """
-    if name in table and name != "default":
-        return table[name]
-    fitting = sorted((key for key in table if is_pattern(key) and fnmatchcase(name, key)), key=_specificity)
-    if len(fitting) > 1 and _specificity(fitting[-2]) == _specificity(fitting[-1]):
-        both = " and ".join(map(repr, fitting[-2:]))
-        raise ValueError(
-            f"{field}: the patterns {both} are equally specific and both fit {name!r}; "
-            f"give {name!r} an entry of its own, or make one pattern longer"
-        )
-    return table[fitting[-1]] if fitting else None
-
-
-def _specificity(pattern: str) -> int:
-    """How many characters of a shell pattern are no wildcards."""
-    return len(re.sub(r"\*|\?|\[!?\]?[^\]]*\]", "", pattern))
+def _bit_choices(value: Any) -> tuple[int, ...]:
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+        raise ValueError(f"bit_choices must be a sequence of ints, got {value!r}")
+    allowed = sorted({_bits("bit_choices", bits, MAX_BITS) for bits in value})
+    if not allowed:
+        raise ValueError("bit_choices must hold at least one bitwidth")
+    return tuple(allowed)
 
 
 def _names(field: str, value: Any) -> tuple[str, ...]:
@@ -287,9 +389,3 @@ def _bits(name: str, value: Any, most: int, least: int = 1) -> int:
         why = " (a symmetric grid needs 2 bits or more)" if least == 2 and bits == 1 else ""
         raise ValueError(f"{name} must be a whole number of bits from {least} to {most}, got {bits}{why}")
     return bits
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value

@@ -23,8 +23,9 @@ import numpy as np
 import yaml
 
 from .benches import Batches, Bench, data_hash, load_bench, weights_hash
-from .config import QuantConfig, suggestion
+from .config import QuantConfig
 from .evaluation import evaluate
+from .names import suggestion
 
 if TYPE_CHECKING:
     import torch

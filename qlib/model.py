@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from .affine import Grid, fake_quantize
-from .config import MAX_BITS, Bits, QuantConfig, suggestion
+from .config import MAX_BITS, Bits, QuantConfig
+from .names import suggestion
 from .network import Kind, Network, Operation, evaluation_copy, read, verify
 from .network.inputs import copied, device_of, examples_in, first, inputs_of, on, run
 from .network.nodes import count_examples

@@ -43,7 +43,8 @@ from fnmatch import fnmatchcase
 
 from torch import fx
 
-from .config import MAX_BITS, MAX_LAYER_BITS, Bits, QuantConfig, entry, is_pattern, suggestion
+from .config import MAX_BITS, MAX_LAYER_BITS, Bits, QuantConfig
+from .names import entry, is_pattern, suggestion
 from .network import Kind, Network, Operation
 from .network.operations import TUPLES, argument, data_of, known_name, moves_channels
 

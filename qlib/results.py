@@ -29,9 +29,10 @@ import numpy as np
 import yaml
 
 from .benches import Bench, load_bench
-from .config import QuantConfig, suggestion
+from .config import QuantConfig
 from .evaluation import Accuracy, wilson
 from .experiments import ALLOCATION_FIELDS, Allocation, Experiment, Laboratory, Run
+from .names import suggestion
 from .workers import spread
 
 if TYPE_CHECKING:

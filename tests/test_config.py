@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qlib import QuantConfig
-from qlib.config import entry, is_pattern, matches
+from qlib.choices import choices
+from qlib.names import entry, is_pattern, matches
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_size=1, max_size=12)
 SOME_BITS = st.integers(2, 16)
@@ -125,7 +126,7 @@ def test_fields_left_out_of_a_text_keep_their_default():
 
 
 def test_a_field_that_was_added_later_is_part_of_a_key_only_where_it_is_set():
-    later = {field.name for field in FIELDS.values() if field.metadata.get("later")}
+    later = {name for name, known in choices(QuantConfig).items() if known.since}
     assert later == {"float_layers"}
     for config in (QuantConfig(), QuantConfig(weight_bits=4, float_layers=[])):
         assert config.identity() == {k: value for k, value in config.to_dict().items() if k not in later}

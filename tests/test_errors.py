@@ -9,8 +9,8 @@ from helpers import FLOAT, Block, images
 from torch import nn
 
 from qlib import QuantConfig, compare, evaluate, footprint, load_bench, quantize, verdict
-from qlib.config import suggestion
 from qlib.evaluation import Accuracy
+from qlib.names import suggestion
 
 
 def refuses(match):

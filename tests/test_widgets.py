@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qlib
-from qlib.config import CHOICES
+from qlib.choices import choices
 from qlib.network import read
 from qlib.widgets import explore
 from qlib.widgets import panel as panels
@@ -45,8 +45,8 @@ def test_every_field_has_a_control_that_holds_its_default(panel):
     assert list(panel.controls) == FIELDS and panel.config == qlib.QuantConfig()
     for name, control in panel.controls.items():
         assert control.description == qlib.cards.FIELDS[name]["title"]
-        if name in CHOICES:
-            assert [value for _, value in control.options] == list(CHOICES[name])
+        if choices(QuantConfig)[name].values:
+            assert [value for _, value in control.options] == list(choices(QuantConfig)[name].values)
 
 
 def shown(widget):

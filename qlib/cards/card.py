@@ -18,8 +18,9 @@ import numpy as np
 import yaml
 
 from ..benches import Bench, load_bench, weights_hash
-from ..config import QuantConfig, suggestion
+from ..config import QuantConfig
 from ..evaluation import Accuracy, wilson
+from ..names import suggestion
 from .schema import fault
 
 if TYPE_CHECKING:

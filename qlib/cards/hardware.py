@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..config import suggestion
+from ..names import suggestion
 from .card import FIELDS, NOT_REPORTED, QuantizationCard, load_yaml, read_yaml
 from .render import shown
 from .schema import fault

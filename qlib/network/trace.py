@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ..config import matches, suggestion
+from ..names import matches, suggestion
 from .attention import WRITTEN_OUT, scaled_dot_product_attention
 from .copies import compute_weights, evaluation_copy
 from .inputs import one_line

@@ -28,10 +28,12 @@ from torch.overrides import TorchFunctionMode
 
 from ..benches import Batches, Bench, weights_hash
 from ..cards.card import CATEGORIES, FIELDS, SCHEMA, WORDS, QuantizationCard
-from ..config import CHOICES, MAX_BITS, QuantConfig, suggestion
+from ..choices import choices as stated
+from ..config import MAX_BITS, QuantConfig
 from ..evaluation import Accuracy, compare, evaluate
 from ..footprints import Footprint, footprint
 from ..model import quantize
+from ..names import suggestion
 from ..network import evaluation_copy
 from ..network.inputs import inputs_of
 
@@ -527,9 +529,11 @@ def _control(name: str, value: Any, choices: Mapping[str, Any] | None, modules: 
         return W.Dropdown(options=given, value=value, **label)
     if isinstance(default, bool):
         return W.Checkbox(value=value, **label)
-    if name in CHOICES:
+    if stated(QuantConfig)[name].values:
         return W.Dropdown(
-            options=[(choice.replace("_", " "), choice) for choice in CHOICES[name]], value=value, **label
+            options=[(choice.replace("_", " "), choice) for choice in stated(QuantConfig)[name].values],
+            value=value,
+            **label,
         )
     if isinstance(default, float):
         return W.SelectionSlider(

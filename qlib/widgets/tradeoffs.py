@@ -11,8 +11,8 @@ import yaml
 
 from .. import results
 from ..cards.render import shown
-from ..config import suggestion
 from ..evaluation import wilson
+from ..names import suggestion
 from ..plots import PLACEMENTS
 from .figure import Figure
 

@@ -1,0 +1,213 @@
+"""What is stated about a choice, once: in the metadata of its field.
+
+`QuantConfig`, the settings of a learner and those of a method are frozen dataclasses of such fields. Checks,
+keys and columns of recorded rows, the fields of a card, controls and tables are derived from what stands
+here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .names import suggestion
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is known of a field, beside its name, its type and its default.
+
+    Parameters
+    ----------
+    title : a few words, the label of a control and of a line on a card
+    help : one sentence
+    values : the words that it may be; empty where its default's type, or a check of its own, decides
+    least, most : bounds of a number, both allowed; ``above`` is a bound that is not
+    side : ``"weight"`` or ``"activation"``, where it acts on that side alone, which may stay in float
+    acts : from all fields' values as a card has them, whether it means anything beside the others
+    since : the version with which it came, if rows were recorded before; such a field enters the key of a row
+        only where it is not its default, so a default must never change
+    none : the word for ``None``
+    category, schema, examples : its place on a card, the JSON schema of its value there (where ``values`` and
+        type do not say it), and examples of values
+    observation : the number of the paper's observation about it
+    paper : the paper's word for it, and the sections that speak about it
+    unwritten : the values that pairs of QuantizeLinear and DequantizeLinear cannot say (`qlib.export`)
+    """
+
+    title: str
+    help: str
+    values: tuple[str, ...] = ()
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    side: str | None = None
+    acts: Callable[[Mapping[str, Any]], bool] | None = None
+    since: str | None = None
+    none: str | None = None
+    category: str = "method"
+    schema: Mapping[str, Any] | None = None
+    examples: tuple[Any, ...] = ()
+    observation: int | None = None
+    paper: tuple[str, str] = ("not stated", "")
+    unwritten: tuple[Any, ...] = ()
+
+
+def choice(default: Any, title: str, help: str, **more: Any) -> Any:
+    """A field of a frozen dataclass derived from `Settings`; ``more``: what else `Choice` has."""
+    return dataclasses.field(default=default, metadata={"choice": Choice(title, help, **more)})
+
+
+def choices(settings: type | Settings) -> dict[str, Choice]:
+    """By name, what is stated about the fields of a dataclass of settings."""
+    return {
+        field.name: field.metadata["choice"]
+        for field in dataclasses.fields(settings)
+        if "choice" in field.metadata
+    }
+
+
+class _Signature:
+    """Of a class of settings; help would else show the arguments of `Settings.__new__`."""
+
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+        signature = inspect.signature(owner.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+class Settings:
+    """Base of frozen dataclasses whose fields are choices. A field's value is checked by what is stated about
+    it: one of its words, a switch, a whole number or a number within its bounds.
+
+    Raises ``ValueError`` naming field, value and what is allowed; ``TypeError`` for a field that is not
+    there.
+    """
+
+    __signature__ = _Signature()
+
+    def __new__(cls, *values: Any, **fields: Any) -> Settings:
+        cls.refuse_unknown(fields, TypeError)  # as Python does, and with a suggestion
+        return super().__new__(cls)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__hash__ = Settings.__hash__  # which a dataclass then leaves: values may be dictionaries
+
+    def __post_init__(self) -> None:
+        for name, known in choices(self).items():
+            check(name, getattr(self, name), known, self.defaults()[name])
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The default of every field."""
+        return {field.name: field.default for field in dataclasses.fields(cls)}
+
+    def replace(self, **changes: Any) -> Settings:
+        """These settings with some fields changed, checked again."""
+        return type(self).from_dict({**self.to_dict(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain ints, floats, strings, lists and dictionaries: what YAML and JSON hold."""
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def identity(self) -> dict[str, Any]:
+        """`to_dict` as the key of a recorded row needs it: without the fields that were added later and have
+        their default, so that a new field changes no key.
+        """
+        later = {name for name, known in choices(self).items() if known.since is not None}
+        defaults = self.defaults()
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in later or getattr(self, name) != defaults[name]
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Settings:
+        """The inverse of `to_dict`; fields left out keep their default, an unknown one is an error."""
+        if not isinstance(fields, Mapping):
+            raise ValueError(
+                f"a {cls.__name__} is a mapping of field names to values, got {type(fields).__name__}"
+            )
+        cls.refuse_unknown(fields, ValueError)
+        return cls(**fields)
+
+    @classmethod
+    def refuse_unknown(cls, names: Iterable[object], error: type[Exception]) -> None:
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in names:
+            if name not in known:
+                raise error(f"{cls.__name__} has no field {name!r}{suggestion(name, known)}")
+
+
+def check(name: str, value: Any, known: Choice, default: Any) -> None:
+    """Raises ``ValueError`` where ``value`` is not what is stated about the field ``name``."""
+    if known.values:
+        if value not in known.values:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known.values))}; got {value!r}")
+    elif isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+    elif (known.least, known.above, known.most) != (None, None, None) and not (value is default is None):
+        _check_number(name, value, known, whole=isinstance(default, int))
+
+
+def _check_number(name: str, value: Any, known: Choice, whole: bool) -> None:
+    bounds = {"from": known.least, "above": known.above, "at most": known.most}
+    said = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    number = int if whole else (int, float)
+    low = -math.inf if known.least is None else known.least
+    high = math.inf if known.most is None else known.most
+    right = isinstance(value, number) and not isinstance(value, bool) and low <= value <= high
+    if not right or not math.isfinite(value) or known.above is not None and value <= known.above:
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {said}, got {value!r}")
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality as JSON has it: 1 and 1.0 are one value, 1 and true are not."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def origin(thing: Any) -> dict[str, str]:
+    """What identifies code that is not this package's, such as a method of your own: ``{"code": hash}`` of
+    the file that it stands in, or of its own source; empty for what this package brings.
+    """
+    thing = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
+    if (thing.__module__ or "").split(".")[0] == __name__.split(".")[0]:
+        return {}
+    try:
+        source = inspect.getsource(inspect.getmodule(thing))
+    except (TypeError, OSError):
+        source = _own_source(thing)
+    return {"code": hashlib.sha256(source.encode()).hexdigest()[:16]}
+
+
+def _own_source(thing: Any) -> str:
+    try:
+        return inspect.getsource(thing)
+    except (TypeError, OSError):
+        raise ValueError(
+            f"the source of {thing.__qualname__} cannot be read, so no key could tell it from another of "
+            "that "
+            "name: put it into a file"
+        ) from None
