@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qlib
+from qlib import QuantConfig
 from qlib.choices import choices
 from qlib.network import read
 from qlib.widgets import explore
@@ -408,6 +409,7 @@ def test_qlib_needs_no_ipywidgets_and_says_what_is_missing():
 import sys
 sys.modules["ipywidgets"] = None
 import qlib
+from qlib import QuantConfig
 assert "explore" in dir(qlib) and "qlib.widgets" not in sys.modules
 try:
     qlib.explore
