@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -104,7 +103,7 @@ class Settings:
             check(name, getattr(self, name), known, self.defaults()[name])
 
     def __hash__(self) -> int:
-        return hash(json.dumps(self.to_dict(), sort_keys=True))
+        return hash(_hashable(self.to_dict()))
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -158,17 +157,19 @@ def check(name: str, value: Any, known: Choice, default: Any) -> None:
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be True or False, got {value!r}")
     elif (known.least, known.above, known.most) != (None, None, None) and not (value is default is None):
-        _check_number(name, value, known, whole=isinstance(default, int))
+        _check_number(name, value, known, default)
 
 
-def _check_number(name: str, value: Any, known: Choice, whole: bool) -> None:
+def _check_number(name: str, value: Any, known: Choice, default: Any) -> None:
     bounds = {"from": known.least, "above": known.above, "at most": known.most}
     said = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    whole = isinstance(default, int)
     number = int if whole else (int, float)
     low = -math.inf if known.least is None else known.least
     high = math.inf if known.most is None else known.most
     right = isinstance(value, number) and not isinstance(value, bool) and low <= value <= high
     if not right or not math.isfinite(value) or known.above is not None and value <= known.above:
+        said += ", or None" if default is None else ""
         raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {said}, got {value!r}")
 
 
@@ -177,6 +178,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(part) for key, part in value.items()}
     return [plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _hashable(value: Any) -> Any:
+    """Plain values with equal hashes where they are equal: of 3 and 3.0, say."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(part)) for key, part in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def same(a: Any, b: Any) -> bool:
