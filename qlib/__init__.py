@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for tools that read and do not run; the same as the table
     from .benches import load_bench
-    from .bitwidths import LearnedBitwidths, analytic_bitwidths, learn_bitwidths, pseudo_labels
+    from .bits.analytic import analytic_bitwidths
+    from .bits.labels import pseudo_labels
+    from .bits.learn import LearnedBitwidths, learn_bitwidths
     from .cards import QuantizationCard
     from .config import QuantConfig
     from .evaluation import Accuracy, compare, evaluate, verdict
@@ -41,7 +43,9 @@ __all__ = [
 ]
 _NAMES_OF = {
     "benches": ("load_bench",),
-    "bitwidths": ("LearnedBitwidths", "analytic_bitwidths", "learn_bitwidths", "pseudo_labels"),
+    "bits.analytic": ("analytic_bitwidths",),
+    "bits.labels": ("pseudo_labels",),
+    "bits.learn": ("LearnedBitwidths", "learn_bitwidths"),
     "cards": ("QuantizationCard",),
     "config": ("QuantConfig",),
     "evaluation": ("Accuracy", "compare", "evaluate", "verdict"),

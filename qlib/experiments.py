@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from .bitwidths import LearnedBitwidths
+    from .bits.learn import LearnedBitwidths
     from .network import Network
 
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
@@ -272,7 +272,8 @@ class Laboratory:
     def _learn(
         self, run: Run, given: torch.nn.Module, network: Network, training: Batches
     ) -> LearnedBitwidths:
-        from .bitwidths import learn_bitwidths, pseudo_labels
+        from .bits.labels import pseudo_labels
+        from .bits.learn import learn_bitwidths
 
         settings = dataclasses.asdict(run.allocation)
         labels = settings.pop("labels")
@@ -337,7 +338,7 @@ def _computing(device: torch.device, precision: str) -> Iterator[None]:
 def _within_largest_map(
     network: Network, example: torch.Tensor, config: QuantConfig, bits: int
 ) -> QuantConfig:
-    from .bitwidths import analytic_bitwidths
+    from .bits.analytic import analytic_bitwidths
     from .footprints import footprint
 
     elements = max(

@@ -11,8 +11,15 @@ import pytest
 import torch
 from helpers import Block, images
 
-from qlib import QuantConfig, evaluate, footprint, learn_bitwidths, quantize
-from qlib.bitwidths import analytic_bitwidths, pseudo_labels
+from qlib import (
+    QuantConfig,
+    analytic_bitwidths,
+    evaluate,
+    footprint,
+    learn_bitwidths,
+    pseudo_labels,
+    quantize,
+)
 
 CONFIGS = {
     "asymmetric": {},

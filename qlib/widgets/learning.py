@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bitwidths import LearnedBitwidths
+from ..bits.learn import LearnedBitwidths
 from .figure import Figure, table
 
 

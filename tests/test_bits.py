@@ -1,4 +1,4 @@
-"""Learned and analytic bitwidths."""
+"""Bits by layer: learned, analytic, and from pseudo-labels."""
 
 import math
 
@@ -18,7 +18,9 @@ from qlib import (
     quantize,
 )
 from qlib.affine import fake_quantize, make_grid
-from qlib.bitwidths import LearnedQuantizer, _student, shrinkage
+from qlib.bits.settings import LearnerSettings
+from qlib.bits.sides import LearnedQuantizer, shrinkage
+from qlib.bits.student import make_student
 
 FREE = QuantConfig(first_last_bits=None)
 IMAGES = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -142,7 +144,7 @@ def test_gradients_equal_those_of_the_formula_in_tensor_operations(net, data, sy
     """
     config = FREE.replace(weight_symmetric=symmetric, activation_symmetric=symmetric, symmetric_grid=grid)
     x, y = data[0]
-    student, (weights, activations) = _student(net, config, data, 8, 8, False, False, False)
+    student, (weights, activations) = make_student(net, config, data, LearnerSettings(8, 8))
     for side in (weights, activations):
         side.parameter.data.fill_(bits)
         side.apply()
@@ -274,8 +276,8 @@ def test_pseudo_labels_are_the_networks_answers(net, data):
         (0.5, FREE, "0.5 cannot be met.*1 bit.*1.000"),
         (3, FREE.replace(bit_choices=(4, 8)), "3 cannot be met.*4 bit"),
         (3, FREE.replace(weight_bits=None), "weight_bits=None"),
-        (0, FREE, "positive number"),
-        (math.nan, FREE, "positive number"),
+        (0, FREE, "number above 0, or None"),
+        (math.nan, FREE, "number above 0, or None"),
         (3, FREE.replace(weight_bits={"first": 4, "middle": 4, "last": 4}), "no layer's bits are free"),
         (3, {"first_last_bits": None}, "must be a QuantConfig"),
     ],
@@ -323,10 +325,13 @@ def test_other_mistakes_are_named(net, data):
         ({"target_weight_bits": 4, "parametrization": "bit"}, "parametrization must be"),
         ({"target_weight_bits": 4, "checkpoint": "best"}, "checkpoint must be"),
         ({"target_weight_bits": 4, "learn_ranges": True}, "give target_activation_bits"),
-        ({"target_weight_bits": 4, "batch_size": 0}, "batch_size must be"),
+        ({"target_weight_bits": 4, "batch_size": 0}, "batch_size must be a whole number from 1, got 0"),
+        ({"target_weight_bits": 4, "penalty": -1}, "penalty must be a number from 0, got -1"),
     ):
         with pytest.raises(ValueError, match=words):
             learn(net, data, **more)
+    with pytest.raises(TypeError, match="no field 'penalti'; did you mean 'penalty'"):
+        learn(net, data, target_weight_bits=4, penalti=1)
     with pytest.raises(
         ValueError, match="in 2 steps the targets were never met; the closest averages were 8.000 weight bits"
     ):
