@@ -23,6 +23,8 @@ import numpy as np
 import yaml
 
 from .benches import Batches, Bench, data_hash, load_bench, weights_hash
+from .bits.settings import LearnerSettings
+from .choices import choice
 from .config import QuantConfig
 from .evaluation import evaluate
 from .names import suggestion
@@ -39,37 +41,48 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class Allocation:
-    """How a run chooses its bits by layer: learned if a target is given, with the settings of
-    `qlib.learn_bitwidths`, on ``labels`` that are ``true``, or ``hard`` or ``soft`` ones of the float
-    network; or analytic, so that no feature map is larger than the largest of a network with
-    ``largest_map_bits`` in every layer but the last.
+class Allocation(LearnerSettings):
+    """How a run chooses its bits by layer: learned where a target is given, else analytic.
+
+    Parameters
+    ----------
+    labels : {"true", "hard", "soft"}
+        What bits are learned on: true labels, or hard or soft ones of the float network.
+    largest_map_bits : int, optional
+        Bits are analytic: no feature map is larger than the largest of a network with so many in every layer
+        but the last.
+    **settings
+        The fields of `LearnerSettings`.
+
+    Raises
+    ------
+    ValueError
+        Where neither a target nor ``largest_map_bits`` is given, or both are.
     """
 
-    target_weight_bits: float | None = None
-    target_activation_bits: float | None = None
-    steps: int = 1500
-    learning_rate: float = 0.01
-    penalty: float = 2.0
-    parametrization: str = "bits"
-    per_channel: bool = False
-    learn_ranges: bool = False
-    checkpoint: str = "average"
-    labels: str = "true"
-    largest_map_bits: int | None = None
+    labels: str = choice(
+        "true",
+        "Labels",
+        "True ones, or the float network's: its best class (hard) or its probabilities (soft).",
+        values=("true", "hard", "soft"),
+    )
+    largest_map_bits: int | None = choice(
+        None,
+        "Bits of the largest map",
+        "No feature map is larger than the largest of a network with so many bits.",
+        least=1,
+    )
 
-    def __post_init__(self):
-        learned = self.target_weight_bits is not None or self.target_activation_bits is not None
-        if learned == (self.largest_map_bits is not None):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learned == (self.largest_map_bits is not None):
             raise ValueError(
                 "an allocation needs target_weight_bits or target_activation_bits, or else largest_map_bits"
             )
-        if self.labels not in ("true", "hard", "soft"):
-            raise ValueError(f"labels must be 'true', 'hard' or 'soft', got {self.labels!r}")
 
     @property
     def learned(self) -> bool:
-        return self.largest_map_bits is None
+        return bool(self.targets)
 
 
 ALLOCATION_FIELDS = tuple(f.name for f in dataclasses.fields(Allocation))
@@ -210,7 +223,7 @@ class Laboratory:
             "calibration_images": run.calibration_images,
             "calibration_seed": run.calibration_seed,
             **run.config.identity(),
-            **({"allocation": dataclasses.asdict(run.allocation)} if run.allocation else {}),
+            **({"allocation": run.allocation.identity()} if run.allocation else {}),
             **({"precision": self.precision} if self.precision != "float32" else {}),
             "n": run.images,
         }
@@ -238,10 +251,9 @@ class Laboratory:
         config = run.config
         ranges = None
         cells = {}
-        in_float = config.weight_bits is None and config.activation_bits is None
         network = (
             given
-            if in_float
+            if config.in_float
             else read_verified(given, config, inputs_of(itertools.islice(iter(calibration), 1)))
         )
         if run.allocation:
@@ -275,9 +287,8 @@ class Laboratory:
         from .bits.labels import pseudo_labels
         from .bits.learn import learn_bitwidths
 
-        settings = dataclasses.asdict(run.allocation)
-        labels = settings.pop("labels")
-        _ = settings.pop("largest_map_bits")
+        labels = run.allocation.labels
+        settings = {name: getattr(run.allocation, name) for name in LearnerSettings.defaults()}
         if labels != "true":
             training = pseudo_labels(given, training, soft=labels == "soft")
         return learn_bitwidths(

@@ -89,7 +89,7 @@ def test_the_cost_page_counts_rows_and_estimates_hours_only_from_recorded_ones(t
             "calibration_images": run.calibration_images,
             "calibration_seed": 0,
             **run.config.to_dict(),
-            **({"allocation": results.dataclasses.asdict(run.allocation)} if run.allocation else {}),
+            **({"allocation": run.allocation.identity()} if run.allocation else {}),
             "n": run.images,
         },
     )
