@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from .benches import Batches, Bench, data_hash, load_bench, weights_hash
+from .benches import Batches, Bench, data_hash, load_bench, network_of, weights_hash
 from .config import QuantConfig
 from .evaluation import evaluate
 from .names import suggestion
@@ -186,11 +186,7 @@ class Laboratory:
         self.hash = functools.cache(lambda stream, *arguments: data_hash(getattr(self, stream)(*arguments)))
 
     def network(self, name: str) -> torch.nn.Module:
-        if name not in self.bench.models:
-            raise ValueError(
-                f"bench {self.bench.name!r} has no network {name!r}{suggestion(name, self.bench.models)}"
-            )
-        return self.bench.models[name].to(self.device)
+        return network_of(self.bench, name).to(self.device)
 
     def on_device(self, batches: Batches) -> Batches | Prefetched:
         return batches if self.device.type == "cpu" else Prefetched(batches, self.device)
@@ -238,10 +234,9 @@ class Laboratory:
         config = run.config
         ranges = None
         cells = {}
-        in_float = config.weight_bits is None and config.activation_bits is None
         network = (
             given
-            if in_float
+            if config.in_float
             else read_verified(given, config, inputs_of(itertools.islice(iter(calibration), 1)))
         )
         if run.allocation:
