@@ -16,9 +16,10 @@ from pathlib import Path
 import yaml
 
 from . import __version__, experiments, results
-from .benches import load_bench
+from .benches import load_bench, network_of
 from .cards import QuantizationCard, catalogue, compare, hardware
 from .config import QuantConfig
+from .files import write_whole
 from .names import suggestion
 
 
@@ -295,7 +296,7 @@ def _results(arguments: argparse.Namespace) -> int:
             if arguments.out.suffix == ".csv"
             else table.to_json(orient="records", indent=1)
         )
-        results.write_whole(arguments.out, text)
+        write_whole(arguments.out, text)
         print(f"{arguments.out}: {len(table)} rows")
         return 0
     default = QuantConfig().to_dict()
@@ -337,12 +338,10 @@ def _export(arguments: argparse.Namespace) -> int:
     from .export import export_onnx
 
     bench = load_bench(arguments.bench)
-    if arguments.network not in bench.models:
-        known = suggestion(arguments.network, bench.models)
-        raise ValueError(f"bench {arguments.bench!r} has no network {arguments.network!r}{known}")
+    network = network_of(bench, arguments.network)
     config = QuantConfig.from_yaml(arguments.config.read_text("utf8")) if arguments.config else QuantConfig()
     calibration = bench.calibration(arguments.calibration_images, seed=arguments.seed)
-    export_onnx(bench.models[arguments.network], config, calibration, calibration[0][0][:1], arguments.path)
+    export_onnx(network, config, calibration, calibration[0][0][:1], arguments.path)
     print(f"wrote {arguments.path}")
     return 0
 

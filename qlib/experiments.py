@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from .benches import Batches, Bench, data_hash, load_bench, weights_hash
+from .benches import Batches, Bench, data_hash, load_bench, network_of, weights_hash
 from .bits.settings import LearnerSettings
 from .choices import choice
 from .config import QuantConfig
@@ -199,11 +199,7 @@ class Laboratory:
         self.hash = functools.cache(lambda stream, *arguments: data_hash(getattr(self, stream)(*arguments)))
 
     def network(self, name: str) -> torch.nn.Module:
-        if name not in self.bench.models:
-            raise ValueError(
-                f"bench {self.bench.name!r} has no network {name!r}{suggestion(name, self.bench.models)}"
-            )
-        return self.bench.models[name].to(self.device)
+        return network_of(self.bench, name).to(self.device)
 
     def on_device(self, batches: Batches) -> Batches | Prefetched:
         return batches if self.device.type == "cpu" else Prefetched(batches, self.device)

@@ -4,7 +4,6 @@ its configuration.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from .affine import Grid
 from .config import MAX_BITS, QuantConfig
+from .files import whole, write_whole
 from .model import insert_quantizers, read_verified, save_passes, weight_grid, with_quantizers
 from .network import evaluation_copy, read
 from .network.inputs import inputs_of
@@ -33,21 +33,12 @@ def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path
     """Write a network that `qlib.quantize` made under ``config`` to ``folder``: ``weights.safetensors`` and
     ``config.yaml``.
     """
-    from .results import write_whole
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".weights.{os.getpid()}"
-    try:
-        # Tied weights are written for each of their layers: copies, since a file may not hold one tensor
-        # twice.
-        save_file(
-            {name: tensor.contiguous().cpu().clone() for name, tensor in quantized.state_dict().items()},
-            temporary,
-        )
-        os.replace(temporary, folder / "weights.safetensors")
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Tied weights are written for each of their layers: copies, since a file may not hold one tensor twice.
+    state = {name: tensor.contiguous().cpu().clone() for name, tensor in quantized.state_dict().items()}
+    with whole(folder / "weights.safetensors") as temporary:
+        save_file(state, temporary)
     write_whole(folder / "config.yaml", config.to_yaml())
 
 
@@ -66,7 +57,7 @@ def load_quantized(model: nn.Module, folder: str | Path) -> nn.Module:
         raise ValueError(f"{folder / 'weights.safetensors'} is damaged: {error}") from None
     network = None
     quantizers = {}
-    if config.weight_bits is None and config.activation_bits is None:
+    if config.in_float:
         module = evaluation_copy(model)
     else:
         network = read(model, None, config.float_layers)
@@ -151,8 +142,7 @@ def export_onnx(
     for name, layer in list(network.module.named_modules()):
         if isinstance(layer, Quantizer):
             network.module.set_submodule(name, _Written(layer.grid, layer.bits, config.activation_symmetric))
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-    try:
+    with whole(path) as temporary:
         with torch.no_grad():
             torch.onnx.export(
                 network.module,
@@ -168,9 +158,6 @@ def export_onnx(
         written = _with_pairs(onnx.load(str(temporary)))
         onnx.checker.check_model(written)
         onnx.save(written, str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Written(nn.Module):

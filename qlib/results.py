@@ -32,6 +32,7 @@ from .benches import Bench, load_bench
 from .config import QuantConfig
 from .evaluation import Accuracy, wilson
 from .experiments import ALLOCATION_FIELDS, Allocation, Experiment, Laboratory, Run
+from .files import write_whole
 from .names import suggestion
 from .workers import spread
 
@@ -357,19 +358,6 @@ def run_of(row: Mapping[str, Any]) -> Run:
     numbers = (int(row[c]) for c in ("calibration_images", "calibration_seed", "n"))
     allocation = row["allocation"] and Allocation(**row["allocation"])
     return Run(row["bench"], row["network"], config, *numbers, allocation)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that others see the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _cell(value: Any) -> Any:

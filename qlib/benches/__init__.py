@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from ..names import suggestion
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -96,6 +98,18 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
         raise ValueError(f"there is no bench {name!r}; benches: {', '.join(map(repr, BENCHES))}")
     module, maker = BENCHES[name]
     return getattr(importlib.import_module(f".{module}", __name__), maker)()
+
+
+def network_of(bench: Bench, name: str) -> nn.Module:
+    """A bench's float network by its name.
+
+    Raises
+    ------
+    ValueError : if the bench has none of that name
+    """
+    if name not in bench.models:
+        raise ValueError(f"bench {bench.name!r} has no network {name!r}{suggestion(name, bench.models)}")
+    return bench.models[name]
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ..files import whole
 
 SIZE = 48  # pixels a side
 CHUNK = 500  # images drawn from one seed; part of the data's definition, do not change
@@ -296,11 +297,11 @@ def train(recipe: Recipe, output: Path) -> None:
             "epochs": epoch + 1,
             "recipe": repr(recipe),
         }
-        torch.save(state, partial.with_suffix(".tmp"))
-        os.replace(partial.with_suffix(".tmp"), partial)
+        with whole(partial) as temporary:
+            torch.save(state, temporary)
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}
-    save_file(half, output.with_suffix(".tmp"), metadata={"made_by": f"{recipe}, torch {torch.__version__}"})
-    os.replace(output.with_suffix(".tmp"), output)
+    with whole(output) as temporary:
+        save_file(half, temporary, metadata={"made_by": f"{recipe}, torch {torch.__version__}"})
     partial.unlink(missing_ok=True)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..files import whole
 from .images import IMAGENET, ImageBench, Networks, cache, fetch, folders, load_weights
 
 BATCH = 100
@@ -96,9 +97,8 @@ def generate(folder: Path, sizes: dict[str, int], seed: int = 0) -> None:
         height, width = random.integers(300, 500, 2).tolist()
         picture = Image.fromarray(coarse.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        picture.save(temporary, "jpeg", quality=90)
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            picture.save(temporary, "jpeg", quality=90)
 
     with ThreadPoolExecutor() as pool:
         for part, n in sizes.items():

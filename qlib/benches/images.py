@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..files import whole, write_whole
+
 
 def cache() -> Path:
     """Where downloads and decoded pixels go: ``$QLIB_CACHE``, or else ``~/.cache/qlib``."""
@@ -144,12 +146,10 @@ class Folder:
         return Images(np.load(kept, mmap_mode="r"), labels, self.preprocess, batch, digest.read_text("utf8"))
 
     def _write(self, kept: Path, digest: Path, paths: list[Path]) -> None:
-        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
         summed = hashlib.sha256()
-        try:
-            with open(
-                temporary, "wb"
-            ) as file:  # written one after the other: a mapped file would crash on a full disk
+        with whole(kept) as temporary:
+            # Written one after the other: a mapped file would crash on a full disk.
+            with open(temporary, "wb") as file:
                 for i, pixels in enumerate(self._decoded(paths)):
                     if i == 0:
                         header = {
@@ -160,10 +160,7 @@ class Folder:
                         np.lib.format.write_array_header_1_0(file, header)
                     file.write(pixels)
                     summed.update(pixels)
-            digest.write_text(summed.hexdigest(), "utf8")
-            os.replace(temporary, kept)
-        finally:
-            temporary.unlink(missing_ok=True)
+            write_whole(digest, summed.hexdigest())  # before the pixels are there to be found
 
     def _decoded(self, paths: list[Path]) -> Iterator[np.ndarray]:
         from PIL import Image
@@ -367,23 +364,20 @@ def fetch(url: str, name: str, algorithm: str, digest: str) -> Path:
 
     path = cache() / name
     if not path.exists():
-        temporary = path.with_name(f".{name}.{os.getpid()}")
         try:
-            print(f"downloading {url} to {path.parent}", file=sys.stderr)
-            torch.hub.download_url_to_file(url, str(temporary))
-            if url.endswith(".zip"):
-                with zipfile.ZipFile(temporary) as archive:
-                    data = archive.read(name)
-                temporary.write_bytes(data)
-            _verify(temporary, url, algorithm, digest)
-            os.replace(temporary, path)
+            with whole(path) as temporary:
+                print(f"downloading {url} to {path.parent}", file=sys.stderr)
+                torch.hub.download_url_to_file(url, str(temporary))
+                if url.endswith(".zip"):
+                    with zipfile.ZipFile(temporary) as archive:
+                        data = archive.read(name)
+                    temporary.write_bytes(data)
+                _verify(temporary, url, algorithm, digest)
         except (OSError, zipfile.BadZipFile, KeyError) as error:
             raise OSError(
                 f"cannot download {url}: {error}. Without a network, put the file at {path} (the folder is "
                 "$QLIB_CACHE)"
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
     _verify(path, str(path), algorithm, digest)
     return path
 

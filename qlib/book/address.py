@@ -7,6 +7,7 @@ import nbformat
 import yaml
 
 from qlib.book import ROOT
+from qlib.files import whole
 
 SETUP_TAG = "setup"
 SETUP_CELL = """\
@@ -54,7 +55,8 @@ def main() -> None:
         for cell in notebook.cells:
             if SETUP_TAG in cell.metadata.get("tags", []):
                 cell.source = source
-        nbformat.write(notebook, path)
+        with whole(path) as temporary:
+            nbformat.write(notebook, temporary)
         print(path.relative_to(ROOT))
 
 

@@ -23,6 +23,7 @@ from nbformat.v4 import new_output
 
 from qlib.book import ROOT, WIDGET_NOTE, WIDGET_VIEW
 from qlib.book.status import versions
+from qlib.files import write_whole
 
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "_build" / "executed"
@@ -116,15 +117,14 @@ def main() -> int:
         if status[name].get("key") == key and (EXECUTED / path.name).is_file():
             print(f"unchanged since {status[name]['ran']}")
         else:
-            STATUS.write_text(
-                json.dumps(status | {name: {}}), "utf8"
-            )  # until the run has ended well, there is none
+            # Until the run has ended well, there is none.
+            write_whole(STATUS, json.dumps(status | {name: {}}))
             status[name] = execute(name)
             print(f"{status[name]['state']}, {status[name]['seconds']:.0f} s")
         if status[name]["state"] == "succeeded":
             status[name]["key"] = key
             fill_cache(name, source, status[name]["seconds"])
-        STATUS.write_text(json.dumps(status, indent=1), "utf8")
+        write_whole(STATUS, json.dumps(status, indent=1))
     failed = [
         f"notebooks/{name}.ipynb {run['state']}"
         for name, run in status.items()

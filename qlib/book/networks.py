@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from qlib import QuantConfig, quantize, results
 from qlib.book import ROOT
+from qlib.files import write_whole
 from qlib.network import Kind, read
 from qlib.network.operations import BATCH_NORMS
 
@@ -269,7 +270,7 @@ def main(wanted: list[str]) -> None:
             rows = [*load().to_dict("records"), row]
             order = {key: i for i, key in enumerate((lib, n) for lib in LIBRARIES for n in names(lib))}
             rows.sort(key=lambda r: order.get((r["library"], r["network"]), len(order)))
-            results.write_whole(TABLE, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
+            write_whole(TABLE, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
             print(
                 f"{library} {name}: {row.get('error_16')} {row.get('error_8')} {row.get('reason', '')}",
                 flush=True,

@@ -316,7 +316,7 @@ class QuantizationCard:
 
     def save(self, path: str | Path) -> None:
         """Write the file whole, or not at all: YAML, or JSON where ``path`` ends in it."""
-        from ..results import write_whole
+        from ..files import write_whole
 
         path = Path(path)
         as_json = path.suffix == ".json"

@@ -26,7 +26,7 @@ from IPython.display import display
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..benches import Batches, Bench, weights_hash
+from ..benches import Batches, Bench, network_of, weights_hash
 from ..cards.card import CATEGORIES, FIELDS, SCHEMA, WORDS, QuantizationCard
 from ..choices import choices as stated
 from ..config import MAX_BITS, QuantConfig
@@ -112,17 +112,14 @@ def explore(
             "explore takes a bench, or a torch.nn.Module with its calibration and validation batches; got a "
             f"{type(subject).__name__}"
         )
-    if network not in subject.models:
-        raise ValueError(
-            f"bench {subject.name!r} has no network {network!r}{suggestion(network, subject.models)}"
-        )
+    model = network_of(subject, network)
     known = {
         "network": f"{network} of the bench {subject.name}",
         "dataset": f"{subject.name}, validation images",
         "data": "training images",
     }
     return Panel(
-        subject.models[network],
+        model,
         subject.calibration(calibration_images),
         subject.validation(images),
         front,
