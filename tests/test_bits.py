@@ -356,3 +356,18 @@ def test_the_model_is_left_alone(net, data):
     learn(net, data, target_weight_bits=5, target_activation_bits=5, learn_ranges=True)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+def test_gradients_of_ranges_are_those_of_one_step(net, data, monkeypatch):
+    seen = []
+
+    def step(self, closure=None):
+        seen.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)  # nothing moves, and every step sees all images
+    more = {"batch_size": 96, "learn_ranges": True, "allow_infeasible": True}
+    learn(net, data, steps=3, target_weight_bits=7, target_activation_bits=7, **more)
+    assert len(seen[0]) == 4 and all(gradient.any() for gradient in seen[0])
+    for later in seen[1:]:
+        for first, now in zip(seen[0], later, strict=True):
+            torch.testing.assert_close(now, first, rtol=1e-3, atol=1e-4)

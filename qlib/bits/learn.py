@@ -193,6 +193,7 @@ def _train(
                 side.apply()
             loss, accuracy = _forward(forward, on(x, device), y.to(device), step)
             student.zero_grad()
+            optimizer.zero_grad()  # ends of ranges are no parameters of the network
             loss.backward()
             kept.see(step, accuracy, sides)
             averages = {f"average_{side.kind}_bits": side.average() for side in sides}

@@ -271,7 +271,8 @@ class _FakeQuantize(torch.autograd.Function):
             return inside, None, None, -shrinks * error, None, None
         outside = gradient - inside
         above = (outside * (x > 0)).sum()
-        by_width = error / (high - low)
+        width = high - low
+        by_width = torch.where(width > 0, error / width, 0.0)  # an empty range has no step to change
         return inside, None, None, -shrinks * error, outside.sum() - above - by_width, above + by_width
 
 
