@@ -19,9 +19,10 @@ if TYPE_CHECKING:  # for tools that read and do not run; the same as the table
     from .bits.learn import LearnedBitwidths, learn_bitwidths
     from .cards import QuantizationCard
     from .config import QuantConfig
-    from .evaluation import Accuracy, compare, evaluate, verdict
+    from .evaluation import compare, evaluate, verdict
     from .footprints import Footprint, footprint
-    from .model import quantize
+    from .metrics import Accuracy, Measurement, Metric
+    from .quantization import quantize
     from .widgets import explore as explore
 
 __version__ = "0.1.0"
@@ -29,6 +30,8 @@ __all__ = [
     "Accuracy",
     "Footprint",
     "LearnedBitwidths",
+    "Measurement",
+    "Metric",
     "QuantConfig",
     "QuantizationCard",
     "analytic_bitwidths",
@@ -48,9 +51,10 @@ _NAMES_OF = {
     "bits.learn": ("LearnedBitwidths", "learn_bitwidths"),
     "cards": ("QuantizationCard",),
     "config": ("QuantConfig",),
-    "evaluation": ("Accuracy", "compare", "evaluate", "verdict"),
+    "evaluation": ("compare", "evaluate", "verdict"),
     "footprints": ("Footprint", "footprint"),
-    "model": ("quantize",),
+    "metrics": ("Accuracy", "Measurement", "Metric"),
+    "quantization": ("quantize",),
     "widgets": ("explore",),  # not in __all__: it needs ipywidgets, which measuring does not
 }
 _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}

@@ -8,7 +8,6 @@ here.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .names import suggestion
+from .own import named, place_of
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ class Settings:
     def __hash__(self) -> int:
         return hash(_hashable(self.to_dict()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A class of the reader's own is found by its file, so that other processes can have it."""
+        return restored, (place_of(type(self)), self.to_dict())
+
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """The default of every field."""
@@ -173,6 +177,11 @@ def _check_number(name: str, value: Any, known: Choice, default: Any) -> None:
         raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {said}, got {value!r}")
 
 
+def restored(kind: type[Settings] | str, fields: Mapping[str, Any]) -> Settings:
+    """The settings of a pickle."""
+    return (named(kind, "settings") if isinstance(kind, str) else kind).from_dict(fields)
+
+
 def plain(value: Any) -> Any:
     """Tuples as lists, at any depth."""
     if isinstance(value, Mapping):
@@ -194,28 +203,3 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return isinstance(a, bool) == isinstance(b, bool) and a == b
-
-
-def origin(thing: Any) -> dict[str, str]:
-    """What identifies code that is not this package's, such as a method of your own: ``{"code": hash}`` of
-    the file that it stands in, or of its own source; empty for what this package brings.
-    """
-    thing = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
-    if (thing.__module__ or "").split(".")[0] == __name__.split(".")[0]:
-        return {}
-    try:
-        source = inspect.getsource(inspect.getmodule(thing))
-    except (TypeError, OSError):
-        source = _own_source(thing)
-    return {"code": hashlib.sha256(source.encode()).hexdigest()[:16]}
-
-
-def _own_source(thing: Any) -> str:
-    try:
-        return inspect.getsource(thing)
-    except (TypeError, OSError):
-        raise ValueError(
-            f"the source of {thing.__qualname__} cannot be read, so no key could tell it from another of "
-            "that "
-            "name: put it into a file"
-        ) from None

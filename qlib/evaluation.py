@@ -1,184 +1,278 @@
-"""Accuracy with an interval, the paired comparison of two configurations, and the one rule for verdicts.
+"""Measuring a network, the paired comparison of two configurations, and the one rule for verdicts.
 
 Only `evaluate` needs torch, and imports it: recorded rows and cards are compared without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .intervals import Z, around, wilson
+from .metrics import TOP1, Accuracy, Measurement, Metric, find_metric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Z = NormalDist().inv_cdf(0.975)  # 95 % intervals throughout
-MARGIN = 2.0  # points: within this, two accuracies count as equal
 
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    metric: str | Metric | Callable[[Any, Any], Tensor] = "top1",
+    reference: nn.Module | None = None,
+) -> Measurement:
+    """A metric of ``model`` on batches, in evaluation mode.
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Top-1 accuracy on ``n`` images. ``correct``: bool array ``(n,)``, whether each image was classified
-    correctly.
+    Parameters
+    ----------
+    model : any network
+    batches : pairs of inputs and targets. Inputs are a tensor ``(n, ...)``, a tuple of several, or a
+        dictionary by name; targets are what the metric understands: for ``"top1"`` integer labels ``(n,)``,
+        or ``(n, height, width)`` for maps of class scores ``(n, classes, height, width)``. A metric against a
+        reference looks at no targets: they may be ``None``
+    metric : ``"top1"``, ``"top5"``, ``"mse"``, ``"agreement"`` and ``"sqnr"`` (these two against
+        ``reference``), a `qlib.metrics.Metric`, or a function of (outputs, targets) to a value ``(n,)``
+    reference : the float network
+
+    Returns
+    -------
+    a `Measurement`; an `Accuracy` where the metric is top-1 and an example has one label
+
+    Raises
+    ------
+    ValueError : naming the batch: there are no examples, a batch is not such a pair, does not fit the
+        network, or is not finite; the network's output is not; or the metric cannot be computed of it
     """
-
-    correct: np.ndarray
-
-    @property
-    def n(self) -> int:
-        return len(self.correct)
-
-    @property
-    def top1(self) -> float:
-        """In percent."""
-        return 100 * float(self.correct.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval in percent, for the sampling of images."""
-        return wilson(float(self.correct.mean()), self.n)
-
-    def __str__(self) -> str:
-        return f"{self.top1:.2f} % ({self.interval[0]:.2f} to {self.interval[1]:.2f}, n = {self.n:,})"
-
-    __repr__ = __str__
+    metric = find_metric(metric)
+    return measured(metric, examples(model, batches, metric, reference))
 
 
-def wilson(p: float, n: int) -> tuple[float, float]:
-    """The 95 % interval (Wilson 1927), in percent, of a share ``p`` (0 to 1) seen in ``n`` images."""
-    centre = p + Z * Z / (2 * n)
-    half = Z * (p * (1 - p) / n + Z * Z / (4 * n * n)) ** 0.5
-    return 100 * max(0.0, (centre - half) / (1 + Z * Z / n)), 100 * min(
-        1.0, (centre + half) / (1 + Z * Z / n)
-    )
+def measured(metric: Metric, parts: np.ndarray) -> Measurement:
+    """What the parts of `examples` amount to; several may be joined along axis 0."""
+    found = metric.measure(parts)
+    return Accuracy(parts == 100) if metric is TOP1 and found.yes_or_no else found
 
 
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
-    """Top-1 accuracy of ``model`` on batches of (inputs, integer labels ``(n,)``), in evaluation mode. Inputs
-    are a tensor ``(n, ...)``, a tuple of several, or a dictionary by name.
-
-    Raises ``ValueError`` naming the batch if there are no images, a batch is not such a pair, does not fit
-    the network, or is not finite, if the network's output is not, or if it has no score for a label.
+def examples(
+    model: nn.Module, batches: Iterable[tuple[Any, Any]], metric: Metric, reference: nn.Module | None = None
+) -> np.ndarray:
+    """What ``metric`` finds of each example, ``(n,)`` or parts ``(n, k)``; arguments and errors as of
+    `evaluate`.
     """
     import torch
-    from torch import Tensor
 
-    from .model import run
-    from .network.inputs import as_inputs, check_inputs, device_of, device_of_inputs, examples_in, on
-
-    device = device_of(model)
-    training = [m for m in model.modules() if m.training]
-    correct = []
-    model.eval()
+    if metric.against == "reference" and reference is None:
+        raise ValueError(
+            f"{metric.name!r} is measured against a reference: pass reference=, the float network"
+        )
+    networks = [model] if reference is None or metric.against != "reference" else [model, reference]
+    training = [module for network in networks for module in network.modules() if module.training]
+    found = []
+    for network in networks:
+        network.eval()
     try:
         with torch.inference_mode():
             for i, batch in enumerate(batches):
-                pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and batch[1] is not None
-                if not pair or not isinstance(batch[0], (Tensor, tuple, list, dict)):
-                    raise ValueError(
-                        f"evaluation batch {i} must be a pair of inputs and labels, got a "
-                        f"{type(batch).__name__}"
-                    )
-                x = as_inputs(batch[0])
-                check_inputs(x, f"evaluation batch {i}")
-                n = examples_in(x)
-                labels = torch.as_tensor(batch[1], device=device_of_inputs(x))
-                if labels.shape != (n,) or labels.is_floating_point():
-                    raise ValueError(
-                        f"evaluation batch {i}: expected {n} integer labels, "
-                        f"got {tuple(labels.shape)} of {labels.dtype}"
-                    )
-                output = run(model, on(x, device), f"evaluation batch {i}")
-                if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != n:
-                    what = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-                    raise ValueError(
-                        f"evaluation batch {i}: the network gives {what}, not a row of class scores "
-                        f"for each of {n} images"
-                    )
-                if not torch.isfinite(output).all():
-                    raise ValueError(f"the network's output for evaluation batch {i} holds NaN or infinity")
-                if labels.numel() and not 0 <= labels.min() <= labels.max() < output.shape[1]:
-                    raise ValueError(
-                        f"evaluation batch {i}: labels run from {labels.min()} to {labels.max()}, but the "
-                        "network "
-                        f"tells {output.shape[1]} classes apart, 0 to {output.shape[1] - 1}"
-                    )
-                correct.append((output.argmax(1).cpu() == labels.cpu()).numpy())
+                part = _of_batch(networks, batch, metric, f"evaluation batch {i}")
+                found.append(part.cpu().double().numpy())
     finally:
         for module in training:
             module.training = True
-    if not sum(map(len, correct)):
+    if not sum(map(len, found)):
         raise ValueError(
             "there are no images to evaluate: batches is empty (a generator may have been used up already)"
         )
-    return Accuracy(np.concatenate(correct))
+    return np.concatenate(found)
+
+
+def _of_batch(networks: Sequence[nn.Module], batch: Any, metric: Metric, what: str) -> Tensor:
+    import torch
+    from torch import Tensor
+    from torch.utils import _pytree as pytree
+
+    from .network.inputs import as_inputs, as_targets, check_inputs, device_of, examples_in, on, run
+
+    pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    needed = metric.against == "targets"
+    if not pair or needed and batch[1] is None or not isinstance(batch[0], (Tensor, tuple, list, dict)):
+        raise ValueError(f"{what} must be a pair of inputs and labels, got a {type(batch).__name__}")
+    x = as_inputs(batch[0])
+    check_inputs(x, what)
+    model, *references = networks
+    copies = pytree.tree_map(torch.clone, x) if references else None  # networks may overwrite what they get
+    outputs = _finite(run(model, on(x, device_of(model)), what), what)
+    if references:
+        against = _finite(run(references[0], on(copies, device_of(references[0])), what), what, "reference")
+    else:
+        against = as_targets(batch[1])
+    device = device_of(model)
+    against = pytree.tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, against)
+    try:
+        found = metric.each(outputs, against)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    n = examples_in(x)
+    shape = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    wanted = f"({n},)" if metric.whole is None else f"({n}, parts)"
+    if not isinstance(found, Tensor) or found.dim() != (1 if metric.whole is None else 2) or len(found) != n:
+        raise ValueError(f"{what}: the metric {metric.name!r} gives {shape}, not a tensor {wanted}")
+    if not torch.isfinite(found).all():
+        raise ValueError(f"{what}: the metric {metric.name!r} gives NaN or infinity")
+    return found
+
+
+def _finite(outputs: Any, what: str, whose: str = "network") -> Any:
+    import torch
+    from torch.utils import _pytree as pytree
+
+    for output in pytree.tree_leaves(outputs):
+        if isinstance(output, torch.Tensor) and not torch.isfinite(output).all():
+            raise ValueError(f"the {whose}'s output for {what} holds NaN or infinity")
+    return outputs
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What several measurements of the same examples (seeds, draws) are on average.
+
+    Attributes
+    ----------
+    metric, value, n : as of a `Measurement`
+    interval : 95 %, for the sampling of examples
+    spread : standard deviation over seeds; NaN for one
+    seeds : how many measurements
+    """
+
+    metric: Metric
+    value: float
+    interval: tuple[float, float]
+    spread: float
+    seeds: int
+    n: int
+
+
+def mean_of(several: Sequence[Measurement]) -> Mean:
+    """The mean of measurements of the same examples.
+
+    Raises
+    ------
+    ValueError : they were not measured on equally many examples, or by one metric
+    """
+    found = _same_examples(several)
+    values = [m.value for m in found]
+    value = float(np.mean(values))
+    first = found[0]
+    if all(m.yes_or_no for m in found):
+        interval = wilson(value / 100, first.n)
+    else:
+        interval = around(value, np.mean([m.values for m in found], axis=0))
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return Mean(first.metric, value, interval, spread, len(values), first.n)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The accuracy of one configuration minus that of another on the same ``n`` images, in points, with its
-    95 % interval.
+    """The value of one configuration minus that of another on the same ``n`` examples, in the unit of
+    ``metric``, with its 95 % interval.
     """
 
-    points: float
+    value: float
     interval: tuple[float, float]
     n: int
+    metric: Metric = TOP1
 
-    def verdict(self, claim: str = "greater") -> str:
-        return verdict(self.interval, claim)
+    @property
+    def unit(self) -> str:
+        """Of the difference: points where values are percent."""
+        return "points" if self.metric.unit == "%" else self.metric.unit
+
+    @property
+    def points(self) -> float:
+        """The value, where it is in percent."""
+        if self.metric.unit != "%":
+            raise AttributeError(f"a difference in {self.metric.name} has no points: its value is .value")
+        return self.value
+
+    def verdict(self, claim: str = "greater", margin: float | None = None) -> str:
+        """Whether a claim holds; see `verdict`. ``"better"`` and ``"worse"`` are the metric's."""
+        way = {"better": ("less", "greater"), "worse": ("greater", "less")}
+        claim = way[claim][self.metric.greater_is_better] if claim in way else claim
+        return verdict(self.interval, claim, self.metric.margin if margin is None else margin)
 
     def __str__(self) -> str:
-        return (
-            f"{self.points:+.2f} points ({self.interval[0]:+.2f} to {self.interval[1]:+.2f}, n = {self.n:,})"
-        )
+        low, high = self.interval
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.value:+.2f}{unit} ({low:+.2f} to {high:+.2f}, n = {self.n:,})"
 
 
-def compare(a: Accuracy | Sequence[Accuracy], b: Accuracy | Sequence[Accuracy]) -> Difference:
-    """``a`` minus ``b``, paired image by image.
+def compare(a: Measurement | Sequence[Measurement], b: Measurement | Sequence[Measurement]) -> Difference:
+    """``a`` minus ``b``, paired example by example.
 
-    Either side may be several evaluations of the same images (calibration draws, seeds): an image then counts
-    with its mean answer. Raises ``ValueError`` if they were not evaluated on equally many images.
+    Either side may be several measurements of the same examples (calibration draws, seeds): an example then
+    counts with its mean value.
 
-    The interval is Agresti and Min's (2005): half an image is added to each cell of the two-by-two table of
-    (in)correct answers, so it has a width even where the two never disagree.
+    Raises
+    ------
+    ValueError : they were not measured on equally many examples, or by one metric, or are not finite
+
+    Source
+    ------
+    Where an example either has it or has not, the interval is Agresti and Min's (2005): half an example is
+    added to each cell of the two-by-two table of (in)correct answers, so it has a width even where the two
+    never disagree. Else Student's.
     """
-    means = [np.mean([e.correct for e in _same_images(side)], axis=0) for side in (a, b)]
+    sides = [_same_examples(side) for side in (a, b)]
+    means = [np.mean([m.values for m in side], axis=0) for side in sides]
+    metric = sides[0][0].metric
     n = len(means[0])
     if n != len(means[1]):
         raise ValueError(f"a paired comparison needs the same images: {n} against {len(means[1])}")
-    difference = means[0] - means[1]
-    centre = difference.sum() / (n + 2)
-    half = Z * (((difference**2).sum() + 1) / (n + 2) - centre**2) ** 0.5 / (n + 2) ** 0.5
-    return Difference(
-        100 * float(difference.mean()), (100 * float(centre - half), 100 * float(centre + half)), n
-    )
+    if metric.name != sides[1][0].metric.name:
+        raise ValueError(f"{metric.name} cannot be compared with {sides[1][0].metric.name}")
+    if not all(np.isfinite(mean).all() for mean in means):
+        raise ValueError(f"{metric.name} is not finite: there is no difference to speak of")
+    if all(m.yes_or_no for side in sides for m in side):
+        difference = (means[0] - means[1]) / 100
+        centre = difference.sum() / (n + 2)
+        half = Z * (((difference**2).sum() + 1) / (n + 2) - centre**2) ** 0.5 / (n + 2) ** 0.5
+        interval = (100 * float(centre - half), 100 * float(centre + half))
+        return Difference(100 * float(difference.mean()), interval, n, metric)
+    value = float(np.mean([m.value for m in sides[0]]) - np.mean([m.value for m in sides[1]]))
+    return Difference(value, around(value, means[0] - means[1]), n, metric)
 
 
-def _same_images(side: Accuracy | Sequence[Accuracy]) -> Sequence[Accuracy]:
-    evaluations = [side] if isinstance(side, Accuracy) else list(side)
-    if len({e.n for e in evaluations}) != 1:
+def _same_examples(side: Measurement | Sequence[Measurement]) -> Sequence[Measurement]:
+    found = [side] if isinstance(side, Measurement) else list(side)
+    if len({m.n for m in found}) != 1:
         raise ValueError(
-            f"a paired comparison needs the same images, got evaluations of {[e.n for e in evaluations]} "
-            "images"
+            f"a paired comparison needs the same images, got evaluations of {[m.n for m in found]} images"
         )
-    return evaluations
+    if len({m.metric.name for m in found}) != 1:
+        raise ValueError(f"one side of a comparison has one metric, not {[m.metric.name for m in found]}")
+    return found
 
 
-def verdict(interval: tuple[float, float], claim: str = "greater") -> str:
-    """The one rule: whether a claim holds, given the 95 % paired interval of a difference in points.
+def verdict(interval: tuple[float, float], claim: str = "greater", margin: float | None = TOP1.margin) -> str:
+    """The one rule: whether a claim holds, given the 95 % paired interval of a difference.
 
-    ``claim`` "greater": *holds* if the interval lies above zero, *does not hold* if below, else *undecided
-    here*. "less": the mirror image. "no difference": *holds* if it lies within 2 points of zero, else *does
-    not hold* if it excludes zero, else undecided.
+    Parameters
+    ----------
+    interval : in the metric's unit
+    claim : ``"greater"`` *holds* if the interval lies above zero, *does not hold* if below, else *undecided
+        here*; ``"less"`` is the mirror image. ``"no difference"`` *holds* if the interval lies within
+        ``margin`` of zero, else *does not hold* if it excludes zero, else undecided
+    margin : in the metric's unit
     """
     low, high = interval if claim != "less" else (-interval[1], -interval[0])
     if claim in ("greater", "less"):
         return "holds" if low > 0 else "does not hold" if high < 0 else "undecided here"
     if claim != "no difference":
         raise ValueError(f"claim must be 'greater', 'less' or 'no difference', got {claim!r}")
-    if -MARGIN <= low and high <= MARGIN:
+    if margin is None:
+        raise ValueError("this metric has no margin within which values count as equal: pass margin=")
+    if -margin <= low and high <= margin:
         return "holds"
     return "does not hold" if low > 0 or high < 0 else "undecided here"

@@ -12,9 +12,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,20 +22,23 @@ import yaml
 
 from .benches import Batches, Bench, data_hash, load_bench, network_of, weights_hash
 from .bits.settings import LearnerSettings
-from .choices import choice
+from .choices import choice, choices
 from .config import QuantConfig
+from .devices import PRECISIONS, Prefetched, computing, device_named
 from .evaluation import evaluate
+from .methods import identity as identity_of_methods
+from .methods import spelled, unspelled
+from .metrics import TOP1, Accuracy, Measurement, description, find_metric
 from .names import suggestion
+from .own import named, origin
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from .bits.learn import LearnedBitwidths
     from .network import Network
 
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
-PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Run:
     evaluated.
 
     Bits are learned on ``calibration_images`` training images, drawn from ``calibration_seed``, which are
-    also calibrated on.
+    also calibrated on. ``method``: as `qlib.methods.spelled` has it. ``metric``: a name, or ``FILE.py:NAME``.
     """
 
     bench: str
@@ -104,6 +105,8 @@ class Run:
     calibration_seed: int
     images: int
     allocation: Allocation | None = None
+    method: str = "nearest"
+    metric: str = TOP1.name
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,10 @@ class Experiment:
     ``vary``, each with every number of ``calibration_images`` and every one of the ``seeds`` that draw these.
 
     ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` or
-    of `Allocation` to value. If ``float_baseline`` is set, every network is also recorded unquantized.
-    ``own``: as for `qlib.load_bench`.
+    of `Allocation` to value, or from ``method`` to a name, a mapping of name and settings, or a list of such.
+    ``metric``: what is measured. If ``float_baseline`` is set, every network is also recorded unquantized,
+    unless it is what the metric measures against. ``own``: as for `qlib.load_bench`. ``config_class``: where
+    a configuration with more choices stands, ``FILE.py:NAME``.
     """
 
     name: str
@@ -126,6 +131,21 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     float_baseline: bool = True
     own: Mapping[str, Any] | None = None
+    metric: str = TOP1.name
+    config_class: str | None = None
+
+    def configurations(self) -> type[QuantConfig]:
+        """The class of this grid's configurations."""
+        if self.config_class is None:
+            return QuantConfig
+        found = named(self.config_class, "configuration")
+        if not (isinstance(found, type) and issubclass(found, QuantConfig)):
+            raise ValueError(f"{self.config_class!r} is not a class derived from QuantConfig")
+        return found
+
+    def own_choices(self) -> dict[str, Any]:
+        """The choices that its configurations have beside those of `QuantConfig`, and their defaults."""
+        return {k: v for k, v in self.configurations()().to_dict().items() if k not in choices(QuantConfig)}
 
     def load_bench(self) -> Bench:
         return load_bench(self.bench, self.own) if self.own else load_bench(self.bench)
@@ -162,17 +182,21 @@ class Experiment:
     def runs(self) -> list[Run]:
         """Every run of the grid, in order; no run twice."""
         runs = {}
+        kind = self.configurations()
+        baseline = self.float_baseline and find_metric(self.metric).against != "reference"
         for network in self.networks:
-            if self.float_baseline:
-                config = QuantConfig(weight_bits=None, activation_bits=None)
-                runs[Run(self.bench, network, config, 0, 0, self.images)] = None
+            if baseline:
+                config = kind(weight_bits=None, activation_bits=None)
+                runs[Run(self.bench, network, config, 0, 0, self.images, metric=self.metric)] = None
             for parts in itertools.product(*self.vary):
                 fields = {**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})}
                 chosen = {name: fields.pop(name) for name in ALLOCATION_FIELDS if name in fields}
-                config = QuantConfig.from_dict(fields)
+                method = spelled(fields.pop("method", "nearest"))
+                config = kind.from_dict(fields)
                 allocation = Allocation(**chosen) if chosen else None
                 for n, seed in itertools.product(self.calibration_images, self.seeds):
-                    runs[Run(self.bench, network, config, n, seed, self.images, allocation)] = None
+                    how = (allocation, method, self.metric)
+                    runs[Run(self.bench, network, config, n, seed, self.images, *how)] = None
         return list(runs)
 
 
@@ -190,7 +214,7 @@ class Laboratory:
                 f"precision must be one of {', '.join(map(repr, PRECISIONS))}; got {precision!r}"
             )
         self.bench = bench
-        self.device = _device(device)
+        self.device = device_named(device)
         self.precision = precision
         self.weights = functools.cache(lambda network: weights_hash(self.network(network)))
         self.calibration = functools.cache(lambda n, seed: self.bench.calibration(n, seed) if n else [])
@@ -223,22 +247,25 @@ class Laboratory:
             **({"precision": self.precision} if self.precision != "float32" else {}),
             "n": run.images,
         }
-        return {
-            "key": hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16],
-            **depends,
-        }
+        key = {**depends, **_own_code(run)}
+        if run.method != "nearest":
+            key["method"] = identity_of_methods(run.method)
+        if run.metric != TOP1.name:
+            key["metric"] = {"name": run.metric, **origin(find_metric(run.metric).each)}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        return {"key": digest, **depends, "method": run.method, "metric": description(run.metric)}
 
     def measure(self, run: Run) -> dict[str, Any]:
         """Choose bits if the run asks for it, quantize, calibrate, evaluate: the cells of a row that are
         results.
         """
-        with _computing(self.device, self.precision):
+        with computing(self.device, self.precision):
             return self._measure(run)
 
     def _measure(self, run: Run) -> dict[str, Any]:
         from .footprints import footprint
-        from .model import quantize, read_verified
         from .network.inputs import inputs_of
+        from .quantization import quantize, read_verified
 
         given = self.network(run.network)
         draw = (run.calibration_images, run.calibration_seed)
@@ -266,16 +293,9 @@ class Laboratory:
                 "average_activation_bits": size.average_activation_bits,
                 "bits": {e.name: [round(e.weight_bits, 4), round(e.activation_bits, 4)] for e in size.layers},
             }
-        quantized = quantize(network, config, calibration, ranges)
-        accuracy = evaluate(quantized, self.on_device(self.validation(run.images)))
-        low, high = accuracy.interval
-        return {
-            **cells,
-            "top1": round(accuracy.top1, 4),
-            "low": round(low, 4),
-            "high": round(high, 4),
-            "correct": pack(accuracy.correct),
-        }
+        quantized = quantize(network, config, calibration, method=unspelled(run.method), ranges=ranges)
+        validation = self.on_device(self.validation(run.images))
+        return {**cells, **_measured(evaluate(quantized, validation, run.metric, reference=given))}
 
     def _learn(
         self, run: Run, given: torch.nn.Module, network: Network, training: Batches
@@ -292,54 +312,21 @@ class Laboratory:
         )
 
 
-class Prefetched:
-    """Batches on their way to a device: while one is computed on, the next is made, pinned and copied."""
-
-    def __init__(self, batches: Batches, device: torch.device):
-        self.batches = batches
-        self.device = device
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        with ThreadPoolExecutor(1) as pool:
-            coming = [pool.submit(self._load, i) for i in range(min(1, len(self.batches)))]
-            for i in range(len(self.batches)):
-                batch = coming.pop().result()
-                coming += [pool.submit(self._load, i + 1)] if i + 1 < len(self.batches) else []
-                yield batch
-
-    def _load(self, i: int) -> tuple[Tensor, Tensor]:
-        x, y = self.batches[i]
-        return (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True), y
+def _measured(found: Measurement) -> dict[str, Any]:
+    """The cells of a row that say what was measured: for top-1 its answers, one bit an image."""
+    low, high = (round(end, 4) if np.isfinite(end) else None for end in found.interval)
+    if isinstance(found, Accuracy):
+        top1 = round(found.top1, 4)
+        return {"top1": top1, "value": top1, "low": low, "high": high, "correct": pack(found.correct)}
+    each = base64.b64encode(found.values.astype("<f4").tobytes()).decode()
+    top1 = round(found.value, 4) if found.metric is TOP1 else None
+    return {"top1": top1, "value": found.value, "low": low, "high": high, "correct": "", "values": each}
 
 
-def _device(name: str) -> torch.device:
-    """Raises ``ValueError`` where torch does not know the device or this machine has none."""
-    import torch
-
-    try:
-        return torch.empty(1, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-@contextmanager
-def _computing(device: torch.device, precision: str) -> Iterator[None]:
-    """Products in this precision; torch's own settings before and after."""
-    import torch
-
-    places = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [place.allow_tf32 for place in places]
-    try:
-        for place in places:
-            place.allow_tf32 = precision == "tf32"
-        # Without its cache, which would not see that the learner writes new values into the weights.
-        with torch.autocast(
-            device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False
-        ):
-            yield
-    finally:
-        for place, allowed in zip(places, before, strict=True):
-            place.allow_tf32 = allowed
+def _own_code(run: Run) -> dict[str, Any]:
+    """What tells a configuration of the reader's own kind from others of that name, for a key."""
+    code = origin(type(run.config))
+    return {"config_class": code} if code else {}
 
 
 def _within_largest_map(

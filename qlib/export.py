@@ -17,11 +17,12 @@ from torch.nn.utils import parametrize
 from .affine import Grid
 from .config import MAX_BITS, QuantConfig
 from .files import whole, write_whole
-from .model import insert_quantizers, read_verified, save_passes, weight_grid, with_quantizers
-from .network import evaluation_copy, read
+from .methods import find_methods
+from .network import Network, evaluation_copy, read
 from .network.inputs import inputs_of
 from .network.operations import TRANSPOSED
 from .placement import place
+from .quantization import insert_quantizers, prepare, read_verified, save_passes
 from .quantizer import Quantizer
 
 EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
@@ -62,7 +63,8 @@ def load_quantized(model: nn.Module, folder: str | Path) -> nn.Module:
     else:
         network = read(model, None, config.float_layers)
         module = network.module
-        _, quantizers = insert_quantizers(network, config)
+        quantizers = insert_quantizers(network, config, place(network, config))
+        _make_room_for_biases(network, state)
         names = {id(m): name for name, m in module.named_modules()}
         for node, quantizer in quantizers.items():
             if node.op == "placeholder":  # without a range where inputs are no floats
@@ -78,12 +80,21 @@ def load_quantized(model: nn.Module, folder: str | Path) -> nn.Module:
     return module
 
 
+def _make_room_for_biases(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Layers that have a bias in ``state`` get one: a method may give them one that they did not have."""
+    for name in network.layers:
+        layer = network.module.get_submodule(name)
+        if layer.bias is None and f"{name}.bias" in state:
+            layer.bias = nn.Parameter(torch.empty_like(state[f"{name}.bias"]), requires_grad=False)
+
+
 def export_onnx(
     model: nn.Module,
     config: QuantConfig,
     calibration: Iterable | Tensor | None,
     example_input: Tensor,
     path: str | Path,
+    method: Any = "nearest",
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Quantize ``model`` as `qlib.quantize` does and write it as ONNX: weights as integer codes, and a pair
@@ -126,13 +137,9 @@ def export_onnx(
                 "use "
                 f"float_layers=({name!r},)"
             )
-    grids = {
-        name: weight_grid(name, layers[name].weight.data, config, bits)
-        for name, bits in placement.weight_bits.items()
-        if bits in EXPORTED_BITS
-    }
-    network, _ = with_quantizers(floats, config, batches, ranges)
-    for name, grid in grids.items():
+    work = prepare(floats, config, batches, find_methods(method), ranges)
+    network = work.network
+    for name, grid in work.grids.items():
         parametrize.register_parametrization(
             network.module.get_submodule(name),
             "weight",

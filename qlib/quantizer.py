@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,21 @@ def refuse_mixed_rows(what: str, bits: Bits, method: str, granularity: str) -> N
             f"{what} gives every channel its own bits, so one least-squares range for the tensor is not "
             "defined: use granularity 'per_channel', or range 'minmax' or 'percentile'"
         )
+
+
+def weight_grid(name: str, rows: Tensor, config: QuantConfig, bits: Bits) -> Grid:
+    """The grid of layer ``name``'s float weight as ``rows`` ``(out channels, ...)``
+    (`qlib.network.operations.rows_of`); its fields broadcast against them.
+    """
+    if isinstance(bits, tuple) and len(bits) != len(rows):
+        raise ValueError(f"weight_bits[{name!r}] has {len(bits)} entries, but the layer {len(rows)} channels")
+    refuse_mixed_rows(f"weight_bits[{name!r}]", bits, config.weight_range, config.weight_granularity)
+    check_span(*torch.aminmax(rows), f"the weights of {name!r}")
+    make = partial(grid_of, bits=bits, symmetric=config.weight_symmetric, variant=config.symmetric_grid)
+    values = rows.flatten(1) if config.weight_granularity == "per_channel" else rows.reshape(1, -1)
+    return make(*find_range(values, config.weight_range, config.percentile, make)).reshape(
+        -1, *[1] * (rows.dim() - 1)
+    )
 
 
 class Quantizer(nn.Module):

@@ -95,7 +95,7 @@ def test_averages_are_those_of_the_footprint_and_meet_the_targets(net, data, con
 @pytest.mark.parametrize("more", [{}, {"learn_ranges": True, "target_activation_bits": 5}])
 def test_the_returned_config_gives_the_reported_accuracy(net, data, more):
     learned = learn(net, data, target_weight_bits=4, **more)
-    again = evaluate(quantize(net, learned.config, data, learned.ranges), data)
+    again = evaluate(quantize(net, learned.config, data, ranges=learned.ranges), data)
     assert (again.correct == learned.accuracy.correct).all()
     if more:
         assert learned.ranges.keys() == {"first", "middle", "add", "last"}

@@ -11,7 +11,7 @@ from helpers import Block
 from PIL import Image
 from safetensors.torch import save_file
 
-from qlib import QuantConfig, QuantizationCard, evaluate, experiments, quantize, results
+from qlib import QuantConfig, QuantizationCard, evaluate, experiments, quantize, recording, results
 from qlib.benches import Loaders, data_hash
 from qlib.cli import main
 
@@ -137,7 +137,7 @@ def test_loaders_of_ones_own_from_python(tmp_path):
         calibration_images=(20,),
         seeds=(0, 1),
     )
-    rows = results.record(grid, tmp_path / "grid.csv", bench=bench, progress=False)
+    rows = recording.record(grid, tmp_path / "grid.csv", bench=bench, progress=False)
     assert (
         len(rows) == 5 and set(rows.bench) == {"mine"} and rows.data.nunique() == 3
     )  # float, and a draw for each seed
@@ -150,7 +150,7 @@ def test_loaders_of_ones_own_from_python(tmp_path):
     with pytest.raises(ValueError, match="a loader has 40 images; 50 are asked for"):
         bench.validation(50)
     with pytest.raises(ValueError, match="leave out workers"):
-        results.record(grid, tmp_path / "grid.csv", bench=bench, workers=2)
+        recording.record(grid, tmp_path / "grid.csv", bench=bench, workers=2)
 
 
 def test_a_grid_may_name_the_network_itself(own, tmp_path):

@@ -9,7 +9,7 @@ from helpers import FLOAT, Block, images
 from torch import nn
 
 from qlib import QuantConfig, compare, evaluate, footprint, load_bench, quantize, verdict
-from qlib.evaluation import Accuracy
+from qlib.metrics import Accuracy
 from qlib.names import suggestion
 
 

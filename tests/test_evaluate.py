@@ -7,7 +7,7 @@ from helpers import Block, images
 from torch import nn
 
 from qlib import QuantConfig, compare, evaluate, quantize, verdict
-from qlib.evaluation import Accuracy
+from qlib.metrics import Accuracy
 
 
 def accuracy(*correct):

@@ -9,7 +9,7 @@ import torch
 from pytorchcv.model_provider import get_model
 from torchvision.models import resnet50
 
-from qlib import experiments, footprint, results
+from qlib import experiments, footprint, recording, results
 from qlib.book import costs
 
 NETWORKS = {  # with random weights: names and shapes are all that matters here
@@ -94,7 +94,7 @@ def test_the_cost_page_counts_rows_and_estimates_hours_only_from_recorded_ones(t
         },
     )
     monkeypatch.setattr(
-        results,
+        recording,
         "_attempt",
         lambda _, item: {
             "top1": 0,
@@ -105,7 +105,7 @@ def test_the_cost_page_counts_rows_and_estimates_hours_only_from_recorded_ones(t
         },
     )
     throughput = experiments.Experiment.load(FILES["imagenet-generated/throughput"])
-    results.record(throughput, tmp_path / "throughput.csv", progress=False)
+    recording.record(throughput, tmp_path / "throughput.csv", progress=False)
     images = sum(r.images for runs in imagenet for r in runs)
     steps = sum(costs._steps(r) for runs in imagenet for r in runs)
     expected = (images * 10 / 4000 + steps * 20 / 200) / 3600

@@ -164,7 +164,7 @@ for name in {MODULES!r}:
         "import qlib.network.trace; import qlib; assert callable(qlib.network.read) and "
         "callable(qlib.quantize)",
         "import qlib; assert qlib.affine.Grid and qlib.ranges.MinMax and qlib.plots.PLACEMENTS and "
-        "qlib.results.record",
+        "qlib.recording.record",
         "from qlib import *; assert callable(evaluate) and callable(footprint) and callable(quantize) and "
         "'explore' not in globals()",
     ],

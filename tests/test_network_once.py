@@ -96,7 +96,7 @@ def test_what_was_read_without_data_is_compared_when_there_is_some():
 
 
 def test_a_network_is_compared_once(monkeypatch):
-    from qlib import model as quantizing
+    from qlib import quantization as quantizing
 
     count = []
     verify = quantizing.verify

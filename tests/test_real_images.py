@@ -5,7 +5,7 @@ package.
 import pytest
 
 from qlib import compare, results
-from qlib.evaluation import Z
+from qlib.intervals import Z
 
 BITS = (3, 4, 5, 6, 8)
 # Quantize_skip, quantize_residual

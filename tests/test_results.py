@@ -15,8 +15,9 @@ import pytest
 import torch
 from helpers import DATA
 
-from qlib import Accuracy, QuantConfig, experiments, results
+from qlib import Accuracy, QuantConfig, experiments, load_bench, recording, results, tables
 from qlib.cli import main
+from qlib.devices import PRECISIONS, Prefetched
 
 TINY = experiments.Experiment(
     "tiny",
@@ -36,7 +37,7 @@ def table(tmp_path):
 
 @pytest.fixture(scope="module")
 def digits():
-    return experiments.Laboratory(results.load_bench("digits"))
+    return experiments.Laboratory(load_bench("digits"))
 
 
 def recorded_tables():
@@ -47,9 +48,9 @@ def recorded_tables():
 
 
 def test_a_recorded_row_is_what_quantize_and_evaluate_give(table):
-    rows = results.record(TINY, table, progress=False)
+    rows = recording.record(TINY, table, progress=False)
     assert len(rows) == 5 and rows.key.is_unique
-    laboratory = experiments.Laboratory(results.load_bench("digits"))
+    laboratory = experiments.Laboratory(load_bench("digits"))
     for row in rows.to_dict("records"):
         again = results.accuracy_of({**laboratory.measure(results.run_of(row)), "n": row["n"]})
         assert (again.correct == results.accuracy_of(row).correct).all()
@@ -57,9 +58,9 @@ def test_a_recorded_row_is_what_quantize_and_evaluate_give(table):
 
 
 def test_recording_again_computes_nothing(table, monkeypatch):
-    before = results.record(TINY, table, progress=False)
+    before = recording.record(TINY, table, progress=False)
     monkeypatch.setattr(experiments.Laboratory, "measure", lambda *_: pytest.fail("a row was computed twice"))
-    assert results.record(TINY, table, progress=False).equals(before)
+    assert recording.record(TINY, table, progress=False).equals(before)
     assert len(results.provenance(table)) == 1
 
 
@@ -76,10 +77,10 @@ def test_an_interrupted_recording_goes_on_and_equals_an_uninterrupted_one(table,
 
     monkeypatch.setattr(experiments.Laboratory, "measure", stops)
     with pytest.raises(KeyboardInterrupt):
-        results.record(TINY, table, progress=False)
+        recording.record(TINY, table, progress=False)
     assert len(results.load_table(table)) == 2
-    resumed = results.record(TINY, table, progress=False)
-    whole = results.record(TINY, tmp_path / "whole.csv", progress=False)
+    resumed = recording.record(TINY, table, progress=False)
+    whole = recording.record(TINY, tmp_path / "whole.csv", progress=False)
     same = [c for c in results.COLUMNS if c not in ("session", "seconds")]
     assert resumed[same].equals(whole[same])
     assert len(results.provenance(table)) == 2
@@ -88,11 +89,11 @@ def test_an_interrupted_recording_goes_on_and_equals_an_uninterrupted_one(table,
 def test_a_killed_recording_leaves_whole_rows_only(table):
     script = textwrap.dedent(f"""
         from pathlib import Path
-        from qlib import experiments, results
+        from qlib import experiments, recording, results
         axis = tuple({{"activation_bits": b}} for b in range(1, 17))
         tiny = experiments.Experiment("tiny", "digits", {{}}, (axis,), images=500,
                                       calibration_images=(20,), seeds=tuple(range(10)))
-        results.record(tiny, Path({str(table)!r}), progress=False)
+        recording.record(tiny, Path({str(table)!r}), progress=False)
     """)
     process = subprocess.Popen([sys.executable, "-c", script])
     deadline = time.monotonic() + 120
@@ -106,11 +107,11 @@ def test_a_killed_recording_leaves_whole_rows_only(table):
 
 
 def test_a_row_that_cannot_be_written_leaves_the_table_as_it_was(table, monkeypatch):
-    results.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
+    recording.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
     before = table.read_bytes()
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        results.record(dataclasses.replace(TINY, seeds=(0, 1)), table, progress=False)
+        recording.record(dataclasses.replace(TINY, seeds=(0, 1)), table, progress=False)
     assert table.read_bytes() == before
     assert [p.name for p in table.parent.iterdir() if p.name.startswith(".")] == []
 
@@ -127,19 +128,19 @@ def test_a_row_that_cannot_be_written_leaves_the_table_as_it_was(table, monkeypa
     ],
 )
 def test_the_key_changes_with_whatever_the_row_depends_on(change):
-    laboratory = experiments.Laboratory(results.load_bench("digits"))
+    laboratory = experiments.Laboratory(load_bench("digits"))
     run = experiments.Run("digits", "base", QuantConfig(), 20, 0, 40)
     assert laboratory.identity(run)["key"] != laboratory.identity(change(run))["key"]
 
 
 def test_the_key_changes_with_the_code_version_and_the_weights(monkeypatch):
     run = experiments.Run("digits", "base", QuantConfig(), 20, 0, 40)
-    key = experiments.Laboratory(results.load_bench("digits")).identity(run)["key"]
-    bench = results.load_bench("digits")
+    key = experiments.Laboratory(load_bench("digits")).identity(run)["key"]
+    bench = load_bench("digits")
     next(bench.models["base"].parameters()).data[0] += 1
     assert experiments.Laboratory(bench).identity(run)["key"] != key
     monkeypatch.setattr(experiments, "CODE_VERSION", experiments.CODE_VERSION + 1)
-    assert experiments.Laboratory(results.load_bench("digits")).identity(run)["key"] != key
+    assert experiments.Laboratory(load_bench("digits")).identity(run)["key"] != key
 
 
 def test_packing_loses_nothing():
@@ -149,7 +150,7 @@ def test_packing_loses_nothing():
 
 
 def test_a_summary_is_the_mean_over_draws_with_its_interval_and_spread(table):
-    rows = results.record(TINY, table, progress=False)
+    rows = recording.record(TINY, table, progress=False)
     summary = results.summary(rows[rows.activation_bits.notna()], ["activation_bits"])
     for line in summary.itertuples():
         draws = [a.top1 for a in results.accuracies(rows, activation_bits=line.activation_bits)]
@@ -183,7 +184,7 @@ def test_a_faulty_experiment_file_is_refused_with_its_name_and_the_culprit(tmp_p
 def test_a_table_of_other_columns_is_not_overwritten(table):
     table.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="columns differ"):
-        results.record(TINY, table, progress=False)
+        recording.record(TINY, table, progress=False)
     assert table.read_text() == "a,b\n1,2\n"
 
 
@@ -225,7 +226,7 @@ def test_a_random_row_of_every_table_is_recomputed(path, image_files):
             pytest.skip("its images are not here, or all its rows are learned")
     row = random.SystemRandom().choice(rows)
     print(f"row {row['key']} of {path.name}")
-    laboratory = experiments.Laboratory(results.load_bench(row["bench"]))
+    laboratory = experiments.Laboratory(load_bench(row["bench"]))
     run = results.run_of(row)
     assert laboratory.identity(run)["key"] == row["key"]
     now = results.accuracy_of({**laboratory.measure(run), "n": run.images})
@@ -239,29 +240,27 @@ def test_a_random_row_of_every_table_is_recomputed(path, image_files):
 
 def test_batches_on_their_way_to_a_device_are_all_there_in_order():
     batches = [(torch.full((2, 1), float(i)), torch.tensor([i, i])) for i in range(5)]
-    ahead = experiments.Prefetched(batches, torch.device("cpu"))
+    ahead = Prefetched(batches, torch.device("cpu"))
     for _ in range(2):  # as often as it is asked
         assert [(x.tolist(), y.tolist()) for x, y in ahead] == [(x.tolist(), y.tolist()) for x, y in batches]
-    assert list(experiments.Prefetched([], torch.device("cpu"))) == []
+    assert list(Prefetched([], torch.device("cpu"))) == []
 
 
 def test_precision_is_part_of_the_key_unless_it_is_float32(table):
     run = experiments.Run("digits", "base", QuantConfig(), 20, 0, 40)
-    bench = results.load_bench("digits")
-    keys = {
-        p: experiments.Laboratory(bench, precision=p).identity(run)["key"] for p in experiments.PRECISIONS
-    }
+    bench = load_bench("digits")
+    keys = {p: experiments.Laboratory(bench, precision=p).identity(run)["key"] for p in PRECISIONS}
     assert len(set(keys.values())) == 3
-    rows = results.record(TINY, table, progress=False, precision="bfloat16")
+    rows = recording.record(TINY, table, progress=False, precision="bfloat16")
     assert set(rows.precision) == {"bfloat16"} and results.provenance(table)[0]["precision"] == "bfloat16"
-    assert not set(rows.key) & set(results.record(TINY, table.with_name("float32.csv"), progress=False).key)
+    assert not set(rows.key) & set(recording.record(TINY, table.with_name("float32.csv"), progress=False).key)
 
 
 def test_the_learner_learns_in_bfloat16(table):
     learned = dataclasses.replace(
         TINY, vary=(({"target_weight_bits": 7, "steps": 20, "learning_rate": 0.1},),), seeds=(0,)
     )
-    (row,) = results.record(
+    (row,) = recording.record(
         dataclasses.replace(learned, float_baseline=False), table, progress=False, precision="bfloat16"
     ).to_dict("records")
     assert row["average_weight_bits"] <= 7
@@ -271,12 +270,12 @@ def test_a_device_that_is_not_there_and_a_precision_that_is_none_are_refused(cap
     assert main(["record", "digits/pooling", "--device", "abacus"]) == 2
     assert "abacus" in capsys.readouterr().err
     with pytest.raises(ValueError, match="float16"):
-        experiments.Laboratory(results.load_bench("digits"), precision="float16")
+        experiments.Laboratory(load_bench("digits"), precision="float16")
 
 
 def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):
-    before = results.record(TINY, table, progress=False)
-    columns = [c for c in results.COLUMNS if c not in results.LATER]
+    before = recording.record(TINY, table, progress=False)
+    columns = [c for c in results.COLUMNS if c not in tables.LATER]
     with open(table, newline="") as file:
         old = [{c: row[c] for c in columns} for row in csv.DictReader(file)]
     with open(table, "w", newline="") as file:
@@ -287,9 +286,9 @@ def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):
     def untouched(rows):
         return set(rows.precision) == {"float32"} and list(rows.float_layers) == [[]] * len(rows)
 
-    assert {"precision", "float_layers"} == set(results.LATER)
+    assert {"precision", "float_layers", "method", "metric", "value", "values"} == set(tables.LATER)
     assert untouched(results.load_table(table))
-    after = results.record(TINY, table, progress=False)
+    after = recording.record(TINY, table, progress=False)
     assert list(after.key) == list(before.key) and untouched(after)
     with open(table, newline="") as file:
         assert csv.DictReader(file).fieldnames == list(results.COLUMNS)
@@ -298,7 +297,7 @@ def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):
 def test_layers_left_in_float_are_a_column_that_is_read_back(table):
     layers = ["features.stage1.*", "output"]
     experiment = dataclasses.replace(TINY, vary=(({}, {"float_layers": layers}),), seeds=(0,))
-    rows = results.record(experiment, table, progress=False)
+    rows = recording.record(experiment, table, progress=False)
     assert list(rows.float_layers) == [[], [], layers] and rows.key.is_unique
     assert [results.run_of(row) for row in rows.to_dict("records")] == experiment.runs()
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from qlib import experiments, results
+from qlib import experiments, recording, results
 from qlib.cli import main
 from qlib.workers import spread
 
@@ -31,7 +31,7 @@ SAME = [c for c in results.COLUMNS if c not in ("session", "seconds")]
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The table of one process."""
-    return results.record(TINY, tmp_path_factory.mktemp("alone") / "tiny.csv", progress=False)[SAME]
+    return recording.record(TINY, tmp_path_factory.mktemp("alone") / "tiny.csv", progress=False)[SAME]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def refuse(item):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_table_does_not_depend_on_the_number_of_processes(table, alone, workers):
-    assert results.record(TINY, table, progress=False, workers=workers)[SAME].equals(alone)
+    assert recording.record(TINY, table, progress=False, workers=workers)[SAME].equals(alone)
     assert results.provenance(table)[0]["hardware"].endswith("1 threads")
 
 
@@ -84,9 +84,9 @@ def test_processes_end_when_their_parent_is_killed(table):
     script = textwrap.dedent(f"""
         import dataclasses
         from pathlib import Path
-        from test_workers import TINY, results
+        from test_workers import TINY, recording, results
         if __name__ == "__main__":
-            results.record(dataclasses.replace(TINY, seeds=tuple(range(40)), images=500), Path({str(table)!r}), workers=2)
+            recording.record(dataclasses.replace(TINY, seeds=tuple(range(40)), images=500), Path({str(table)!r}), workers=2)
     """)  # noqa: E501
     path = table.with_name("script.py")
     path.write_text(script, encoding="utf8")
@@ -123,13 +123,13 @@ def test_two_recordings_of_one_table_at_once_do_not_harm_it(table, alone):
             "-c",
             textwrap.dedent(f"""
         from pathlib import Path
-        from test_workers import TINY, results
-        results.record(TINY, Path({str(table)!r}), progress=False)
+        from test_workers import TINY, recording, results
+        recording.record(TINY, Path({str(table)!r}), progress=False)
     """),
         ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])},
     )
-    results.record(TINY, table, progress=False)
+    recording.record(TINY, table, progress=False)
     assert other.wait() == 0
     assert results.load_table(table)[SAME].equals(alone)
     assert set(results.load_table(table).session) <= set(range(len(results.provenance(table))))
@@ -137,27 +137,27 @@ def test_two_recordings_of_one_table_at_once_do_not_harm_it(table, alone):
 
 def test_shards_merge_to_the_table_of_one_machine(table, alone):
     for part in (3, 1, 2):
-        assert len(results.record(TINY, table, progress=False, shard=(part, 3))) == 3
+        assert len(recording.record(TINY, table, progress=False, shard=(part, 3))) == 3
     assert not table.exists()
-    assert results.merge(TINY, table)[SAME].equals(alone)
+    assert recording.merge(TINY, table)[SAME].equals(alone)
     assert len(results.provenance(table)) == 3 and sorted(p.name for p in table.parent.iterdir()) == [
         "tiny.csv",
         "tiny.yaml",
     ]
     assert {row.session for row in results.load_table(table).itertuples()} == {0, 1, 2}
     with pytest.raises(FileNotFoundError, match="no shard of tiny"):
-        results.merge(TINY, table)
+        recording.merge(TINY, table)
 
 
 def test_a_shard_goes_on_and_a_merge_adds_to_what_is_there(table, alone):
-    results.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
-    results.record(TINY, table, progress=False, shard=(2, 2))
-    assert len(results.provenance(results.shard_path(table, 2, 2))) == 1
-    results.record(TINY, table, progress=False, shard=(2, 2))  # nothing is missing: no session, no row
-    assert len(results.provenance(results.shard_path(table, 2, 2))) == 1
-    merged = results.merge(TINY, table)
+    recording.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
+    recording.record(TINY, table, progress=False, shard=(2, 2))
+    assert len(results.provenance(recording.shard_path(table, 2, 2))) == 1
+    recording.record(TINY, table, progress=False, shard=(2, 2))  # nothing is missing: no session, no row
+    assert len(results.provenance(recording.shard_path(table, 2, 2))) == 1
+    merged = recording.merge(TINY, table)
     assert merged.key.is_unique and set(merged.key) <= set(alone.key)
-    assert results.record(TINY, table, progress=False)[SAME].equals(alone)
+    assert recording.record(TINY, table, progress=False)[SAME].equals(alone)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -167,12 +167,12 @@ def test_a_run_that_fails_is_noted_and_does_not_stop_the_rest(table, workers, mo
         seeds=(0,),
         vary=(({"activation_bits": 4}, {"target_weight_bits": 3, "steps": 1}, {"activation_bits": 5}),),
     )
-    rows = results.record(faulty, table, progress=False, workers=workers)
+    rows = recording.record(faulty, table, progress=False, workers=workers)
     assert len(rows) == 3 and [e[:10] for e in results.failures(table).values()] == ["ValueError"]
     monkeypatch.setattr(
         experiments.Laboratory, "measure", lambda *_: pytest.fail("a failed run was tried again")
     )
-    assert results.record(faulty, table, progress=False).equals(rows)
+    assert recording.record(faulty, table, progress=False).equals(rows)
     monkeypatch.undo()
     measure = experiments.Laboratory.measure
     cured = {"allocation": None}
@@ -180,23 +180,24 @@ def test_a_run_that_fails_is_noted_and_does_not_stop_the_rest(table, workers, mo
         experiments.Laboratory, "measure", lambda self, run: measure(self, dataclasses.replace(run, **cured))
     )
     assert (
-        len(results.record(faulty, table, progress=False, retry=True)) == 4 and results.failures(table) == {}
+        len(recording.record(faulty, table, progress=False, retry=True)) == 4
+        and results.failures(table) == {}
     )
 
 
 def test_a_disk_that_is_full_leaves_the_rows_that_are_there(table, monkeypatch):
-    results.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
+    recording.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
     before = table.read_bytes()
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        results.record(TINY, table, progress=False)
+        recording.record(TINY, table, progress=False)
     assert table.read_bytes() == before and not list(table.parent.glob(".*"))
 
 
 def test_a_file_that_cannot_grow_leaves_the_rows_that_are_there(table):
     """As a full disk or a quota does it: the system refuses to write on."""
     resource = pytest.importorskip("resource")
-    results.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
+    recording.record(dataclasses.replace(TINY, seeds=(0,)), table, progress=False)
     grid = table.with_name("grid.yaml")
     grid.write_text(
         "bench: digits\nimages: 60\ncalibration_images: [20]\nvary: [{activation_bits: [3, 4, 5, 6, 7]}]\n"
@@ -275,14 +276,14 @@ def test_a_dask_cluster_makes_the_same_table_though_a_worker_is_killed(table, al
         script = textwrap.dedent(f"""
             import dataclasses
             from pathlib import Path
-            from test_workers import TINY, results
+            from test_workers import TINY, recording, results
             many = dataclasses.replace(TINY, seeds=tuple(range(12)))
-            results.record(many, Path({str(table)!r}), progress=False, scheduler={cluster.scheduler_address!r})
+            recording.record(many, Path({str(table)!r}), progress=False, scheduler={cluster.scheduler_address!r})
         """)  # noqa: E501
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
         recording = subprocess.Popen([sys.executable, "-c", script], env=environment)
         wait_until(lambda: table.exists() and len(table.read_text().splitlines()) > 4)
         os.kill(workers[0].pid, signal.SIGKILL)
         assert recording.wait() == 0
-    expected = results.record(many, table.with_name("expected.csv"), progress=False)[SAME]
+    expected = recording.record(many, table.with_name("expected.csv"), progress=False)[SAME]
     assert results.load_table(table)[SAME].equals(expected)

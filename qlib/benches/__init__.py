@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..names import suggestion
+from ..own import named
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,8 +46,8 @@ BENCHES = {  # by name: module and what makes it
 
 @dataclass(frozen=True)
 class Loaders:
-    """A bench of your own loaders: ``train`` and ``held_out`` give batches of images and labels, such as a
-    ``DataLoader`` does.
+    """A bench of your own loaders: ``train`` and ``held_out`` give batches of inputs and targets, such as a
+    ``DataLoader`` does; inputs are a tensor, a tuple or a dictionary of such, targets what ``metric`` takes.
 
     Draws are the first images that ``train`` gives after its seed is set, so a loader that shuffles gives
     others for every seed; ``held_out`` must not shuffle. ``ValueError`` where a loader has too few images.
@@ -56,6 +57,7 @@ class Loaders:
     models: Mapping[str, nn.Module]
     train: Iterable[tuple[Tensor, Tensor]]
     held_out: Iterable[tuple[Tensor, Tensor]]
+    metric: str = "top1"
 
     def calibration(self, n: int, seed: int = 0) -> Batches:
         import torch
@@ -70,13 +72,14 @@ class Loaders:
         return self._first(self.held_out, n)
 
     def _first(self, loader: Iterable[tuple[Tensor, Tensor]], n: int) -> Batches:
-        import torch
+        from ..network.inputs import as_inputs, as_targets, examples_in, first
 
         batches = []
         left = n
-        for x, labels in loader:
-            batches.append((x[:left], torch.as_tensor(labels)[:left]))
-            left -= len(batches[-1][0])
+        for x, targets in loader:
+            given = as_targets(targets)
+            batches.append((first(as_inputs(x), left), given if given is None else first(given, left)))
+            left -= examples_in(batches[-1][0])
             if not left:
                 return batches
         raise ValueError(f"bench {self.name!r}: a loader has {n - left:,} images; {n:,} are asked for")
@@ -90,6 +93,8 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
     Raises ``ValueError`` for a name that is not known or a folder that is not named, ``OSError`` for data
     that is not there.
     """
+    if own and set(own) == {"bench"}:
+        return _own_bench(str(own["bench"]))
     if own:
         from . import images
 
@@ -98,6 +103,15 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
         raise ValueError(f"there is no bench {name!r}; benches: {', '.join(map(repr, BENCHES))}")
     module, maker = BENCHES[name]
     return getattr(importlib.import_module(f".{module}", __name__), maker)()
+
+
+def _own_bench(spec: str) -> Bench:
+    bench = named(spec, "bench")
+    bench = bench() if callable(bench) else bench
+    lacks = [part for part in ("name", "models", "calibration", "validation") if not hasattr(bench, part)]
+    if lacks:
+        raise ValueError(f"{spec!r} gives a {type(bench).__name__}, which lacks {', '.join(lacks)}")
+    return bench
 
 
 def network_of(bench: Bench, name: str) -> nn.Module:
@@ -125,8 +139,12 @@ def data_hash(batches: Batches) -> str:
     """SHA-256 of images and labels, however they are batched: 16 hexadecimal digits. Batches may know their
     own ``hash``.
     """
-    parts = ((b"", part) for which in (0, 1) for part in (batch[which] for batch in batches))
-    return getattr(batches, "hash", None) or _hash(parts)
+    from torch.utils import _pytree as pytree
+
+    if (known := getattr(batches, "hash", None)) is not None:
+        return known
+    sides = [[batch[which] for batch in batches] for which in (0, 1)]
+    return _hash((b"", leaf) for side in sides for leaf in pytree.tree_leaves(side) if leaf is not None)
 
 
 def _hash(parts: Iterable[tuple[bytes, Tensor]]) -> str:

@@ -9,8 +9,6 @@ need 7.5 GB of disk and little memory.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import whole, write_whole
+from ..own import named
 
 
 def cache() -> Path:
@@ -304,19 +303,7 @@ def factory(spec: str) -> Callable[[], nn.Module]:
     """The function that ``"package.module:function"`` or ``"folder/file.py:function"`` names. That code is
     run.
     """
-    place, _, function = spec.rpartition(":")
-    try:
-        if place.endswith(".py"):
-            found = importlib.util.spec_from_file_location(Path(place).stem, place)
-            module = importlib.util.module_from_spec(found)
-            found.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-        maker = getattr(module, function)
-    except (ImportError, AttributeError, ValueError, FileNotFoundError) as error:
-        raise ValueError(
-            f"no network factory {spec!r} ({error}): give package.module:function or file.py:function"
-        ) from error
+    maker = named(spec, "network factory")
     if isinstance(maker, nn.Module) or not callable(maker):
         raise ValueError(f"{spec!r} is a {type(maker).__name__}, not a function that makes a network")
     return maker

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import QuantConfig
-from ..evaluation import Accuracy, evaluate
+from ..evaluation import evaluate
 from ..footprints import footprint
-from ..model import quantize, read_verified
+from ..metrics import Accuracy
 from ..network import Network
 from ..network.inputs import device_of, first, inputs_of, on, run, split
+from ..quantization import quantize, read_verified
 from .data import check_output, classes, draw, pool
 from .settings import LearnerSettings, check_config
 from .sides import Activations, Side
@@ -45,7 +46,7 @@ class LearnedBitwidths:
     average_weight_bits, average_activation_bits : float
         Those of its `footprint`.
     accuracy : Accuracy
-        Of ``quantize(model, config, batches, ranges)`` on the images it learned from.
+        Of ``quantize(model, config, batches, ranges=ranges)`` on the images it learned from.
     history : DataFrame
         One row a step: ``loss`` (cross-entropy), ``accuracy`` (percent, of the batch),
         ``average_weight_bits``, ``average_activation_bits`` and ``feasible`` after rounding, and a column for
@@ -152,7 +153,7 @@ def learn_bitwidths(
     fields = {f"{kind}_bits": bits for kind, bits in kept.bits.items()}
     learned = config.replace(**{name: {**named(config, name), **bits} for name, bits in fields.items()})
     size = footprint(network, first(images, 1), learned)
-    quantized = quantize(network, learned, data, kept.ranges)
+    quantized = quantize(network, learned, data, ranges=kept.ranges)
     return LearnedBitwidths(
         config=learned,
         average_weight_bits=size.average_weight_bits,

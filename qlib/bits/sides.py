@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from ..affine import Grid, fake_quantize
 from ..config import Bits, QuantConfig
 from ..footprints import Layer
-from ..model import weight_grid
 from ..network.operations import rows_of, weight_of_rows
-from ..quantizer import Quantizer
+from ..quantizer import Quantizer, weight_grid
 
 START = 8.0
 TOLERANCE = 1e-9  # of averages of bits, summed in float64

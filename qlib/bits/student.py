@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
-from ..benches import Batches
 from ..config import Bits, QuantConfig
 from ..footprints import footprint
-from ..model import calibrate, insert_quantizers, quantize_weights, read_verified, save_passes
+from ..methods import Work
+from ..methods.nearest import Nearest
 from ..names import entry
 from ..network import Network
 from ..network.inputs import device_of, first, inputs_of
 from ..network.operations import rows_of
-from ..placement import Placement
+from ..placement import Placement, place
+from ..quantization import insert_quantizers, read_verified, round_and_calibrate, save_passes
 from ..quantizer import Quantizer
 from .settings import LearnerSettings
 from .sides import Activations, LearnedQuantizer, Side, Weights
+
+if TYPE_CHECKING:
+    from ..benches import Batches
 
 
 def make_student(
@@ -28,16 +33,14 @@ def make_student(
     start = config.replace(**{name: named(config, name) for name in fields})
     inputs = inputs_of(data)
     traced = read_verified(model, start, inputs)
-    placement, quantizers = insert_quantizers(traced, start)
+    placement = place(traced, start)
+    work = Work(start, traced, placement, inputs)
+    work.quantizers = insert_quantizers(traced, start, placement)
     network = traced.module.requires_grad_(False)
     modules = {name: network.get_submodule(name) for name in placement.weight_bits}
     floats = {name: rows_of(module.weight, module).clone() for name, module in modules.items()}
-    if config.calibration_upstream == "quantized":
-        quantize_weights(traced, start, placement.weight_bits)
-    calibrate(traced, quantizers, inputs)
-    if config.calibration_upstream == "float":
-        quantize_weights(traced, start, placement.weight_bits)
-    save_passes(traced, quantizers)
+    round_and_calibrate(work, [Nearest()])
+    save_passes(traced, work.quantizers)
     layers = footprint(model, first(inputs[0], 1), start).layers
     more = layers, config, settings.parametrization == "log2", device_of(network)
     ends = placement.ends if config.first_last_bits is not None else frozenset()

@@ -9,7 +9,8 @@ import yaml
 
 from qlib import results
 from qlib.book import ROOT
-from qlib.evaluation import MARGIN, Difference, compare
+from qlib.evaluation import Difference, compare
+from qlib.metrics import TOP1
 
 BENCHES = {
     "digits": "the bench of the lessons",
@@ -57,7 +58,7 @@ def verdict(claim: dict[str, Any], difference: Difference) -> str:
 
 def in_every_seed(claim: dict[str, Any], points: list[float]) -> bool:
     """Whether each seed or draw alone points the way of the claim."""
-    return all(abs(p) <= MARGIN if claim.get("kind") == "no difference" else p > 0 for p in points)
+    return all(abs(p) <= TOP1.margin if claim.get("kind") == "no difference" else p > 0 for p in points)
 
 
 def as_markdown() -> str:

@@ -18,11 +18,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from qlib import QuantConfig, quantize, results
+from qlib import QuantConfig, quantize
 from qlib.book import ROOT
 from qlib.files import write_whole
 from qlib.network import Kind, read
 from qlib.network.operations import BATCH_NORMS
+from qlib.provenance import commit
 
 TABLE = ROOT / "book" / "results" / "networks.csv"
 COLUMNS = (
@@ -263,7 +264,7 @@ def main(wanted: list[str]) -> None:
                 "version": made_by,
                 "seconds": round(time.perf_counter() - start, 1),
                 "torch": str(torch.__version__),
-                "commit": results.commit(),
+                "commit": commit(),
                 "date": time.strftime("%Y-%m-%d"),
             }
             row = {k: float(f"{v:.3g}") if k.startswith("error") else v for k, v in row.items()}

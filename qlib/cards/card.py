@@ -19,7 +19,8 @@ import yaml
 
 from ..benches import Bench, load_bench, weights_hash
 from ..config import QuantConfig
-from ..evaluation import Accuracy, wilson
+from ..intervals import wilson
+from ..metrics import Accuracy
 from ..names import suggestion
 from .schema import fault
 

@@ -38,6 +38,22 @@ def as_inputs(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
 
 
+def as_targets(given: Any) -> Any:
+    """Targets as tensors, at any depth; what is no number, such as ``None`` or a text, as it is."""
+    if isinstance(given, (list, tuple)) and not any(
+        isinstance(t, (Tensor, list, tuple, dict)) for t in given
+    ):
+        return _as_tensor(given)
+    return pytree.tree_map(_as_tensor, given)
+
+
+def _as_tensor(given: Any) -> Any:
+    try:
+        return given if given is None else torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        return given
+
+
 def check_inputs(
     inputs: object, what: str, wanted: str = "a tensor (n, ...), or a tuple or dictionary of such"
 ) -> None:
@@ -76,6 +92,11 @@ def device_of_inputs(inputs: Any) -> torch.device:
 def first(inputs: Any, count: int) -> Any:
     """The inputs of the first ``count`` examples."""
     return pytree.tree_map(lambda t: t[:count], inputs)
+
+
+def picked(given: Any, start: int, end: int) -> Any:
+    """The examples ``start`` to ``end`` of inputs or targets; what is no tensor, such as ``None``, stays."""
+    return pytree.tree_map(lambda t: t[start:end] if isinstance(t, Tensor) else t, given)
 
 
 def pooled(batches: list[Any]) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from .. import results
-from ..evaluation import compare, wilson
+from ..evaluation import compare
+from ..intervals import wilson
 from .figure import Figure
 
 

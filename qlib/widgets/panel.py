@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextvars
-import dataclasses
 import html
 import threading
 import time
@@ -27,18 +26,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..benches import Batches, Bench, network_of, weights_hash
-from ..cards.card import CATEGORIES, FIELDS, SCHEMA, WORDS, QuantizationCard
+from ..cards import CATEGORIES, SCHEMA, QuantizationCard
 from ..choices import choices as stated
-from ..config import MAX_BITS, QuantConfig
-from ..evaluation import Accuracy, compare, evaluate
+from ..config import QuantConfig
+from ..evaluation import examples, measured
 from ..footprints import Footprint, footprint
-from ..model import quantize
-from ..names import suggestion
+from ..methods import spelled, unspelled
+from ..metrics import Measurement, Metric, find_metric
 from ..network import evaluation_copy
-from ..network.inputs import inputs_of
+from ..network.inputs import as_inputs, examples_in, first, inputs_of, picked
+from ..quantization import quantize
+from .answer import STYLE, code, impossible, numbers
+from .controls import control_of, control_of_method, folded, modules_with_weights
 
-DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(QuantConfig)}
-PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
 FEW = 64  # calibration images of the first answer
 # Its validation images: parts are added until so many are seen, or so many seconds spent
 FIRST = 256
@@ -48,30 +48,6 @@ LIGHT = 1.0  # seconds; a first answer that took fewer is computed by one thread
 EVERY = 0.1  # seconds between two answers on the way
 # Seconds that a cell waits for the first whole answer where nobody looks, so that a saved notebook holds it
 PATIENCE = 600
-TOOLTIP = "tooltip" if hasattr(W.IntSlider, "tooltip") else "description_tooltip"  # ipywidgets 8, 7
-STYLE = """<style>
-.qpanel { font-size: 14px; line-height: 1.5; max-width: 40rem; font-variant-numeric: tabular-nums; }
-.qpanel[aria-busy=true] .qold { animation: qpanel-old 0s 0.3s forwards; }
-@keyframes qpanel-old { to { opacity: 0.4; } }
-.qpanel table { border-collapse: collapse; margin: 0.4em 0; border: 0; }
-.qpanel tr, .qpanel th, .qpanel td { background: none !important; border: 0 !important; color: inherit;
-  font-size: inherit;
-  font-weight: 400; text-align: left; vertical-align: baseline; padding: 0 1.2em 0 0; }
-.qpanel td b { font-size: 1.4em; font-weight: 650; }
-.qpanel p { margin: 0.3em 0; }
-.qpanel .qerror { border-left: 4px solid #D55E00; padding-left: 0.8em; }
-.qpanel .qstrip { position: relative; height: 3.6em; margin: 0.4em 1.6em 0; }
-.qpanel .qstrip * { position: absolute; }
-.qpanel .qaxis { left: 0; right: 0; top: 1.8em; height: 0.4em; opacity: 0.6;
-  border: solid currentColor; border-width: 1px 1px 0; }
-.qpanel .qrange { top: 1.6em; height: calc(0.4em + 1px); background: #56B4E9; }
-.qpanel .qdot { top: 1.3em; width: 1em; height: 1em; margin-left: -0.5em; border-radius: 50%;
-  background: #0072B2; }
-.qpanel .qfloat { top: 1.2em; height: 1.2em; margin-left: -1px; border-left: 2px solid currentColor; }
-.qpanel .qstrip small { transform: translateX(-50%); white-space: nowrap; }
-.qpanel pre { white-space: pre-wrap; overflow-wrap: anywhere; background: none; color: inherit;
-  padding: 0; margin: 0.5em 0; }
-</style>"""
 
 
 def explore(
@@ -84,29 +60,41 @@ def explore(
     network: str = "base",
     calibration_images: int = 320,
     images: int = 2000,
+    method: Any = "nearest",
+    metric: Any = None,
+    config_class: type[QuantConfig] = QuantConfig,
     **start: Any,
 ) -> Panel:
-    """A panel that quantizes and evaluates a network again whenever a reader moves one of its controls.
+    """A panel that quantizes and measures a network again whenever a reader moves one of its controls.
 
-    ``subject``: a bench, whose ``network`` is measured on its first ``images`` validation images, with
-    ``calibration_images`` of its calibration images; or a network of your own, with ``calibration`` and
-    ``validation`` as `quantize` and `evaluate` take them. The panel keeps a copy of the network as it is now.
+    The last line of a cell shows the panel. ``panel.config``, ``panel.method``, ``panel.accuracy`` (what the
+    metric says) and ``panel.card`` say what it stands at; ``panel.wait()`` returns when that is measured.
 
-    ``front``: the fields of `QuantConfig` whose controls stand in front; all others are folded away.
-    ``start``: fields that do not start at their default. ``choices``: by field, values to choose from by
-    names of yours, in the place of the usual control (bits by layer, for one); it starts with the first.
+    Parameters
+    ----------
+    subject : a bench, or a network of your own. The panel keeps a copy of the network as it is now
+    calibration, validation : for a network of your own, as `quantize` and `evaluate` take them
+    front : the fields of the configuration whose controls stand in front; all others are folded away
+    choices : by field, values to choose from by names of yours, in the place of the usual control (bits by
+        layer, for one); it starts with the first
+    network, calibration_images, images : of a bench: which of its networks, how many images of either kind
+    method : with which it starts, as for `quantize`
+    metric : what is measured, as for `evaluate`; top-1, or what the bench says, unless given
+    config_class : of the configurations, for choices beside those of `QuantConfig`
+    start : fields that do not start at their default
 
-    The last line of a cell shows the panel. ``panel.config``, ``panel.accuracy`` and ``panel.card`` say what
-    it stands at, ``panel.wait()`` returns when that is measured. Raises ``ValueError`` naming a field or
-    value that cannot be.
+    Raises
+    ------
+    ValueError : naming a field or value that cannot be
     """
+    more = {"front": front, "choices": choices or {}, "start": start, "config_class": config_class}
+    more |= {"method": spelled(method), "metric": find_metric(metric or getattr(subject, "metric", "top1"))}
     if isinstance(subject, nn.Module):
         if validation is None:
             raise ValueError(
                 "a network of your own needs validation images: explore(model, calibration, validation)"
             )
-        known = {"network": type(subject).__name__[:100]}
-        return Panel(subject, calibration, validation, front, choices or {}, start, known)
+        return Panel(subject, calibration, validation, {"network": type(subject).__name__[:100]}, **more)
     if calibration is not None or validation is not None or not hasattr(subject, "models"):
         raise ValueError(
             "explore takes a bench, or a torch.nn.Module with its calibration and validation batches; got a "
@@ -118,21 +106,19 @@ def explore(
         "dataset": f"{subject.name}, validation images",
         "data": "training images",
     }
-    return Panel(
-        model,
-        subject.calibration(calibration_images),
-        subject.validation(images),
-        front,
-        choices or {},
-        start,
-        known,
-    )
+    return Panel(model, subject.calibration(calibration_images), subject.validation(images), known, **more)
 
 
 class Panel:
-    """What `explore` makes. ``controls``: a widget by field of `QuantConfig`; ``widget``: these and the
-    answer. ``model``, ``calibration``, ``validation``: what it measures, and ``baseline``: in float, ``None``
-    while that is not measured yet.
+    """What `explore` makes.
+
+    Attributes
+    ----------
+    controls : a widget by field of the configuration
+    widget : these, and the answer
+    model, calibration, validation : what it measures
+    metric : what is measured of it
+    baseline : in float; ``None`` while that is not measured yet, or where the metric measures against it
     """
 
     def __init__(
@@ -140,17 +126,21 @@ class Panel:
         model: nn.Module,
         calibration: Iterable | Tensor | None,
         validation: Batches,
+        known: Mapping[str, Any],
+        *,
         front: Sequence[str],
         choices: Mapping[str, Mapping[str, Any]],
         start: Mapping[str, Any],
-        known: Mapping[str, Any],
+        method: str,
+        metric: Metric,
+        config_class: type[QuantConfig],
     ):
-        for name in (*front, *choices, *start):
-            if name not in DEFAULTS:
-                raise ValueError(f"QuantConfig has no field {name!r}{suggestion(name, DEFAULTS)}")
-        start = QuantConfig(
-            **{**{name: next(iter(values.values())) for name, values in choices.items()}, **start}
-        )
+        self.config_class = config_class
+        self._defaults = config_class.defaults()
+        config_class.refuse_unknown((*front, *choices, *start), ValueError)
+        first_of = {name: next(iter(values.values())) for name, values in choices.items()}
+        start = config_class(**{**first_of, **start})
+        self.metric = metric
         self.model = evaluation_copy(model)
         one_pass = calibration is not None and not isinstance(calibration, (Tensor, Sequence))
         self.calibration = list(calibration) if one_pass else calibration
@@ -163,10 +153,10 @@ class Panel:
             raise ValueError("validation must hold at least one batch, a pair of inputs and labels")
         inputs = inputs_of(self.calibration)
         self._few = _first(inputs, FEW)
-        self._calibration_images = sum(map(len, inputs))
-        self._images = (
-            sum(len(y) for _, y in self.validation) if isinstance(self.validation, (list, tuple)) else None
-        )
+        self._calibration_images = sum(map(examples_in, inputs))
+        self._images: int | None = None
+        if isinstance(self.validation, (list, tuple)):
+            self._images = sum(examples_in(as_inputs(x)) for x, _ in self.validation)
         self._known = {
             "weights_hash": weights_hash(self.model),
             "images": self._calibration_images,
@@ -174,16 +164,18 @@ class Panel:
             "steps": 0,
             **known,
         }
-        self._in_float: dict[
-            Any, np.ndarray
-        ] = {}  # which images the float network gets right, by part of the validation images
-        self.baseline: Accuracy | None = None
+        self._in_float: dict[Any, np.ndarray] = {}  # what the float network gives, by part of the images
+        self.baseline: Measurement | None = None
         # A network so small that threads would wait for one another, beside those of the kernel's cells
         self._light = True
-        modules = _modules(self.model)
+        modules = modules_with_weights(self.model)
         self.controls = {
-            name: _control(name, getattr(start, name), choices.get(name), modules) for name in DEFAULTS
+            name: control_of(
+                name, known, self._defaults[name], getattr(start, name), choices.get(name), modules
+            )
+            for name, known in stated(config_class).items()
         }
+        self._methods = control_of_method(method)
         self._answer = W.HTML()
         self._card = W.HTML()
         self._body = ""
@@ -192,27 +184,29 @@ class Panel:
                 W.HTML(STYLE),
                 *(self.controls[name] for name in dict.fromkeys(front)),
                 self._answer,
-                *_folded("all other choices", self._others(front)),
-                *_folded("the card of this setting", [self._card]),
+                *folded("all other choices", self._others(front)),
+                *folded("the card of this setting", [self._card]),
             ]
         )
         # The number of the last move, and of the last one that is answered
         self._move = 0
         self._measured = 0
         self._values: dict[str, Any] = {}
-        self._accuracy: Accuracy | None = None
+        self._accuracy: Measurement | None = None
         self._size: Footprint | None = None
         self._changed = threading.Condition(threading.RLock())  # guards these five, and what is shown
         self._thread: threading.Thread | None = None
-        for control in self.controls.values():
+        for control in (*self.controls.values(), self._methods):
             control.observe(self._moved, "value")
         atexit.register(_stop, weakref.ref(self))
         self._moved()
 
     def _others(self, front: Sequence[str]) -> list[W.Widget]:
         rows: list[W.Widget] = []
-        for category, fields in CATEGORIES.items():
-            own = [self.controls[name] for name in fields if name in DEFAULTS and name not in front]
+        for category in CATEGORIES:
+            own = [self._methods] if category == "method" else []
+            known = {name: choice for name, choice in stated(self.config_class).items() if name not in front}
+            own += [self.controls[name] for name, choice in known.items() if choice.category == category]
             title = html.escape(SCHEMA["properties"][category]["title"])
             rows += [W.HTML(f'<div class="qpanel"><b>{title}</b></div>'), *own] if own else []
         return rows
@@ -232,18 +226,26 @@ class Panel:
     @property
     def config(self) -> QuantConfig:
         """What the controls say. Raises ``ValueError`` where they contradict one another."""
-        return QuantConfig(**self._said())
+        return self.config_class(**self._said())
+
+    @property
+    def method(self) -> str:
+        """How codes and ranges are found, as `qlib.methods.spelled` has it."""
+        return self._methods.value
 
     def _said(self) -> dict[str, Any]:
         """What the controls say, by field."""
+        words = {name: choice.none for name, choice in stated(self.config_class).items()}
         return {
-            name: None if control.value == WORDS.get(name, "") else control.value
+            name: None if words[name] is not None and control.value == words[name] else control.value
             for name, control in self.controls.items()
         }
 
     @property
-    def accuracy(self) -> Accuracy | None:
-        """Of the present setting on all images; ``None`` while it is not measured yet, or if it cannot be."""
+    def accuracy(self) -> Measurement | None:
+        """What the metric says of the present setting on all images; ``None`` while it is not measured yet,
+        or if it cannot be.
+        """
         with self._changed:
             return self._accuracy if self._settled() else None
 
@@ -252,7 +254,12 @@ class Panel:
         """The card of the present setting, with what is measured of it."""
         with self._changed:
             measured = {"accuracy": self.accuracy, "size": self._size if self._settled() else None}
-            return QuantizationCard.from_run(self.config, baseline=self.baseline, **measured, **self._known)
+            return self._card_of(self.config, self.method, **measured)
+
+    def _card_of(self, config: QuantConfig, method: str, **measured: Any) -> QuantizationCard:
+        return QuantizationCard.from_run(
+            config, baseline=self.baseline, method=unspelled(method), **measured, **self._known
+        )
 
     def wait(self, timeout: float | None = None) -> Panel:
         """Return when the present setting is measured, or found to be impossible; ``TimeoutError`` after
@@ -270,22 +277,22 @@ class Panel:
         """In the kernel's main thread: have the new setting measured, and let go of the old one."""
         values = self._said()
         try:
-            acting = _acting(QuantConfig(**values))
+            acting = _acting(self.config_class(**values))
         except ValueError:
-            acting = set(DEFAULTS)  # the answer says why
+            acting = set(self.controls)  # the answer says why
         for name, control in self.controls.items():
             control.disabled = name not in acting
         with self._changed:
             self._threads = torch.get_num_threads()
             self._move = self._move + 1
             self._values = values
+            self._method = self.method
             self._accuracy = None
             self._size = None
             self._show("Measuring ...", busy=True, old=True)
             if self._thread is None:
-                context = (
-                    contextvars.copy_context()
-                )  # there the kernel keeps which message a widget's messages answer
+                # There the kernel keeps which message a widget's messages answer.
+                context = contextvars.copy_context()
                 self._thread = threading.Thread(
                     target=context.run, args=(self._work,), daemon=True, name="qlib.explore"
                 )
@@ -301,73 +308,86 @@ class Panel:
                     return
                 move = self._move
                 values = self._values
+                method = self._method
             try:
-                self._try(move, values)
+                self._try(move, values, method)
             except _Moved:
                 continue
             self._measured = move
 
-    def _try(self, move: int, values: Mapping[str, Any]) -> None:
+    def _try(self, move: int, values: Mapping[str, Any], method: str) -> None:
         try:
             with _Until(lambda: self._move != move):
-                self._measure(move, values)
+                self._measure(move, self.config_class(**values), method)
         except Exception as error:
-            self._say(
-                move, f'<p class="qerror"><b>This cannot be done:</b> {html.escape(_reason(error))}</p>'
-            )
+            self._say(move, impossible(error))
 
-    def _measure(self, move: int, values: Mapping[str, Any]) -> None:
-        config = QuantConfig(**values)
+    def _measure(self, move: int, config: QuantConfig, method: str) -> None:
         began = time.monotonic()
-        images, _ = self.validation[0]
         try:
             torch.set_num_threads(1 if self._light else self._threads)
-            self._first_answer(move, config, began)
+            self._first_answer(move, config, method, began)
         finally:
             torch.set_num_threads(self._threads)
             self._light = self._light and time.monotonic() - began < LIGHT
-        size = footprint(self.model, images[:1], config)
-        network = quantize(self.model, config, self.calibration)
+        size = footprint(self.model, first(as_inputs(self.validation[0][0]), 1), config)
+        network = quantize(self.model, config, self.calibration, unspelled(method))
         calibrated = self._calibration_images
         said = time.monotonic()
         seen = []
         in_float = []
         for i, batch in enumerate(self.validation):
-            seen.append(evaluate(network, [batch]).correct)
-            in_float.append(self._float(i, [batch]))
+            seen.append(self._found(network, [batch]))
+            in_float += self._float(i, [batch])
             if time.monotonic() - said > EVERY and i + 1 < len(self.validation):
                 said = time.monotonic()
-                self._say(move, _numbers(seen, in_float, size), self._stands_on(seen, calibrated), busy=True)
-        accuracy = Accuracy(np.concatenate(seen))
-        self.baseline = Accuracy(np.concatenate(in_float))
+                self._say(
+                    move,
+                    numbers(self.metric, seen, in_float, size),
+                    self._stands_on(seen, calibrated),
+                    busy=True,
+                )
+        accuracy = measured(self.metric, np.concatenate(seen))
+        self.baseline = measured(self.metric, np.concatenate(in_float)) if in_float else None
         self._images = accuracy.n
-        card = QuantizationCard.from_run(config, accuracy, baseline=self.baseline, size=size, **self._known)
+        card = self._card_of(config, method, accuracy=accuracy, size=size)
         with self._changed:
-            self._say(move, _numbers(seen, in_float, size), self._stands_on(seen, calibrated, whole=True))
+            self._say(
+                move,
+                numbers(self.metric, seen, in_float, size),
+                self._stands_on(seen, calibrated, whole=True),
+            )
             self._accuracy = accuracy
             self._size = size
-            self._card.value = _code(config) + card.to_html()
+            self._card.value = code(config, method) + card.to_html()
 
-    def _first_answer(self, move: int, config: QuantConfig, began: float) -> None:
+    def _first_answer(self, move: int, config: QuantConfig, method: str, began: float) -> None:
         """That on few images, the time of which may be up before all of them are seen."""
-        network, (images, labels), seen, in_float = (
-            quantize(self.model, config, self._few),
-            self.validation[0],
-            [],
-            [],
-        )
-        for i in range(0, min(FIRST, len(images)), PART):
-            part = [(images[i : i + PART], labels[i : i + PART])]
-            seen.append(evaluate(network, part).correct)
-            in_float.append(self._float(("first", i), part))
+        network = quantize(self.model, config, self._few or None, unspelled(method))
+        inputs, targets = self.validation[0]
+        inputs = as_inputs(inputs)
+        seen = []
+        in_float = []
+        for i in range(0, min(FIRST, examples_in(inputs)), PART):
+            part = [(picked(inputs, i, i + PART), picked(targets, i, i + PART))]
+            seen.append(self._found(network, part))
+            in_float += self._float(("first", i), part)
             if time.monotonic() - began > SOON:
                 break
-        self._say(move, _numbers(seen, in_float), self._stands_on(seen, sum(map(len, self._few))), busy=True)
+        calibrated = sum(map(examples_in, self._few))
+        said = numbers(self.metric, seen, in_float)
+        self._say(move, said, self._stands_on(seen, calibrated), busy=True)
 
-    def _float(self, part: Any, batches: Batches) -> np.ndarray:
+    def _found(self, network: nn.Module, batches: Batches) -> np.ndarray:
+        return examples(network, batches, self.metric, self.model)
+
+    def _float(self, part: Any, batches: Batches) -> list[np.ndarray]:
+        """What the float network gives; nothing where that is what the metric measures against."""
+        if self.metric.against == "reference":
+            return []
         if part not in self._in_float:
-            self._in_float[part] = evaluate(self.model, batches).correct
-        return self._in_float[part]
+            self._in_float[part] = self._found(self.model, batches)
+        return [self._in_float[part]]
 
     def _say(self, move: int, body: str, note: str = "", busy: bool = False) -> None:
         """Show the answer to a move, if it still is the last one."""
@@ -397,53 +417,6 @@ class Panel:
         return text + ("; 95 % intervals." if whole else " ...")
 
 
-def _numbers(
-    seen: Sequence[np.ndarray], in_float: Sequence[np.ndarray], size: Footprint | None = None
-) -> str:
-    """The answer as HTML: accuracy and its interval as a picture, and all figures as a table."""
-    now = Accuracy(np.concatenate(seen))
-    base = Accuracy(np.concatenate(in_float))
-    low, high = now.interval
-    rows = {
-        "Accuracy": f"<b>{now.top1:.2f} %</b> &nbsp;{low:.2f} to {high:.2f}",
-        "In float": f"{base.top1:.2f} % &nbsp;{base.interval[0]:.2f} to {base.interval[1]:.2f}",
-        "Difference": str(compare(now, base)).split(", n =")[0] + ")",
-        "Weights": "...",
-        "Feature maps": "...",
-    }
-    if size is not None:
-        rows["Weights"] = f"{size.weight_bytes / 1e6:.3f} MB, {size.average_weight_bits:.2f} bits on average"
-        rows["Feature maps"] = (
-            f"{size.activation_bytes / 1e6:.3f} MB an image, {size.average_activation_bits:.2f} bits on "
-            f"average, largest {size.max_activation_bytes / 1e3:.1f} kB"
-        )
-    strip = (
-        '<span class="qaxis"></span>'
-        f'<span class="qrange" style="left:{low:.2f}%;width:{high - low:.2f}%"></span>'
-        f'<span class="qfloat" style="left:{base.top1:.2f}%"></span>'
-        f'<span class="qdot" style="left:{now.top1:.2f}%"></span>'
-        f'<small style="left:{base.top1:.2f}%;top:-0.2em">float</small>'
-        '<small style="left:0;top:2.4em">0 %</small><small style="left:100%;top:2.4em">100 %</small>'
-    )
-    table = "".join(f'<tr><th scope="row">{name}</th><td>{said}</td></tr>' for name, said in rows.items())
-    return f'<div class="qstrip" aria-hidden="true">{strip}</div><table>{table}</table>'
-
-
-def _code(config: QuantConfig) -> str:
-    """The configuration as Python that makes it, as HTML."""
-    changed = (
-        f"{name}={getattr(config, name)!r}"
-        for name, default in DEFAULTS.items()
-        if getattr(config, name) != default
-    )
-    return f'<div class="qpanel"><pre>qlib.QuantConfig({html.escape(", ".join(changed))})</pre></div>'
-
-
-def _reason(error: Exception) -> str:
-    said = (str(error).splitlines() or [""])[0]
-    return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
-
-
 def _unattended() -> bool:
     """Whether the cell that runs came from a program such as papermill, which says that nobody can be asked
     for input.
@@ -460,12 +433,12 @@ def _stop(panel: weakref.ref[Panel]) -> None:
         thread.join(5)
 
 
-def _first(inputs: Sequence[Tensor], n: int) -> list[Tensor]:
-    """The first ``n`` images of batches."""
-    taken: list[Tensor] = []
+def _first(inputs: Sequence[Any], n: int) -> list[Any]:
+    """The inputs of the first ``n`` images of batches."""
+    taken: list[Any] = []
     for batch in inputs:
-        taken += [batch[: n - sum(map(len, taken))]]
-    return [batch for batch in taken if len(batch)]
+        taken.append(first(batch, n - sum(map(examples_in, taken))))
+    return [batch for batch in taken if examples_in(batch)]
 
 
 class _Moved(BaseException):
@@ -490,74 +463,4 @@ class _Until(TorchFunctionMode):
 def _acting(config: QuantConfig) -> set[str]:
     """The fields that mean something beside the others, or would if they named something."""
     card = QuantizationCard.from_run(config, float_layers=config.float_layers or ("any",))
-    return {name for name in DEFAULTS if card.acts(name)}
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Controls, of what ipywidgets 7.7 and 8 both have
-
-
-def _modules(model: nn.Module) -> list[str]:
-    """The modules that hold a matrix of weights, and those around them."""
-    modules = model.named_modules()
-    return [name for name, module in modules if name and any(p.dim() > 1 for p in module.parameters())]
-
-
-def _control(name: str, value: Any, choices: Mapping[str, Any] | None, modules: Sequence[str]) -> W.Widget:
-    """The control of a field of `QuantConfig`, by the kind of its default; or of ``choices``, values by name.
-    ``modules``: those that may be left in float.
-
-    ``None`` is a word in its list, for to ipywidgets a value of ``None`` means that nothing is selected."""
-    label = {
-        "description": FIELDS[name]["title"],
-        TOOLTIP: FIELDS[name]["description"],
-        "style": {"description_width": "170px"},
-        "layout": {"width": "min(34rem, 98%)"},
-    }
-    default = DEFAULTS[name]
-    word = WORDS.get(name)
-    value = word if value is None else value
-    if choices is not None:
-        given = [(text, word if choice is None else choice) for text, choice in choices.items()]
-        if value not in [choice for _, choice in given]:
-            raise ValueError(
-                f"{name} starts at {value!r}, which is not one of its choices: {', '.join(choices)}"
-            )
-        return W.Dropdown(options=given, value=value, **label)
-    if isinstance(default, bool):
-        return W.Checkbox(value=value, **label)
-    if stated(QuantConfig)[name].values:
-        return W.Dropdown(
-            options=[(choice.replace("_", " "), choice) for choice in stated(QuantConfig)[name].values],
-            value=value,
-            **label,
-        )
-    if isinstance(default, float):
-        return W.SelectionSlider(
-            options=[(f"{p:g}", p) for p in sorted({*PERCENTILES, value})], value=value, **label
-        )
-    if default == ():
-        return W.SelectMultiple(options=list(dict.fromkeys([*value, *modules])), value=value, rows=4, **label)
-    every = range(1, MAX_BITS + 1)
-    if isinstance(default, tuple):
-        return W.SelectMultiple(options=every, value=value, rows=4, **label)
-    if isinstance(default, int):
-        options = [*((str(bits), bits) for bits in every), (word, word)]
-        options += [("by layer", value)] if isinstance(value, Mapping) else []
-        return W.SelectionSlider(options=options, value=value, **label)
-    raise TypeError(f"there is no control for QuantConfig.{name}")
-
-
-def _folded(what: str, children: Sequence[W.Widget]) -> list[W.Widget]:
-    """A button that shows and hides widgets. (The header of ipywidgets' own `Accordion` cannot be reached by
-    keyboard.)
-    """
-    button = W.ToggleButton(description=f"Show {what}", layout={"width": "auto", "align_self": "flex-start"})
-    box = W.VBox(children, layout={"display": "none"})
-
-    def turn(change: Mapping[str, Any]) -> None:
-        box.layout.display = "" if change["new"] else "none"
-        button.description = f"{'Hide' if change['new'] else 'Show'} {what}"
-
-    button.observe(turn, "value")
-    return [button, box]
+    return {name for name in config.defaults() if card.acts(name)}

@@ -11,7 +11,7 @@ import yaml
 
 from .. import results
 from ..cards.render import shown
-from ..evaluation import wilson
+from ..intervals import wilson
 from ..names import suggestion
 from ..plots import PLACEMENTS
 from .figure import Figure

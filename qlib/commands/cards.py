@@ -1,0 +1,178 @@
+"""`qlib card`: quantization cards made, shown, checked and compared."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import results
+from ..cards import QuantizationCard, catalogue, compare, hardware
+from ..names import suggestion
+from . import in_one_line
+from .recorded import experiments_named
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    codes = "Exit codes: 0 fine; 1 differences, or a choice that the target cannot run or slows; 2 bad input."
+    card = commands.add_parser(
+        "card",
+        help="quantization cards: make, show, check, compare",
+        epilog=codes,
+        description="State, show, check and compare the choices behind a quantized network's accuracy.",
+    )
+    verbs = card.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: object, help: str, files: Sequence[str] = ("card",)) -> argparse.ArgumentParser:
+        parser = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=codes)
+        for file in files:
+            parser.add_argument(
+                file, type=Path, metavar=f"{file.upper()}.yaml", help="a file, or a name in the catalogue"
+            )
+        parser.add_argument("--json", action="store_true", help='print JSON; of an error too: {"error": ...}')
+        parser.set_defaults(run=run)
+        return parser
+
+    new = verb("new", _card_new, "write a card with nothing reported yet, or that of recorded rows", ())
+    new.add_argument("card", type=Path, metavar="CARD.yaml", help="the file to write")
+    new.add_argument("--name", help="what the card is about")
+    new.add_argument(
+        "--experiment",
+        metavar="NAME",
+        help="an experiment whose rows are recorded, such as skip-residual, or a table of yours (.csv)",
+    )
+    new.add_argument(
+        "--where", nargs="*", default=[], metavar="FIELD=VALUE", help="which of its rows; values as in YAML"
+    )
+    new.add_argument(
+        "--config-class",
+        metavar="FILE.py:NAME",
+        help="whose choices the rows have beside those of QuantConfig (is run)",
+    )
+    new.add_argument("--force", action="store_true", help="replace the file if there is one")
+    show = verb("show", _card_show, "print a card")
+    show.add_argument("--format", choices=("text", "markdown", "html", "latex"), default="text")
+    reads = verb("from-onnx", _card_from_onnx, "what a quantized ONNX model's graph shows", ())
+    reads.add_argument("model", type=Path, metavar="MODEL.onnx")
+    reads.add_argument(
+        "--out", type=Path, metavar="CARD.yaml", help="write the card there instead of printing it"
+    )
+    verb("catalogue", _card_catalogue, "list the cards of published methods", ())
+    verb("validate", _card_validate, "say whether a file is a card", ())
+    verbs.choices["validate"].add_argument("cards", type=Path, nargs="+", metavar="CARD.yaml", help="files")
+    verb(
+        "diff",
+        _card_diff,
+        "in which choices two cards differ, and what each was worth on the recorded bench",
+        ("a", "b"),
+    )
+    check = verb("check", _card_check, "what a chip or runtime cannot do")
+    check.add_argument(
+        "--target", required=True, metavar="NAME", help=f"{', '.join(hardware.profiles())}, or a .yaml file"
+    )
+
+
+def _card_new(arguments: argparse.Namespace) -> int:
+    if arguments.card.exists() and not arguments.force:
+        raise ValueError(f"{arguments.card} exists: choose another name, or --force to replace it")
+    name = arguments.name or arguments.card.stem
+    if arguments.experiment:
+        bench, _, experiment = arguments.experiment.rpartition("/")
+        own = Path(arguments.experiment) if experiment.endswith(".csv") else None
+        if own is None:
+            experiments_named([arguments.experiment])  # or else an error with the name that was meant
+        table = results.load_table(own or results.table_path(bench or "digits", experiment))
+        rows = results.select(table, arguments.where)
+        quantized = rows[rows.weight_bits.notna() | rows.activation_bits.notna()]
+        rows = quantized if len(quantized) else rows  # a table's row in float is the baseline
+        card = QuantizationCard.from_rows(rows, table, name=name)
+    else:
+        card = QuantizationCard.of(name)
+    card.save(arguments.card)
+    print(json.dumps(card.data) if arguments.json else f"wrote {arguments.card}")
+    return 0
+
+
+def _card(path: Path) -> QuantizationCard:
+    """From a file, or by its name in the catalogue."""
+    if path.exists() or path.suffix:
+        return QuantizationCard.load(path)
+    known = catalogue()
+    if str(path) not in known:
+        raise ValueError(
+            f"there is no file {path}, and no card of that name in the catalogue{suggestion(path, known)}"
+        )
+    return known[str(path)]
+
+
+def _card_catalogue(arguments: argparse.Namespace) -> int:
+    cards = catalogue()
+    print(
+        json.dumps({name: card.data for name, card in cards.items()})
+        if arguments.json
+        else "\n".join(f"{name:14} {card.name}, {card.data['authors']}" for name, card in cards.items())
+    )
+    return 0
+
+
+def _card_from_onnx(arguments: argparse.Namespace) -> int:
+    card = QuantizationCard.from_onnx(arguments.model)
+    if arguments.out:
+        card.save(arguments.out)
+    print(json.dumps(card.data) if arguments.json else f"wrote {arguments.out}" if arguments.out else card)
+    return 0
+
+
+def _card_show(arguments: argparse.Namespace) -> int:
+    card = _card(arguments.card)
+    views = {
+        "text": str,
+        "markdown": QuantizationCard.to_markdown,
+        "html": QuantizationCard.to_html,
+        "latex": QuantizationCard.to_latex,
+    }
+    print(json.dumps(card.data) if arguments.json else views[arguments.format](card))
+    return 0
+
+
+def _card_validate(arguments: argparse.Namespace) -> int:
+    errors = {str(path): _error(path) for path in arguments.cards}
+    for path, error in errors.items():
+        if error:
+            print(f"qlib: {error}", file=sys.stderr)
+        elif not arguments.json:
+            print(f"{path}: a valid card")
+    if arguments.json:
+        print(json.dumps({path: error is None or {"error": error} for path, error in errors.items()}))
+    return 2 if any(errors.values()) else 0
+
+
+def _error(path: Path) -> str | None:
+    """What is wrong with a card; None if nothing is."""
+    try:
+        QuantizationCard.load(path)
+    except (ValueError, OSError) as error:
+        return in_one_line(error)
+
+
+def _card_diff(arguments: argparse.Namespace) -> int:
+    a = _card(arguments.a)
+    b = _card(arguments.b)
+    found = a.differences(b)
+    print(
+        json.dumps([choice.to_dict() for choice in found]) if arguments.json else compare.report(a, b, found)
+    )
+    return 1 if any(choice.a != choice.b for choice in found) else 0
+
+
+def _card_check(arguments: argparse.Namespace) -> int:
+    card = _card(arguments.card)
+    profile = hardware.load_profile(arguments.target)
+    found = card.fits(profile)
+    if arguments.json:
+        print(json.dumps([vars(finding) for finding in found]))
+    else:
+        print("\n".join(map(str, found)) or f"nothing in this card stands against {profile['title']}")
+    return 1 if any(finding.verdict != "unknown" for finding in found) else 0

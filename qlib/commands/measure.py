@@ -1,0 +1,224 @@
+"""`qlib run`, `sweep` and `export`: a network of a bench, or of the reader's own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import experiments, recording, results
+from ..benches import load_bench, network_of
+from ..config import QuantConfig
+from ..devices import PRECISIONS
+from ..metrics import TOP1, find_metric
+from ..own import is_spec
+from .recorded import add_machine, record_one
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    run = commands.add_parser(
+        "run",
+        help="measure one configuration, and the network in float",
+        description="Measure one configuration, and the network in float: of a bench, or your own. For "
+        "example: qlib run weight_bits=4 activation_bits=4 --model mine.py:network --weights "
+        "mine.safetensors --data images/",
+    )
+    run.add_argument(
+        "fields",
+        nargs="*",
+        metavar="FIELD=VALUE",
+        help="of QuantConfig or an allocation, such as weight_bits=4",
+    )
+    run.add_argument("--network", default="base")
+    run.add_argument(
+        "--images", type=int, help="to evaluate on (default: 2000, of your own folder all if it has fewer)"
+    )
+    run.add_argument(
+        "--calibration-images",
+        type=int,
+        metavar="N",
+        help="default: 320, or all if your own folder has fewer",
+    )
+    run.add_argument("--seed", type=int, default=0, help="of the draw of calibration images")
+    run.add_argument(
+        "--out",
+        type=Path,
+        metavar="TABLE.csv",
+        help="a table to keep the rows in, beside those that are there",
+    )
+    run.add_argument("--device", default="cpu", help="as torch names it")
+    run.add_argument("--precision", default="float32", choices=PRECISIONS)
+    run.set_defaults(run=_run)
+    sweep = commands.add_parser("sweep", help="compute the rows of a grid in a file of your own")
+    sweep.add_argument(
+        "file", type=Path, metavar="GRID.yaml", help="with the fields of those in book/experiments"
+    )
+    sweep.add_argument("--out", type=Path, metavar="TABLE.csv", help="default: GRID.rows.csv")
+    add_machine(sweep)
+    sweep.set_defaults(run=_sweep)
+    _add_bench(run, "default: digits")
+    _add_bench(sweep, "instead of the file's")
+    _add_how(run)
+    _add_how(sweep)
+    export = commands.add_parser(
+        "export",
+        help="write a bench's network, quantized, as ONNX",
+        description="Write a bench's network, quantized, as ONNX with 8- and 4-bit integers.",
+    )
+    export.add_argument("path", type=Path, metavar="MODEL.onnx")
+    export.add_argument("--bench", default="digits")
+    export.add_argument("--network", default="base")
+    export.add_argument(
+        "--config", type=Path, metavar="CONFIG.yaml", help="fields of QuantConfig; defaults without it"
+    )
+    export.add_argument("--calibration-images", type=int, default=320, metavar="N")
+    export.add_argument("--seed", type=int, default=0, help="of the draw of calibration images")
+    export.set_defaults(run=_export)
+
+
+def _add_bench(parser: argparse.ArgumentParser, default: str) -> None:
+    """What is measured: a bench, or a network and images of the reader's own."""
+    parser.add_argument("--bench", help=f"or FILE.py:NAME, which makes one (is run); {default}")
+    parser.add_argument(
+        "--model", metavar="MODULE:FUNCTION", help="makes your network; also FILE.py:FUNCTION (is run)"
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="its weights: .safetensors, or a .pth that holds no code"
+    )
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="your images: train/ and val/, a subfolder for every class"
+    )
+    parser.add_argument(
+        "--preprocess",
+        default="imagenet",
+        metavar="YAML",
+        help="as in training: {resize: 256, crop: 224, mean: [...], std: [...]} (default: ImageNet's)",
+    )
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    """How it is quantized and measured, beside the choices."""
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        help="how codes and ranges are found: a method, FILE.py:NAME (is run), a YAML mapping of name and "
+        "settings, or a list of such (default: nearest)",
+    )
+    parser.add_argument(
+        "--metric", metavar="NAME", help="what is measured: a metric, or FILE.py:NAME (is run; default: top1)"
+    )
+    parser.add_argument(
+        "--config-class",
+        metavar="FILE.py:NAME",
+        help="a configuration with choices of your own, derived from QuantConfig (is run)",
+    )
+
+
+def _given_bench(arguments: argparse.Namespace, default: str, own: dict | None = None) -> dict:
+    """The fields ``bench`` and ``own`` of an experiment, as the arguments say."""
+    given = {
+        name: getattr(arguments, name) for name in ("model", "weights", "data") if getattr(arguments, name)
+    }
+    if is_spec(arguments.bench):
+        if given:
+            raise ValueError("--bench FILE.py:NAME brings networks and data: leave out --model and the like")
+        return {"bench": arguments.bench.rpartition(":")[2], "own": {"bench": arguments.bench}}
+    if not given:
+        return {"bench": arguments.bench or default, "own": None if arguments.bench else own}
+    if len(given) < 3:
+        raise ValueError("a network of your own needs all of --model, --weights and --data")
+    name = arguments.bench or Path(given["data"]).name
+    return {"bench": name, "own": {**given, "preprocess": yaml.safe_load(arguments.preprocess)}}
+
+
+def _given_how(arguments: argparse.Namespace, fixed: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an experiment that say how it is quantized and measured, where the arguments do."""
+    given = {"metric": arguments.metric, "config_class": arguments.config_class}
+    given = {name: value for name, value in given.items() if value}
+    if arguments.method:
+        method = arguments.method if is_spec(arguments.method) and arguments.method[0] not in "[{" else None
+        given["fixed"] = {**fixed, "method": method or yaml.safe_load(arguments.method)}
+    return given
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    fields = {name: yaml.safe_load(text) for name, _, text in (f.partition("=") for f in arguments.fields)}
+    given = _given_bench(arguments, "digits")
+    images = arguments.images or 2000
+    calibration = arguments.calibration_images or 320
+    if given["own"]:
+        bench = load_bench(given["bench"], given["own"])
+        if "bench" in given["own"]:
+            given["metric"] = getattr(bench, "metric", TOP1.name)
+        else:
+            images = arguments.images or min(images, len(bench.held_out))
+            calibration = arguments.calibration_images or min(calibration, len(bench.train))
+    experiment = experiments.Experiment(
+        "run",
+        **{"fixed": fields, **given, **_given_how(arguments, fields)},
+        vary=(),
+        networks=(arguments.network,),
+        images=images,
+        calibration_images=(calibration,),
+        seeds=(arguments.seed,),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.out or Path(folder) / "run.csv"
+        recording.record(
+            experiment,
+            path,
+            command=" ".join(["qlib run", *arguments.fields]),
+            device=arguments.device,
+            precision=arguments.precision,
+            retry=True,
+            keep=True,
+        )
+        return _say(experiment, path, " ".join(arguments.fields))
+
+
+def _say(experiment: experiments.Experiment, path: Path, choices: str) -> int:
+    """Print what was measured; the status."""
+    asked = experiment.runs()
+    kind = experiment.configurations()
+    rows = {results.run_of(row, kind): row for row in results.load_rows(path)}
+    metric = find_metric(experiment.metric)
+    measured = "" if metric is TOP1 else f"{metric.title or metric.name} "
+    for run in asked:
+        what = choices or "quantized, 8 bits"
+        if run.method != "nearest":
+            what += f" method={run.method}"
+        if run is not asked[-1]:
+            what = "float"
+        found = results.measurement_of(rows[run]) if run in rows else "failed"
+        print(f"{what}: {measured}{found}")
+    failed = not all(run in rows for run in asked)
+    errors = dict.fromkeys(results.failures(path).values()) if failed else {}  # often one reason for both
+    for error in errors:
+        print(f"qlib: {error}", file=sys.stderr)
+    return int(failed)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    experiment = experiments.Experiment.load(arguments.file)
+    given = _given_bench(arguments, experiment.bench, experiment.own)
+    given |= _given_how(arguments, dict(experiment.fixed))
+    experiment = dataclasses.replace(experiment, **given)
+    path = arguments.out or arguments.file.with_suffix(".rows.csv")
+    return record_one(experiment, path, f"qlib sweep {arguments.file.name}", arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .export import export_onnx
+
+    bench = load_bench(arguments.bench)
+    network = network_of(bench, arguments.network)
+    config = QuantConfig.from_yaml(arguments.config.read_text("utf8")) if arguments.config else QuantConfig()
+    calibration = bench.calibration(arguments.calibration_images, seed=arguments.seed)
+    export_onnx(network, config, calibration, calibration[0][0][:1], arguments.path)
+    print(f"wrote {arguments.path}")
+    return 0

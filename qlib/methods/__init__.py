@@ -1,0 +1,144 @@
+"""How codes and ranges are found, given the choices: one file a method.
+
+A method is a frozen dataclass of its settings with one function, `Method.apply`. It is named by its file,
+such as ``"bias"``; one of your own by ``FILE.py:NAME``. Torch is imported where a method is applied, not
+before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from ..names import suggestion
+from ..own import is_spec, named, origin
+from .method import STAGES, Method, Work
+
+__all__ = ["STAGES", "Method", "Work", "find_methods", "identity", "known_methods", "spelled", "words"]
+
+NEAREST = "nearest"
+
+
+@cache
+def known_methods() -> dict[str, type[Method]]:
+    """The methods of this package, by name."""
+    files = [module.name for module in iter_modules(__path__) if module.name != "method"]
+    return {name: _method_of(import_module(f".{name}", __name__)) for name in files}
+
+
+def _method_of(module: Any) -> type[Method]:
+    kinds = (kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Method))
+    return next(kind for kind in kinds if kind.__module__ == module.__name__)
+
+
+def find_methods(method: Any) -> tuple[Method, ...]:
+    """The methods that are meant, in the order in which they are applied, with one that rounds.
+
+    Parameters
+    ----------
+    method : a name; ``FILE.py:NAME``; a mapping of ``name`` and settings; an instance; or a list of such,
+        each at its stage: before ranges are found, rounding, after
+
+    Raises
+    ------
+    ValueError : there is no such method or setting; the order is not that of the stages; two of them round
+    """
+    named_methods = _named(method)
+    found = [one for _, one in named_methods]
+    stages = [STAGES.index(one.stage) for one in found]
+    if stages != sorted(stages):
+        said = ", ".join(f"{name!r} works {one.stage}" for name, one in named_methods)
+        raise ValueError(f"methods come in the order of their stages, {', '.join(STAGES)}; here {said}")
+    rounding = STAGES.index("rounding")
+    if stages.count(rounding) > 1:
+        both = " and ".join(repr(name) for name, one in named_methods if one.stage == "rounding")
+        raise ValueError(f"weights are rounded once, but {both} would do it: choose one")
+    if rounding not in stages:
+        found.insert(sum(stage < rounding for stage in stages), known_methods()[NEAREST]())
+    return tuple(found)
+
+
+def _named(method: Any) -> list[tuple[str, Method]]:
+    """The methods given, with the names by which they can be found again."""
+    given = method if isinstance(method, (list, tuple)) else [method]
+    return [_one(part) for part in given]
+
+
+def _one(part: Any) -> tuple[str, Method]:
+    settings: Mapping[str, Any] = {}
+    if isinstance(part, Mapping):
+        settings = {key: value for key, value in part.items() if key != "name"}
+        part = part.get("name")
+    found = part
+    if is_spec(part):
+        found = named(part, "method")
+    elif isinstance(part, str):
+        if part not in known_methods():
+            raise ValueError(f"there is no method {part!r}{suggestion(part, known_methods())}")
+        found = known_methods()[part]
+    if isinstance(found, type) and issubclass(found, Method):
+        found = found.from_dict(settings)
+    elif settings:
+        raise ValueError(
+            f"settings ({', '.join(settings)}) need the name of a class of methods, got {part!r:.80}"
+        )
+    if not isinstance(found, Method):
+        raise ValueError(f"a method is a name, or an instance of qlib.methods.Method; got {part!r:.80}")
+    name = part if isinstance(part, str) else _name_of(found)
+    if found.stage not in STAGES:
+        raise ValueError(f"the method {name!r} works {found.stage!r}, which is none of {', '.join(STAGES)}")
+    return name, found
+
+
+def _name_of(method: Method) -> str:
+    kinds = {kind: name for name, kind in known_methods().items()}
+    return kinds.get(type(method), type(method).__name__)
+
+
+def spelled(method: Any) -> str:
+    """Methods as one text, the same for the same ones: ``"nearest"``, ``"bias"``, or JSON with settings; what
+    a row has, and what `unspelled` reads.
+
+    Raises
+    ------
+    ValueError : as `find_methods`; and for an instance of a class of your own, which another process could
+        not find by its name
+    """
+    find_methods(method)
+    parts = []
+    for name, one in _named(method):
+        if not is_spec(name) and type(one) not in known_methods().values():
+            raise ValueError(
+                f"say where the method {name!r} stands, such as FILE.py:{name}, and what it is set to"
+            )
+        changed = {k: v for k, v in one.to_dict().items() if getattr(one, k) != one.defaults()[k]}
+        parts.append({"name": name, **changed} if changed else name)
+    parts = [part for part in parts if part != NEAREST] or [NEAREST]  # what rounds where nothing else does
+    only = parts[0] if len(parts) == 1 else parts
+    return only if isinstance(only, str) else json.dumps(only, sort_keys=True)
+
+
+def unspelled(text: str) -> Any:
+    """What `spelled` had been given, as `find_methods` takes it."""
+    return json.loads(text) if text[:1] in ("{", "[") else text
+
+
+def identity(text: str) -> list[dict[str, Any]]:
+    """What the key of a row holds of methods, `spelled`: names, settings (those that were added later where
+    they are not their default), and what tells the reader's own code from other code of that name.
+    """
+    found = _named(unspelled(text))
+    return [{"name": name, **one.identity(), **origin(one)} for name, one in found]
+
+
+def words(method: Any) -> dict[str, Any]:
+    """The fields of a card that methods fill in; texts of several are joined."""
+    said: dict[str, Any] = {}
+    for one in find_methods(method):
+        for field, value in one.card().items():
+            said[field] = f"{said[field]}, {value}" if isinstance(said.get(field), str) else value
+    return said

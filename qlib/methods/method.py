@@ -1,0 +1,99 @@
+"""What a method is, and what it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..choices import Settings
+from ..config import MAX_BITS, QuantConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx
+
+    from ..affine import Grid
+    from ..network import Network
+    from ..placement import Placement
+    from ..quantizer import Quantizer
+
+STAGES = ("before ranges", "rounding", "after")
+
+
+@dataclass
+class Work:
+    """A network on its way from float to quantized: what a method sees, and changes.
+
+    Attributes
+    ----------
+    config : what is asked for
+    network : the one that is being quantized, batch norm folded; before ranges are found it has no quantizers
+    placement : where quantizers go, with the bits of every layer, and the layers that are left in float
+    batches : calibration inputs (`qlib.network.inputs`)
+    floats : a copy of the network in float, as it was when ranges were to be found; ``None`` before that, and
+        where weights are rounded to nearest and nothing else is done
+    quantizers : by node that they follow
+    grids : by layer, that of its rounded weights ``(out channels, ...)``
+    """
+
+    config: QuantConfig
+    network: Network
+    placement: Placement
+    batches: list[Any]
+    floats: Network | None = None
+    quantizers: dict[fx.Node, Quantizer] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
+
+    def weights(self) -> Iterator[tuple[str, Tensor, Grid]]:
+        """Every weight that gets codes, once: its layer's name, itself as rows ``(out channels, ...)``, and
+        its grid, which broadcasts against them. Those of 17 bits and more stay as they are.
+        """
+        from ..network.operations import rows_of
+        from ..quantizer import weight_grid
+
+        for name, bits in self.placement.weight_bits.items():
+            if not isinstance(bits, tuple) and bits > MAX_BITS:
+                continue
+            if name in self.network.tied:
+                self.grids[name] = self.grids[self.network.tied[name]]
+                continue
+            layer = self.network.module.get_submodule(name)
+            rows = rows_of(layer.weight.data, layer)
+            self.grids[name] = weight_grid(name, rows, self.config, bits)
+            yield name, rows, self.grids[name]
+
+    def put_weight(self, name: str, rows: Tensor) -> None:
+        """Give layer ``name`` the values of codes ``(out channels, ...)``, in place."""
+        from ..network.operations import weight_of_rows
+
+        layer = self.network.module.get_submodule(name)
+        layer.quantized_by_qlib = True  # which copies and unpickled networks keep
+        layer.weight.data.copy_(weight_of_rows(rows, layer))
+
+
+@dataclass(frozen=True)
+class Method(Settings):
+    """Base of methods: frozen dataclasses of settings, each field stated by `qlib.choices.choice`.
+
+    Attributes
+    ----------
+    stage : ``"before ranges"`` are found, while all is in float; ``"rounding"`` weights, one method only; or
+        ``"after"`` weights are rounded and ranges fixed
+    words : what a card says of it, by field of a card, such as ``{"technique": "bias correction"}``
+    """
+
+    stage: ClassVar[str] = "rounding"
+    words: ClassVar[Mapping[str, Any]] = {}
+
+    def apply(self, work: Work) -> None:
+        """Do it, in place.
+
+        Raises
+        ------
+        ValueError : naming the layer, where it cannot be done
+        """
+        raise NotImplementedError
+
+    def card(self) -> dict[str, Any]:
+        """The fields of a card that it fills in: its words."""
+        return dict(self.words)

@@ -1,0 +1,63 @@
+"""How recorded rows were made: command, commit, versions, hardware."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .experiments import Laboratory
+
+
+def session(
+    command: str, seeds: Sequence[int], laboratory: Laboratory, threads: int | None
+) -> dict[str, Any]:
+    """What stands beside a table of the rows that are about to be made.
+
+    Parameters
+    ----------
+    command : that makes them again; empty for the one that runs
+    threads : that compute a row; ``None`` for those that torch uses
+    """
+    import torch
+
+    gpu = laboratory.device.type == "cuda"
+    return {
+        "command": command or " ".join(sys.argv),
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "seeds": list(seeds),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "hardware": f"{_processor()}, {threads or torch.get_num_threads()} threads",
+        **({"device": torch.cuda.get_device_name(laboratory.device)} if gpu else {}),
+        "precision": laboratory.precision,
+    }
+
+
+def commit() -> str:
+    """Of the package: its hash, and whether there are local changes; "unknown" outside a clone."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=here)
+        return done.stdout.strip()
+
+    try:
+        changed = " with local changes" if git("status", "--porcelain", "--", ".") else ""
+        return git("rev-parse", "HEAD") + changed
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,185 @@
+"""Recording: the rows that a table lacks are computed and written, one by one.
+
+Every finished row rewrites the table whole, so a killed recording loses at most the rows in hand, and running
+it again continues. One process writes, any number compute (`qlib.workers`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .benches import Bench, load_bench
+from .experiments import Experiment, Laboratory, Run
+from .provenance import session
+from .results import load_table, run_of
+from .tables import (
+    COLUMNS,
+    LATER,
+    cell,
+    locked,
+    read_notes,
+    read_rows,
+    sidecar,
+    values,
+    write_notes,
+    write_rows,
+)
+from .workers import spread
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def record(
+    experiment: Experiment,
+    path: Path,
+    command: str = "",
+    progress: bool = True,
+    device: str = "cpu",
+    precision: str = "float32",
+    workers: int = 0,
+    scheduler: str | None = None,
+    shard: tuple[int, int] = (1, 1),
+    retry: bool = False,
+    keep: bool = False,
+    bench: Bench | None = None,
+) -> pd.DataFrame:
+    """Compute the rows of ``experiment`` that the table at ``path`` (CSV) lacks, and return the table.
+
+    ``device`` and ``precision`` as for `Laboratory`; ``workers`` and ``scheduler`` as for
+    `qlib.workers.spread`, where every row is computed by one thread, so that the table does not depend on how
+    many work on it. ``shard``: the i-th of n parts of the rows, in a table of its own beside ``path``, for
+    machines that share no disk; `merge` puts such tables together. A run that fails is noted with its error
+    beside the table and does not stop the rest; it is tried again with ``retry``. ``bench``: one made in
+    Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes do not have it.
+
+    Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no
+    longer asks for, unless ``keep``. Several recordings of one table at once keep each other's rows.
+    """
+    from tqdm import tqdm
+
+    apart = bool(workers) or scheduler is not None
+    if bench and apart:
+        raise ValueError("a bench made in Python stays in this process: leave out workers and scheduler")
+    laboratory = Laboratory(bench or experiment.load_bench(), device, precision)
+    wanted = {laboratory.identity(run)["key"]: run for run in experiment.runs()}
+    part, parts = shard
+    if parts > 1:
+        path = shard_path(path, part, parts)
+        wanted = dict(list(wanted.items())[part - 1 :: parts])
+    own = experiment.own_choices()
+    with locked(path):
+        rows = {row["key"] for row in read_rows(path)}
+        notes = read_notes(path)
+        missing = [
+            (key, run)
+            for key, run in wanted.items()
+            if key not in rows and (retry or key not in notes["failed"])
+        ]
+        if missing:
+            notes["sessions"].append(session(command, experiment.seeds, laboratory, 1 if apart else None))
+            notes["choices"] |= own
+            write_notes(path, notes)
+        if not path.exists():
+            write_rows(path, [], own)
+    number = len(notes["sessions"]) - 1
+    place = (experiment.bench, json.dumps(experiment.own), device, precision)
+    attempt = (
+        functools.partial(_attempt_elsewhere, place) if apart else functools.partial(_attempt, laboratory)
+    )
+    finished = tqdm(
+        spread(attempt, missing, workers, scheduler),
+        desc=f"{experiment.bench}/{path.stem}",
+        total=len(missing),
+        unit="row",
+        disable=None if progress else True,
+    )
+    for (key, run), cells in finished:
+        with locked(path):
+            rows = {row["key"]: row for row in read_rows(path) if keep or row["key"] in wanted}
+            notes = read_notes(path)
+            failed = {k: error for k, error in notes["failed"].items() if (keep or k in wanted) and k != key}
+            if "error" in cells:
+                failed[key] = cells["error"]
+            else:
+                empty = {**dict.fromkeys(COLUMNS), **LATER, **own}
+                row = {**empty, **laboratory.identity(run), **cells, "session": number}
+                rows[key] = {name: cell(value) for name, value in row.items()}
+            if failed != notes["failed"]:
+                write_notes(path, {**notes, "failed": failed})
+            kept = [k for k in (*(k for k in rows if k not in wanted), *wanted) if k in rows]
+            write_rows(path, [rows[k] for k in kept], notes["choices"])
+    return load_table(path)
+
+
+def _attempt(laboratory: Laboratory, item: tuple[str, Run]) -> dict[str, Any]:
+    """The cells of a row that are results, or the error of a run that cannot be carried out. Other errors are
+    the machine's.
+    """
+    start = time.perf_counter()
+    try:
+        return {**laboratory.measure(item[1]), "seconds": round(time.perf_counter() - start, 2)}
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+@functools.lru_cache(1)
+def _laboratory(bench: str, own: str, *options: str) -> Laboratory:
+    """A worker's."""
+    return Laboratory(load_bench(bench, json.loads(own)), *options)
+
+
+def _attempt_elsewhere(place: tuple[str, ...], item: tuple[str, Run]) -> dict[str, Any]:
+    laboratory = _laboratory(*place)
+    if laboratory.identity(item[1])["key"] != item[0]:
+        raise OSError(
+            f"a worker ({platform.node()}) has other code, weights or data than the process that records"
+        )
+    return _attempt(laboratory, item)
+
+
+def merge(experiment: Experiment, path: Path) -> pd.DataFrame:
+    """Put the shards' tables beside ``path`` into the table there, delete them, and return it.
+
+    Raises ``FileNotFoundError`` if there are none.
+    """
+    shards = sorted(path.parent.glob(f"{path.stem}.*-of-*.csv"))
+    if not shards:
+        raise FileNotFoundError(
+            f"{path.parent} holds no shard of {path.stem} (such as {shard_path(path, 1, 2).name})"
+        )
+    order = {run: i for i, run in enumerate(experiment.runs())}
+    config_class = experiment.configurations()
+    with locked(path):
+        rows = {row["key"]: row for row in read_rows(path)}
+        notes = read_notes(path)
+        for shard in shards:
+            more = read_notes(shard)
+            earlier = len(notes["sessions"])
+            for row in read_rows(shard):
+                rows.setdefault(row["key"], {**row, "session": str(int(row["session"]) + earlier)})
+            notes = {
+                "sessions": notes["sessions"] + more["sessions"],
+                "failed": {**notes["failed"], **more["failed"]},
+                "choices": {**notes["choices"], **more["choices"]},
+            }
+        failed = {key: error for key, error in notes["failed"].items() if key not in rows}
+        write_notes(path, {**notes, "failed": failed})
+        place = {key: order.get(run_of(values(row), config_class), len(order)) for key, row in rows.items()}
+        write_rows(path, sorted(rows.values(), key=lambda row: place[row["key"]]), notes["choices"])
+    for shard in shards:
+        shard.unlink()
+        sidecar(shard).unlink(missing_ok=True)
+    return load_table(path)
+
+
+def shard_path(path: Path, part: int, parts: int) -> Path:
+    """Where the ``part``-th of ``parts`` shards of the table at ``path`` lies."""
+    if not 1 <= part <= parts:
+        raise ValueError(f"there is no shard {part} of {parts}: they count from 1")
+    return path.with_name(f"{path.stem}.{part}-of-{parts}.csv")

@@ -1,0 +1,155 @@
+"""Files of recorded rows: a CSV file, and a YAML file beside it with its sessions and failures.
+
+Tables are written whole, so that others see the old one or the new one. A column that came later, or that a
+configuration of the reader's own brings, is filled with its default where a table lacks it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .choices import choices
+from .config import QuantConfig
+from .files import write_whole
+
+FIELDS = tuple(field.name for field in dataclasses.fields(QuantConfig))
+COLUMNS = (
+    "key",
+    "session",
+    "bench",
+    "network",
+    "weights",
+    "data",
+    "code_version",
+    "calibration_images",
+    "calibration_seed",
+    *FIELDS,
+    "allocation",
+    "method",
+    "precision",
+    "metric",
+    "n",
+    "top1",
+    "value",
+    "low",
+    "high",
+    "average_weight_bits",
+    "average_activation_bits",
+    "bits",
+    "seconds",
+    "correct",
+    "values",
+)
+LATER = {  # columns that older tables lack, and what their rows would hold there
+    "method": "nearest",
+    "precision": "float32",
+    "metric": "top1",
+    "value": None,  # of top-1: the column of that name
+    "values": None,
+    **{name: value for name, value in QuantConfig().to_dict().items() if choices(QuantConfig)[name].since},
+}
+TEXT = ("key", "weights", "data", "correct", "values")  # columns that are no JSON
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, cells as they are written; none where there is no file.
+
+    Raises
+    ------
+    ValueError : it has columns that are not known, or lacks some
+    """
+    if not path.exists():
+        return []
+    own = {name: cell(value) for name, value in read_notes(path)["choices"].items()}
+    with open(path, encoding="utf8", newline="") as file:
+        reader = csv.DictReader(file)
+        given = set(reader.fieldnames or ())
+        if set(COLUMNS) - given - set(LATER) or given - set(COLUMNS) - set(own):
+            raise ValueError(
+                f"{path} is not a table of this version of qlib (its columns differ): move it away and "
+                "record "
+                "again"
+            )
+        later = {name: cell(value) for name, value in LATER.items()}
+        found = [{**later, **own, **row} for row in reader]
+    for row in found:
+        if row["value"] == cell(None) and row["metric"] == "top1":
+            row["value"] = row["top1"]
+    return found
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str]], own: Sequence[str] = ()) -> None:
+    """Write a table whole. ``own``: columns beside `COLUMNS`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, (*COLUMNS, *own), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+def cell(value: Any) -> str:
+    """A value as a table has it: JSON, or text as it is."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def values(row: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a row's cells."""
+    return {name: text if name in TEXT else _value(text) for name, text in row.items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def sidecar(path: Path) -> Path:
+    """Where the notes of a table lie."""
+    return path.with_suffix(".yaml")
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """What stands beside a table: its recording ``sessions``, oldest first; in ``failed`` the error of every
+    run that failed, by key; and in ``choices`` the columns of choices that are not this package's, with their
+    defaults.
+    """
+    notes = sidecar(path)
+    empty = {"sessions": [], "failed": {}, "choices": {}}
+    return {**empty, **(yaml.safe_load(notes.read_text("utf8")) if notes.exists() else {})}
+
+
+def write_notes(path: Path, notes: Mapping[str, Any]) -> None:
+    said = {name: value for name, value in notes.items() if value}
+    write_whole(sidecar(path), yaml.safe_dump(said, sort_keys=False))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Alone among processes that write tables into this folder, where its file system can lock; else on
+    trust.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+
+        folder = os.open(path.parent, os.O_RDONLY)
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        with suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)

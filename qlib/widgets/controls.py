@@ -1,0 +1,109 @@
+"""Controls of choices, made of what is stated about them; of what ipywidgets 7.7 and 8 both have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ipywidgets as W
+from torch import nn
+
+from ..choices import Choice
+from ..config import MAX_BITS
+from ..methods import known_methods
+
+PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
+TOOLTIP = "tooltip" if hasattr(W.IntSlider, "tooltip") else "description_tooltip"  # ipywidgets 8, 7
+
+
+def modules_with_weights(model: nn.Module) -> list[str]:
+    """The modules that hold a matrix of weights, and those around them."""
+    modules = model.named_modules()
+    return [name for name, module in modules if name and any(p.dim() > 1 for p in module.parameters())]
+
+
+def control_of(
+    name: str,
+    known: Choice,
+    default: Any,
+    value: Any,
+    choices: Mapping[str, Any] | None,
+    modules: Sequence[str],
+) -> W.Widget:
+    """The control of a choice, by what is stated about it and the kind of its default.
+
+    ``None`` is a word in its list, for to ipywidgets a value of ``None`` means that nothing is selected.
+
+    Parameters
+    ----------
+    choices : values by names of the reader's, in the place of the usual control
+    modules : those that may be left in float
+
+    Raises
+    ------
+    ValueError : ``value`` is none of ``choices``
+    """
+    label = _label(known.title, known.help)
+    word = known.none
+    value = word if value is None else value
+    if choices is not None:
+        given = [(text, word if choice is None else choice) for text, choice in choices.items()]
+        if value not in [choice for _, choice in given]:
+            raise ValueError(
+                f"{name} starts at {value!r}, which is not one of its choices: {', '.join(choices)}"
+            )
+        return W.Dropdown(options=given, value=value, **label)
+    if isinstance(default, bool):
+        return W.Checkbox(value=value, **label)
+    if known.values:
+        options = [(choice.replace("_", " "), choice) for choice in known.values]
+        return W.Dropdown(options=options, value=value, **label)
+    if name == "percentile":
+        options = [(f"{p:g}", p) for p in sorted({*PERCENTILES, value})]
+        return W.SelectionSlider(options=options, value=value, **label)
+    if isinstance(default, float):
+        return W.FloatText(value=value, **label)
+    if default == ():
+        return W.SelectMultiple(options=list(dict.fromkeys([*value, *modules])), value=value, rows=4, **label)
+    every = range(1, MAX_BITS + 1)
+    if isinstance(default, tuple):
+        return W.SelectMultiple(options=every, value=value, rows=4, **label)
+    if isinstance(default, int) and known.least is not None:
+        most = 10**6 if known.most is None else int(known.most)
+        return W.BoundedIntText(value=value, min=int(known.least), max=most, **label)
+    if isinstance(default, int):
+        options = [*((str(bits), bits) for bits in every), (word, word)]
+        options += [("by layer", value)] if isinstance(value, Mapping) else []
+        return W.SelectionSlider(options=options, value=value, **label)
+    raise TypeError(f"there is no control for {name}, whose default is {default!r}")
+
+
+def control_of_method(method: str) -> W.Widget:
+    """One of the methods of this package, or the one given, as `qlib.methods.spelled` has it."""
+    options = list(dict.fromkeys([*sorted(known_methods(), key="nearest".__ne__), method]))
+    label = _label("Method", "How codes and ranges are found, given the choices.")
+    return W.Dropdown(options=options, value=method, **label)
+
+
+def _label(title: str, help: str) -> dict[str, Any]:
+    return {
+        "description": title,
+        TOOLTIP: help,
+        "style": {"description_width": "170px"},
+        "layout": {"width": "min(34rem, 98%)"},
+    }
+
+
+def folded(what: str, children: Sequence[W.Widget]) -> list[W.Widget]:
+    """A button that shows and hides widgets. (The header of ipywidgets' own `Accordion` cannot be reached by
+    keyboard.)
+    """
+    button = W.ToggleButton(description=f"Show {what}", layout={"width": "auto", "align_self": "flex-start"})
+    box = W.VBox(children, layout={"display": "none"})
+
+    def turn(change: Mapping[str, Any]) -> None:
+        box.layout.display = "" if change["new"] else "none"
+        button.description = f"{'Hide' if change['new'] else 'Show'} {what}"
+
+    button.observe(turn, "value")
+    return [button, box]
