@@ -24,20 +24,32 @@ class Choice:
 
     Parameters
     ----------
-    title : a few words, the label of a control and of a line on a card
-    help : one sentence
-    values : the words that it may be; empty where its default's type, or a check of its own, decides
-    least, most : bounds of a number, both allowed; ``above`` is a bound that is not
-    side : ``"weight"`` or ``"activation"``, where it acts on that side alone, which may stay in float
-    acts : from all fields' values as a card has them, whether it means anything beside the others
-    since : the version with which it came, if rows were recorded before; such a field enters the key of a row
-        only where it is not its default, so a default must never change
-    none : the word for ``None``
-    category, schema, examples : its place on a card, the JSON schema of its value there (where ``values`` and
-        type do not say it), and examples of values
-    observation : the number of the paper's observation about it
-    paper : the paper's word for it, and the sections that speak about it
-    unwritten : the values that pairs of QuantizeLinear and DequantizeLinear cannot say (`qlib.export`)
+    title
+        A few words, the label of a control and of a line on a card.
+    help
+        One sentence.
+    values
+        The words that it may be; empty where its default's type, or a check of its own, decides.
+    least, most
+        Bounds of a number, both allowed; ``above`` is a bound that is not.
+    side
+        ``"weight"`` or ``"activation"``, where it acts on that side alone, which may stay in float.
+    acts
+        From all fields' values as a card has them, whether it means anything beside the others.
+    since
+        The version with which it came, if rows were recorded before; such a field enters the key of a row
+        only where it is not its default, so a default must never change.
+    none
+        The word for ``None``.
+    category, schema, examples
+        Its place on a card, the JSON schema of its value there (where ``values`` and type do not say it), and
+        examples of values.
+    observation
+        The number of the paper's observation about it.
+    paper
+        The paper's word for it, and the sections that speak about it.
+    unwritten
+        The values that pairs of QuantizeLinear and DequantizeLinear cannot say (`qlib.export`).
     """
 
     title: str

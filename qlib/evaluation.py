@@ -28,23 +28,29 @@ def evaluate(
 
     Parameters
     ----------
-    model : any network
-    batches : pairs of inputs and targets. Inputs are a tensor ``(n, ...)``, a tuple of several, or a
-        dictionary by name; targets are what the metric understands: for ``"top1"`` integer labels ``(n,)``,
-        or ``(n, height, width)`` for maps of class scores ``(n, classes, height, width)``. A metric against a
-        reference looks at no targets: they may be ``None``
-    metric : ``"top1"``, ``"top5"``, ``"mse"``, ``"agreement"`` and ``"sqnr"`` (these two against
-        ``reference``), a `qlib.metrics.Metric`, or a function of (outputs, targets) to a value ``(n,)``
-    reference : the float network
+    model
+        Any network.
+    batches
+        Pairs of inputs and targets. Inputs are a tensor ``(n, ...)``, a tuple of several, or a dictionary by
+        name; targets are what the metric understands: for ``"top1"`` integer labels ``(n,)``, or ``(n,
+        height, width)`` for maps of class scores ``(n, classes, height, width)``. A metric against a
+        reference looks at no targets: they may be ``None``.
+    metric
+        ``"top1"``, ``"top5"``, ``"mse"``, ``"agreement"`` and ``"sqnr"`` (these two against ``reference``), a
+        `qlib.metrics.Metric`, or a function of (outputs, targets) to a value ``(n,)``.
+    reference
+        The float network.
 
     Returns
     -------
-    a `Measurement`; an `Accuracy` where the metric is top-1 and an example has one label
+    Measurement
+        A `Measurement`; an `Accuracy` where the metric is top-1 and an example has one label.
 
     Raises
     ------
-    ValueError : naming the batch: there are no examples, a batch is not such a pair, does not fit the
-        network, or is not finite; the network's output is not; or the metric cannot be computed of it
+    ValueError
+        Naming the batch: there are no examples, a batch is not such a pair, does not fit the network, or is
+        not finite; the network's output is not; or the metric cannot be computed of it.
     """
     metric = find_metric(metric)
     return measured(metric, examples(model, batches, metric, reference))
@@ -140,10 +146,14 @@ class Mean:
 
     Attributes
     ----------
-    metric, value, n : as of a `Measurement`
-    interval : 95 %, for the sampling of examples
-    spread : standard deviation over seeds; NaN for one
-    seeds : how many measurements
+    metric, value, n
+        As of a `Measurement`.
+    interval
+        95 %, for the sampling of examples.
+    spread
+        Standard deviation over seeds; NaN for one.
+    seeds
+        How many measurements.
     """
 
     metric: Metric
@@ -159,7 +169,8 @@ def mean_of(several: Sequence[Measurement]) -> Mean:
 
     Raises
     ------
-    ValueError : they were not measured on equally many examples, or by one metric
+    ValueError
+        They were not measured on equally many examples, or by one metric.
     """
     found = _same_examples(several)
     values = [m.value for m in found]
@@ -216,7 +227,8 @@ def compare(a: Measurement | Sequence[Measurement], b: Measurement | Sequence[Me
 
     Raises
     ------
-    ValueError : they were not measured on equally many examples, or by one metric, or are not finite
+    ValueError
+        They were not measured on equally many examples, or by one metric, or are not finite.
 
     Source
     ------
@@ -260,11 +272,14 @@ def verdict(interval: tuple[float, float], claim: str = "greater", margin: float
 
     Parameters
     ----------
-    interval : in the metric's unit
-    claim : ``"greater"`` *holds* if the interval lies above zero, *does not hold* if below, else *undecided
+    interval
+        In the metric's unit.
+    claim
+        ``"greater"`` *holds* if the interval lies above zero, *does not hold* if below, else *undecided
         here*; ``"less"`` is the mirror image. ``"no difference"`` *holds* if the interval lies within
-        ``margin`` of zero, else *does not hold* if it excludes zero, else undecided
-    margin : in the metric's unit
+        ``margin`` of zero, else *does not hold* if it excludes zero, else undecided.
+    margin
+        In the metric's unit.
     """
     low, high = interval if claim != "less" else (-interval[1], -interval[0])
     if claim in ("greater", "less"):

@@ -29,17 +29,26 @@ class Metric:
 
     Parameters
     ----------
-    name : as rows and command lines have it
-    each : a function of (outputs, targets), as the network and the batch give them, to a value ``(n,)`` for
-        each example, or parts ``(n, k)`` of one. Where ``against`` is ``"reference"``, of (outputs, outputs
-        of the reference)
-    title : in words, for axes and cards
-    unit : of a value, such as ``"%"``
-    greater_is_better : which way is up
-    margin : within which two values count as equal, in ``unit``; ``None`` where none is known
-    against : ``"targets"`` or ``"reference"``
-    whole : from means of parts ``(..., k)`` to values ``(...)``, where a value is not a mean over examples
-    loss : of (outputs, targets) to a scalar with a gradient, for what learns; less is better
+    name
+        As rows and command lines have it.
+    each
+        A function of (outputs, targets), as the network and the batch give them, to a value ``(n,)`` for each
+        example, or parts ``(n, k)`` of one. Where ``against`` is ``"reference"``, of (outputs, outputs of the
+        reference).
+    title
+        In words, for axes and cards.
+    unit
+        Of a value, such as ``"%"``.
+    greater_is_better
+        Which way is up.
+    margin
+        Within which two values count as equal, in ``unit``; ``None`` where none is known.
+    against
+        ``"targets"`` or ``"reference"``.
+    whole
+        From means of parts ``(..., k)`` to values ``(...)``, where a value is not a mean over examples.
+    loss
+        Of (outputs, targets) to a scalar with a gradient, for what learns; less is better.
     """
 
     name: str
@@ -51,6 +60,11 @@ class Metric:
     against: str = "targets"
     whole: Callable[[np.ndarray], np.ndarray] | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether its targets are classes; to learn by, probabilities of classes will do as well."""
+        return self.loss is _cross_entropy
 
     @property
     def label(self) -> str:
@@ -66,7 +80,8 @@ class Metric:
 
         Parameters
         ----------
-        parts : what ``each`` gave, ``(n,)`` or ``(n, k)``
+        parts
+            What ``each`` gave, ``(n,)`` or ``(n, k)``.
         """
         if self.whole is None:
             return Measurement(self, float(np.mean(parts)), parts)
@@ -84,10 +99,13 @@ class Measurement:
 
     Attributes
     ----------
-    metric : the `Metric`
-    value : in its unit
-    values : one an example ``(n,)``, in its unit: their mean is ``value``, or, where that is no mean, close
-        to it (jackknife values)
+    metric
+        The `Metric`.
+    value
+        In its unit.
+    values
+        One an example ``(n,)``, in its unit: their mean is ``value``, or, where that is no mean, close to it
+        (jackknife values).
     """
 
     metric: Metric
@@ -124,7 +142,8 @@ class Accuracy(Measurement):
 
     Parameters
     ----------
-    correct : bool ``(n,)``, whether each image was classified correctly
+    correct
+        Bool ``(n,)``, whether each image was classified correctly.
     """
 
     def __init__(self, correct: np.ndarray):
@@ -313,12 +332,14 @@ def find_metric(metric: str | Metric | Callable[[Any, Any], Tensor]) -> Metric:
 
     Parameters
     ----------
-    metric : a name of `METRICS`, where one of your own stands, a `Metric`, or a function of
-        (outputs, targets) to a value ``(n,)`` an example; more of it is better
+    metric
+        A name of `METRICS`, where one of your own stands, a `Metric`, or a function of (outputs, targets) to
+        a value ``(n,)`` an example; more of it is better.
 
     Raises
     ------
-    ValueError : there is no such metric
+    ValueError
+        There is no such metric.
     """
     if is_spec(metric):
         metric = named(metric, "metric")

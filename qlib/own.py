@@ -29,12 +29,15 @@ def named(spec: str, what: str) -> Any:
 
     Parameters
     ----------
-    spec : ``"folder/file.py:name"`` or ``"package.module:name"``
-    what : what is wanted, for the error
+    spec
+        ``"folder/file.py:name"`` or ``"package.module:name"``.
+    what
+        What is wanted, for the error.
 
     Raises
     ------
-    ValueError : there is no such file or module, it cannot be run, or has no such name
+    ValueError
+        There is no such file or module, it cannot be run, or has no such name.
     """
     place, _, name = spec.rpartition(":")
     try:
@@ -72,12 +75,14 @@ def origin(thing: Any) -> dict[str, str]:
 
     Returns
     -------
-    ``{"code": hash}`` of the file in which the class or function ``thing``, or that of which it is an
-    instance, stands; an empty dictionary for what this package brings
+    dict
+        ``{"code": hash}`` of the file in which the class or function ``thing``, or that of which it is an
+        instance, stands; an empty dictionary for what this package brings.
 
     Raises
     ------
-    ValueError : its source cannot be read
+    ValueError
+        Its source cannot be read.
     """
     thing = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
     if thing.__module__.split(".")[0] == __name__.split(".")[0]:

@@ -21,8 +21,10 @@ def session(
 
     Parameters
     ----------
-    command : that makes them again; empty for the one that runs
-    threads : that compute a row; ``None`` for those that torch uses
+    command
+        That makes them again; empty for the one that runs.
+    threads
+        That compute a row; ``None`` for those that torch uses.
     """
     import torch
 

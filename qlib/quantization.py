@@ -37,30 +37,36 @@ def quantize(
 
     Parameters
     ----------
-    model : any network that `torch.fx` can trace, with convolution or linear layers, or one that has been
-        read (`qlib.network.read`) and is to be quantized several times
-    config : the choices. With both bits ``None`` the result is an unchanged copy; otherwise (and of a network
-        that was read before) batch norm is folded first
-    calibration : an iterable (a generator will do) of input batches ``(n, ...)`` or of (inputs, labels)
-        pairs, or one batch; needed where activations have static ranges, which come from one pass over it,
-        and by methods that look at data. Several inputs are a pair ``((a, b), None)``, or a dictionary by
-        name. Inputs that are no floats are never quantized
-    method : how codes and ranges are found: a name such as ``"bias"``, an instance (`qlib.methods`),
-        ``FILE.py:NAME``, or a list of such, each at its stage
-    ranges : (low, high) by tensor name, in the place of those that calibration finds
-        (`LearnedBitwidths.ranges`)
+    model
+        Any network that `torch.fx` can trace, with convolution or linear layers, or one that has been read
+        (`qlib.network.read`) and is to be quantized several times.
+    config
+        The choices. With both bits ``None`` the result is an unchanged copy; otherwise (and of a network that
+        was read before) batch norm is folded first.
+    calibration
+        An iterable (a generator will do) of input batches ``(n, ...)`` or of (inputs, labels) pairs, or one
+        batch; needed where activations have static ranges, which come from one pass over it, and by methods
+        that look at data. Several inputs are a pair ``((a, b), None)``, or a dictionary by name. Inputs that
+        are no floats are never quantized.
+    method
+        How codes and ranges are found: a name such as ``"bias"``, an instance (`qlib.methods`),
+        ``FILE.py:NAME``, or a list of such, each at its stage.
+    ranges
+        (low, high) by tensor name, in the place of those that calibration finds (`LearnedBitwidths.ranges`).
 
     Returns
     -------
-    a network that computes in float32 what integers would give. Where there is calibration data, what was
-    read of ``model`` has been compared with it (`qlib.network.verify`); without, as for weights alone,
-    nothing has
+    nn.Module
+        A network that computes in float32 what integers would give. Where there is calibration data, what was
+        read of ``model`` has been compared with it (`qlib.network.verify`); without, as for weights alone,
+        nothing has.
 
     Raises
     ------
-    ValueError : naming the layer, tensor or batch: the model cannot be traced, was read wrongly or holds no
-        weights; the configuration names a layer that is not there; calibration is empty, does not fit the
-        network, or is not finite; or the method cannot do it
+    ValueError
+        Naming the layer, tensor or batch: the model cannot be traced, was read wrongly or holds no weights;
+        the configuration names a layer that is not there; calibration is empty, does not fit the network, or
+        is not finite; or the method cannot do it.
     """
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}")

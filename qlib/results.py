@@ -35,13 +35,15 @@ def load_table(path: Path) -> pd.DataFrame:
 
     Returns
     -------
-    columns as in ``COLUMNS``, and those of choices that the table's configurations bring beside them.
-    ``correct`` and ``values`` stay packed: see `measurement_of`. Selections of rows keep the recording
-    sessions (``.attrs["sessions"]``, see `provenance`)
+    DataFrame
+        Columns as in ``COLUMNS``, and those of choices that the table's configurations bring beside them.
+        ``correct`` and ``values`` stay packed: see `measurement_of`. Selections of rows keep the recording
+        sessions (``.attrs["sessions"]``, see `provenance`).
 
     Raises
     ------
-    FileNotFoundError : saying how to record it
+    FileNotFoundError
+        Saying how to record it.
     """
     import pandas as pd
 
@@ -116,7 +118,8 @@ def accuracy_of(row: Mapping[str, Any]) -> Accuracy:
 
     Raises
     ------
-    ValueError : it measured something else
+    ValueError
+        It measured something else.
     """
     found = measurement_of(row)
     if not isinstance(found, Accuracy):
@@ -129,7 +132,8 @@ def measurements(table: pd.DataFrame, **where: Any) -> list[Measurement]:
 
     Raises
     ------
-    ValueError : there is none
+    ValueError
+        There is none.
     """
     rows = table
     for name, value in where.items():
@@ -182,11 +186,13 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
     Parameters
     ----------
-    conditions : each ``FIELD=VALUE`` with the value as in YAML; fields are columns, or what an allocation has
+    conditions
+        Each ``FIELD=VALUE`` with the value as in YAML; fields are columns, or what an allocation has.
 
     Raises
     ------
-    ValueError : naming the condition that is malformed or leaves no row
+    ValueError
+        Naming the condition that is malformed or leaves no row.
     """
     fields = (*table.columns, *ALLOCATION_FIELDS)
     for condition in conditions:
@@ -207,13 +213,15 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Returns
     -------
-    columns ``value`` (of top-1 also under that name), ``low`` and ``high`` (the 95 % interval for the
-    sampling of examples), ``spread`` (standard deviation over draws), ``draws``, ``n``;
-    ``.attrs["metric"]`` is the metric that they are values of
+    DataFrame
+        Columns ``value`` (of top-1 also under that name), ``low`` and ``high`` (the 95 % interval for the
+        sampling of examples), ``spread`` (standard deviation over draws), ``draws``, ``n``;
+        ``.attrs["metric"]`` is the metric that they are values of.
 
     Raises
     ------
-    ValueError : rows of one combination differ in more than their draw
+    ValueError
+        Rows of one combination differ in more than their draw.
     """
     import pandas as pd
 
@@ -245,7 +253,8 @@ def run_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig
 
     Raises
     ------
-    ValueError : it has choices that ``config_class`` does not have
+    ValueError
+        It has choices that ``config_class`` does not have.
     """
     config = config_of(row, config_class)
     numbers = (int(row[c]) for c in ("calibration_images", "calibration_seed", "n"))
@@ -260,7 +269,8 @@ def config_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantCon
 
     Raises
     ------
-    ValueError : it has choices that ``config_class`` does not have
+    ValueError
+        It has choices that ``config_class`` does not have.
     """
     names = list(config_class.defaults())
     more = [name for name in row if name not in COLUMNS and name not in names]

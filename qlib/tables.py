@@ -66,7 +66,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
     Raises
     ------
-    ValueError : it has columns that are not known, or lacks some
+    ValueError
+        It has columns that are not known, or lacks some.
     """
     if not path.exists():
         return []

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..network.inputs import as_inputs, check_inputs, device_of_inputs, examples_in, picked_from, pooled
+from ..network import evaluation_copy
+from ..network.inputs import (
+    as_inputs,
+    check_inputs,
+    device_of,
+    device_of_inputs,
+    examples_in,
+    inputs_of,
+    on,
+    picked_from,
+    pooled,
+    run,
+)
+
+if TYPE_CHECKING:
+    from ..metrics import Metric
 
 
-def pool(batches: Iterable[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
-    """All images and all labels. Raises ``ValueError`` naming the batch that bits cannot be learned from."""
-    pairs = [_checked(batch, f"training batch {i}") for i, batch in enumerate(batches)]
+def pool(batches: Iterable[tuple[Any, Tensor]], metric: Metric, reference: nn.Module) -> tuple[Any, Tensor]:
+    """All images and all targets: labels, or where the metric is against a reference what that gives.
+
+    Raises
+    ------
+    ValueError
+        Naming the batch that bits cannot be learned from, or the metric that has no loss.
+    """
+    if metric.loss is None:
+        raise ValueError(f"the metric {metric.name!r} has no loss to learn by: Metric(..., loss=) gives one")
+    if metric.against == "reference":
+        batches = outputs_of(reference, batches)
+    pairs = [_checked(batch, f"training batch {i}", metric) for i, batch in enumerate(batches)]
     if not sum(len(y) for _, y in pairs):
         raise ValueError(
             "there is no data to learn from: batches is empty (a generator may have been used up already)"
@@ -24,8 +49,8 @@ def pool(batches: Iterable[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
         raise ValueError("training batches differ in the shape of their images or the kind of their labels")
     images = pooled([x for x, _ in pairs])
     labels = torch.cat([y for _, y in pairs])
-    found = classes(labels).unique()
-    if len(found) < 2:
+    found = classes(labels).unique() if metric.of_classes else ()
+    if metric.of_classes and len(found) < 2:
         raise ValueError(
             f"all {len(labels)} training labels are class {found.item()}: bits cannot be learned from one "
             "class"
@@ -33,7 +58,7 @@ def pool(batches: Iterable[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
     return images, labels
 
 
-def _checked(batch: Any, what: str) -> tuple[Any, Tensor]:
+def _checked(batch: Any, what: str, metric: Metric) -> tuple[Any, Tensor]:
     pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and batch[1] is not None
     if not pair or not isinstance(batch[0], (Tensor, tuple, list, dict)):
         raise ValueError(f"{what} must be a pair of inputs and labels, got a {type(batch).__name__}")
@@ -43,12 +68,30 @@ def _checked(batch: Any, what: str) -> tuple[Any, Tensor]:
     y = torch.as_tensor(batch[1], device=device_of_inputs(x))
     if any(len(t) != n for t in pytree.tree_leaves(x)):
         raise ValueError(f"{what}: its inputs do not hold equally many examples")
+    if not metric.of_classes:
+        if y.dim() == 0 or len(y) != n:
+            raise ValueError(f"{what}: expected targets of {n} examples, got {tuple(y.shape)}")
+        return x, y
     if len(y) != n or y.dim() != (2 if y.is_floating_point() else 1):
         raise ValueError(
             f"{what}: expected {n} integer labels, or rows of class probabilities, "
             f"got {tuple(y.shape)} of {y.dtype}"
         )
     return x, y
+
+
+def outputs_of(reference: nn.Module, batches: Iterable[Any]) -> list[tuple[Any, Tensor]]:
+    """Every batch's inputs with what ``reference`` gives for them, one tensor."""
+    network = evaluation_copy(reference)
+    found = []
+    with torch.no_grad():  # not inference mode: its tensors could not be learned from
+        for x in inputs_of(batches, "training"):
+            what = f"training batch {len(found)}"
+            output = run(network, on(x, device_of(network)), what)
+            if not isinstance(output, Tensor):
+                raise ValueError(f"{what}: the network gives a {type(output).__name__}, not one tensor")
+            found.append((x, output.to(device_of_inputs(x))))
+    return found
 
 
 def draw(images: Any, labels: Tensor, batch_size: int, steps: int, seed: int) -> Iterator[tuple[Any, Tensor]]:

@@ -1,25 +1,24 @@
 """`learn_bitwidths`: the bits of every layer as continuous parameters (paper, appendix A).
 
 They are rounded in the forward pass, and the gradient passes the rounding straight through (`sides`). The
-loss is cross-entropy plus ``penalty`` times the hinge of the average weight bits and the average activation
-bits over their targets; the network's own parameters are frozen.
+loss is the metric's (of top-1: cross-entropy) plus ``penalty`` times the hinge of the average weight bits and
+the average activation bits over their targets; the network's own parameters are frozen.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import QuantConfig
-from ..evaluation import evaluate
+from ..evaluation import evaluate, examples, measured
 from ..footprints import footprint
-from ..metrics import Accuracy
+from ..metrics import TOP1, Measurement, Metric, find_metric
 from ..network import Network
 from ..network.inputs import device_of, first, inputs_of, on, run, split
 from ..quantization import quantize, read_verified
@@ -45,10 +44,11 @@ class LearnedBitwidths:
         The configuration with bits by layer.
     average_weight_bits, average_activation_bits : float
         Those of its `footprint`.
-    accuracy : Accuracy
-        Of ``quantize(model, config, batches, ranges=ranges)`` on the images it learned from.
+    accuracy : Measurement
+        What the metric says of ``quantize(model, config, batches, ranges=ranges)`` on the images it learned
+        from.
     history : DataFrame
-        One row a step: ``loss`` (cross-entropy), ``accuracy`` (percent, of the batch),
+        One row a step: ``loss``, ``accuracy`` (percent, of the batch; of another metric under its name),
         ``average_weight_bits``, ``average_activation_bits`` and ``feasible`` after rounding, and a column for
         every layer or tensor that learns, ``weight:NAME`` or ``activation:NAME``, with its bits before
         rounding (a mean over channels).
@@ -63,7 +63,7 @@ class LearnedBitwidths:
     config: QuantConfig
     average_weight_bits: float
     average_activation_bits: float
-    accuracy: Accuracy
+    accuracy: Measurement
     history: pd.DataFrame
     step: int
     feasible: bool
@@ -79,6 +79,7 @@ def learn_bitwidths(
     steps: int = LearnerSettings.steps,
     seed: int = 0,
     *,
+    metric: str | Metric = "top1",
     progress: bool = True,
     compile: bool = False,
     **settings: Any,
@@ -98,15 +99,17 @@ def learn_bitwidths(
     config : QuantConfig
         Everything but the bits that are learned.
     batches : iterable of pairs
-        Float inputs ``(n, ...)`` and labels, also the calibration data. Labels are int classes ``(n,)``, or
-        probabilities ``(n, classes)`` (`pseudo_labels`). They are pooled: every step draws images from all,
-        each once before any comes again.
+        Float inputs ``(n, ...)`` and targets, also the calibration data. Of top-1 these are int classes
+        ``(n,)``, or probabilities ``(n, classes)`` (`pseudo_labels`); a metric against a reference needs
+        none. They are pooled: every step draws images from all, each once before any comes again.
     target_weight_bits, target_activation_bits : float, optional
         The most bits on average. A side without a target keeps the bits of ``config``.
     steps : int
         Steps of Adam.
     seed : int
         What the order of the images is made from.
+    metric : str or Metric
+        What is to be kept up: its loss is what bits are learned by. A reference is the float network.
     progress : bool
         Whether a bar is shown.
     compile : bool
@@ -122,9 +125,9 @@ def learn_bitwidths(
     Raises
     ------
     ValueError
-        For a setting out of its bounds, targets that no choice of bits can meet, data that is empty, of one
-        class or not finite, a loss that is not a number, and, unless ``allow_infeasible``, when no step met
-        the targets (it names the closest averages).
+        For a setting out of its bounds, a metric without a loss, targets that no choice of bits can meet,
+        data that is empty, of one class or not finite, a loss that is not a number, and, unless
+        ``allow_infeasible``, when no step met the targets (it names the closest averages).
     TypeError
         For a setting that is not there, with a suggestion.
 
@@ -134,13 +137,14 @@ def learn_bitwidths(
     """
     settings = LearnerSettings(target_weight_bits, target_activation_bits, steps, **settings)
     check_config(settings, config)
-    images, labels = pool(batches)
+    metric = find_metric(metric)
+    images, labels = pool(batches, metric, model.module if isinstance(model, Network) else model)
     data = list(zip(split(images, EVALUATED), labels.split(EVALUATED), strict=True))
     network = read_verified(model, config, inputs_of(data))
     student, sides = make_student(network, config, data, settings)
     forward = torch.compile(student) if compile else student
     drawn = draw(images, labels, settings.batch_size, steps, seed)
-    kept, history = _train(student, forward, sides, drawn, settings, progress)
+    kept, history = _train(student, forward, sides, drawn, settings, metric, progress)
     if not kept.feasible and not settings.allow_infeasible:
         reached = " and ".join(
             f"{history[f'average_{side.kind}_bits'][kept.step]:.3f} {side.kind} bits (target {side.target:g})"
@@ -158,12 +162,19 @@ def learn_bitwidths(
         config=learned,
         average_weight_bits=size.average_weight_bits,
         average_activation_bits=size.average_activation_bits,
-        accuracy=evaluate(quantized, [(x, classes(y)) for x, y in data]),
+        accuracy=_evaluated(quantized, data, metric),
         history=history,
         step=kept.step,
         feasible=kept.feasible,
         ranges=kept.ranges,
     )
+
+
+def _evaluated(network: nn.Module, data: Iterable[tuple[Any, Tensor]], metric: Metric) -> Measurement:
+    if metric.against == "reference":  # whose outputs are the targets that were learned from
+        metric = replace(metric, against="targets")
+        return measured(metric, examples(network, data, metric))
+    return evaluate(network, [(x, classes(y) if metric.of_classes else y) for x, y in data], metric)
 
 
 def _train(
@@ -172,6 +183,7 @@ def _train(
     sides: list[Side],
     batches: Iterable[tuple[Any, Tensor]],
     settings: LearnerSettings,
+    metric: Metric,
     progress: bool,
 ) -> tuple[_Checkpoint, pd.DataFrame]:
     """``forward``: the student, or the student compiled."""
@@ -182,6 +194,7 @@ def _train(
     device = device_of(student)
     kept = _Checkpoint(settings.checkpoint)
     rows = []
+    name = "accuracy" if metric is TOP1 else metric.name
     with tqdm(
         batches,
         desc="learning bitwidths",
@@ -192,20 +205,20 @@ def _train(
         for step, (x, y) in enumerate(bar):
             for side in sides:
                 side.apply()
-            loss, accuracy = _forward(forward, on(x, device), y.to(device), step)
+            loss, value = _forward(forward, on(x, device), y.to(device), metric, step)
             student.zero_grad()
             optimizer.zero_grad()  # ends of ranges are no parameters of the network
             loss.backward()
-            kept.see(step, accuracy, sides)
+            kept.see(step, value if metric.greater_is_better else -value, sides)
             averages = {f"average_{side.kind}_bits": side.average() for side in sides}
             rows.append(
                 {
                     "step": step,
                     "loss": loss.item(),
-                    "accuracy": accuracy,
+                    name: value,
                     "feasible": all(side.meets_target() for side in sides),
                     **averages,
-                    **{f"{side.kind}:{name}": b for side in sides for name, b in side.by_name().items()},
+                    **{f"{side.kind}:{layer}": b for side in sides for layer, b in side.by_name().items()},
                 }
             )
             for side in sides:
@@ -213,21 +226,26 @@ def _train(
             optimizer.step()
             for side in sides:
                 side.project()
-            shown = {name.removeprefix("average_"): f"{average:.2f}" for name, average in averages.items()}
-            bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy:.0f} %", **shown)
+            shown = {key.removeprefix("average_"): f"{average:.2f}" for key, average in averages.items()}
+            bar.set_postfix(loss=f"{loss.item():.3f}", **{name: metric.shown(value, 0)}, **shown)
     return kept, pd.DataFrame(rows)
 
 
-def _forward(network: nn.Module, x: Any, y: Tensor, step: int) -> tuple[Tensor, float]:
-    """The loss, and the accuracy in percent, of a batch."""
+def _forward(network: nn.Module, x: Any, y: Tensor, metric: Metric, step: int) -> tuple[Tensor, float]:
+    """The loss, and what the metric says, of a batch."""
     output = run(network, x, f"training batch {step}")
-    check_output(output, y)
-    loss = F.cross_entropy(output, y)
+    if metric.of_classes:
+        check_output(output, y)
+    loss = metric.loss(output, y)
     if not torch.isfinite(loss):
         raise ValueError(
             f"the loss is {loss.item()} at step {step}: look for NaN in the labels, or lower learning_rate"
         )
-    return loss, 100 * (output.argmax(1) == classes(y)).float().mean().item()
+    if metric is TOP1:
+        return loss, 100 * (output.argmax(1) == classes(y)).float().mean().item()
+    with torch.no_grad():
+        parts = metric.each(output.detach(), classes(y) if metric.of_classes else y)
+    return loss, metric.measure(parts.cpu().double().numpy()).value
 
 
 class _Checkpoint:

@@ -40,12 +40,14 @@ def find_methods(method: Any) -> tuple[Method, ...]:
 
     Parameters
     ----------
-    method : a name; ``FILE.py:NAME``; a mapping of ``name`` and settings; an instance; or a list of such,
-        each at its stage: before ranges are found, rounding, after
+    method
+        A name; ``FILE.py:NAME``; a mapping of ``name`` and settings; an instance; or a list of such, each at
+        its stage: before ranges are found, rounding, after.
 
     Raises
     ------
-    ValueError : there is no such method or setting; the order is not that of the stages; two of them round
+    ValueError
+        There is no such method or setting; the order is not that of the stages; two of them round.
     """
     named_methods = _named(method)
     found = [one for _, one in named_methods]
@@ -105,8 +107,9 @@ def spelled(method: Any) -> str:
 
     Raises
     ------
-    ValueError : as `find_methods`; and for an instance of a class of your own, which another process could
-        not find by its name
+    ValueError
+        As `find_methods`; and for an instance of a class of your own, which another process could not find by
+        its name.
     """
     find_methods(method)
     parts = []

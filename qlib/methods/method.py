@@ -26,14 +26,21 @@ class Work:
 
     Attributes
     ----------
-    config : what is asked for
-    network : the one that is being quantized, batch norm folded; before ranges are found it has no quantizers
-    placement : where quantizers go, with the bits of every layer, and the layers that are left in float
-    batches : calibration inputs (`qlib.network.inputs`)
-    floats : a copy of the network in float, as it was when ranges were to be found; ``None`` before that, and
-        where weights are rounded to nearest and nothing else is done
-    quantizers : by node that they follow
-    grids : by layer, that of its rounded weights ``(out channels, ...)``
+    config
+        What is asked for.
+    network
+        The one that is being quantized, batch norm folded; before ranges are found it has no quantizers.
+    placement
+        Where quantizers go, with the bits of every layer, and the layers that are left in float.
+    batches
+        Calibration inputs (`qlib.network.inputs`).
+    floats
+        A copy of the network in float, as it was when ranges were to be found; ``None`` before that, and
+        where weights are rounded to nearest and nothing else is done.
+    quantizers
+        By node that they follow.
+    grids
+        By layer, that of its rounded weights ``(out channels, ...)``.
     """
 
     config: QuantConfig
@@ -77,9 +84,11 @@ class Method(Settings):
 
     Attributes
     ----------
-    stage : ``"before ranges"`` are found, while all is in float; ``"rounding"`` weights, one method only; or
-        ``"after"`` weights are rounded and ranges fixed
-    words : what a card says of it, by field of a card, such as ``{"technique": "bias correction"}``
+    stage
+        ``"before ranges"`` are found, while all is in float; ``"rounding"`` weights, one method only; or
+        ``"after"`` weights are rounded and ranges fixed.
+    words
+        What a card says of it, by field of a card, such as ``{"technique": "bias correction"}``.
     """
 
     stage: ClassVar[str] = "rounding"
@@ -90,7 +99,8 @@ class Method(Settings):
 
         Raises
         ------
-        ValueError : naming the layer, where it cannot be done
+        ValueError
+            Naming the layer, where it cannot be done.
         """
         raise NotImplementedError
 

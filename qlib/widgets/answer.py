@@ -44,8 +44,9 @@ def numbers(
 
     Parameters
     ----------
-    seen, in_float : what `qlib.evaluation.examples` found of the images so far, quantized and in float; the
-        latter is empty where float is what the metric measures against
+    seen, in_float
+        What `qlib.evaluation.examples` found of the images so far, quantized and in float; the latter is
+        empty where float is what the metric measures against.
     """
     now = measured(metric, np.concatenate(seen))
     rows = {_title(metric): f"<b>{metric.shown(now.value)}</b> &nbsp;{_interval(now)}"}

@@ -36,12 +36,15 @@ def control_of(
 
     Parameters
     ----------
-    choices : values by names of the reader's, in the place of the usual control
-    modules : those that may be left in float
+    choices
+        Values by names of the reader's, in the place of the usual control.
+    modules
+        Those that may be left in float.
 
     Raises
     ------
-    ValueError : ``value`` is none of ``choices``
+    ValueError
+        ``value`` is none of ``choices``.
     """
     label = _label(known.title, known.help)
     word = known.none

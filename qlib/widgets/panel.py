@@ -72,20 +72,30 @@ def explore(
 
     Parameters
     ----------
-    subject : a bench, or a network of your own. The panel keeps a copy of the network as it is now
-    calibration, validation : for a network of your own, as `quantize` and `evaluate` take them
-    front : the fields of the configuration whose controls stand in front; all others are folded away
-    choices : by field, values to choose from by names of yours, in the place of the usual control (bits by
-        layer, for one); it starts with the first
-    network, calibration_images, images : of a bench: which of its networks, how many images of either kind
-    method : with which it starts, as for `quantize`
-    metric : what is measured, as for `evaluate`; top-1, or what the bench says, unless given
-    config_class : of the configurations, for choices beside those of `QuantConfig`
-    start : fields that do not start at their default
+    subject
+        A bench, or a network of your own. The panel keeps a copy of the network as it is now.
+    calibration, validation
+        For a network of your own, as `quantize` and `evaluate` take them.
+    front
+        The fields of the configuration whose controls stand in front; all others are folded away.
+    choices
+        By field, values to choose from by names of yours, in the place of the usual control (bits by layer,
+        for one); it starts with the first.
+    network, calibration_images, images
+        Of a bench: which of its networks, how many images of either kind.
+    method
+        With which it starts, as for `quantize`.
+    metric
+        What is measured, as for `evaluate`; top-1, or what the bench says, unless given.
+    config_class
+        Of the configurations, for choices beside those of `QuantConfig`.
+    start
+        Fields that do not start at their default.
 
     Raises
     ------
-    ValueError : naming a field or value that cannot be
+    ValueError
+        Naming a field or value that cannot be.
     """
     more = {"front": front, "choices": choices or {}, "start": start, "config_class": config_class}
     more |= {"method": spelled(method), "metric": find_metric(metric or getattr(subject, "metric", "top1"))}
@@ -114,11 +124,16 @@ class Panel:
 
     Attributes
     ----------
-    controls : a widget by field of the configuration
-    widget : these, and the answer
-    model, calibration, validation : what it measures
-    metric : what is measured of it
-    baseline : in float; ``None`` while that is not measured yet, or where the metric measures against it
+    controls
+        A widget by field of the configuration.
+    widget
+        These, and the answer.
+    model, calibration, validation
+        What it measures.
+    metric
+        What is measured of it.
+    baseline
+        In float; ``None`` while that is not measured yet, or where the metric measures against it.
     """
 
     def __init__(
