@@ -214,9 +214,8 @@ class Difference:
         return verdict(self.interval, claim, self.metric.margin if margin is None else margin)
 
     def __str__(self) -> str:
-        low, high = self.interval
-        unit = f" {self.unit}" if self.unit else ""
-        return f"{self.value:+.2f}{unit} ({low:+.2f} to {high:+.2f}, n = {self.n:,})"
+        value, low, high = (self.metric.number(v, "+") for v in (self.value, *self.interval))
+        return f"{value}{f' {self.unit}' if self.unit else ''} ({low} to {high}, n = {self.n:,})"
 
 
 def compare(a: Measurement | Sequence[Measurement], b: Measurement | Sequence[Measurement]) -> Difference:

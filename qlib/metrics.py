@@ -71,9 +71,13 @@ class Metric:
         """For an axis: its title and unit."""
         return f"{self.title or self.name}{f' ({self.unit})' if self.unit else ''}"
 
-    def shown(self, value: float, digits: int = 2) -> str:
-        """A value in words."""
-        return f"{value:.{digits}f}{f' {self.unit}' if self.unit else ''}"
+    def number(self, value: float, sign: str = "") -> str:
+        """A value to read: to two decimals where it has a unit, else to four digits."""
+        return format(value, f"{sign}.2f" if self.unit else f"{sign}.4g")
+
+    def shown(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{self.number(value)}{f' {self.unit}' if self.unit else ''}"
 
     def measure(self, parts: np.ndarray) -> Measurement:
         """What examples amount to.
@@ -131,8 +135,8 @@ class Measurement:
         return around(self.value, self.values)
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.metric.shown(self.value)} ({low:.2f} to {high:.2f}, n = {self.n:,})"
+        low, high = map(self.metric.number, self.interval)
+        return f"{self.metric.shown(self.value)} ({low} to {high}, n = {self.n:,})"
 
     __repr__ = __str__
 

@@ -227,7 +227,7 @@ def _train(
             for side in sides:
                 side.project()
             shown = {key.removeprefix("average_"): f"{average:.2f}" for key, average in averages.items()}
-            bar.set_postfix(loss=f"{loss.item():.3f}", **{name: metric.shown(value, 0)}, **shown)
+            bar.set_postfix(loss=f"{loss.item():.3f}", **{name: metric.shown(value)}, **shown)
     return kept, pd.DataFrame(rows)
 
 

@@ -72,8 +72,8 @@ def _title(metric: Metric) -> str:
 
 
 def _interval(found: Measurement) -> str:
-    low, high = found.interval
-    return f"{low:.2f} to {high:.2f}"
+    low, high = map(found.metric.number, found.interval)
+    return f"{low} to {high}"
 
 
 def _strip(now: Measurement, base: Measurement | None) -> str:
