@@ -105,7 +105,8 @@ def network_of(bench: Bench, name: str) -> nn.Module:
 
     Raises
     ------
-    ValueError : if the bench has none of that name
+    ValueError
+        If the bench has none of that name.
     """
     if name not in bench.models:
         raise ValueError(f"bench {bench.name!r} has no network {name!r}{suggestion(name, bench.models)}")
