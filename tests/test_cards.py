@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from qlib import Accuracy, QuantConfig, QuantizationCard, results
 from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue, compare
+from qlib.choices import choices
 from qlib.cli import main
 
 
@@ -26,12 +27,27 @@ def test_the_schema_is_one_and_its_examples_fit():
     assert SCHEMA["$defs"]["field"]["enum"] == list(FIELDS)
     for name, field in FIELDS.items():
         assert field["description"] and field["examples"]
-        for example in field["examples"]:
-            assert QuantizationCard.of("x", **{name: example})[name] == example
+        for value in field["examples"]:
+            assert QuantizationCard.of("x", **{name: value})[name] == value
 
 
-def test_every_field_of_a_configuration_is_on_the_card():
-    assert set(QuantConfig().to_dict()) <= set(FIELDS)
+def test_every_field_of_a_configuration_is_on_the_card_as_it_is_stated():
+    stated = choices(QuantConfig)
+    assert set(QuantConfig().to_dict()) == set(stated) <= set(FIELDS)
+    for name, known in stated.items():
+        field = FIELDS[name]
+        assert (field["title"], field["description"]) == (known.title, known.help)
+        assert name in CATEGORIES[known.category] and field.get("observation") == known.observation
+        for value in (*known.values, *([known.none] if known.none else [])):
+            assert QuantizationCard.of("x", **{name: value})[name] == value
+
+
+def test_choices_stand_in_their_order_and_what_came_later_may_be_missing():
+    for category, fields in CATEGORIES.items():
+        own = [name for name, known in choices(QuantConfig).items() if known.category == category]
+        assert [name for name in fields if name in own] == own
+        required = SCHEMA["properties"][category]["required"]
+        assert required == [name for name in fields if name != "float_layers"]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..benches import Batches, Bench, network_of, weights_hash
-from ..cards.card import CATEGORIES, FIELDS, SCHEMA, WORDS, QuantizationCard
+from ..cards import CATEGORIES, FIELDS, SCHEMA, QuantizationCard
 from ..choices import choices as stated
 from ..config import MAX_BITS, QuantConfig
 from ..evaluation import Accuracy, compare, evaluate
@@ -38,6 +38,7 @@ from ..network import evaluation_copy
 from ..network.inputs import inputs_of
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(QuantConfig)}
+WORDS = {name: known.none for name, known in stated(QuantConfig).items() if known.none is not None}
 PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
 FEW = 64  # calibration images of the first answer
 # Its validation images: parts are added until so many are seen, or so many seconds spent
