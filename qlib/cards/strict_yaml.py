@@ -7,6 +7,7 @@ built of it.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ import yaml
 MAX_BYTES = 1_000_000
 MAX_VALUES = 100_000
 MAX_DEPTH = 20
+BREAKS = re.compile(
+    "[\x85\u2028\u2029]"
+)  # ends of a line to YAML, which are written bare where a text may fold
+# What YAML forbids or takes for the end of a line, and JSON allows
+BARE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+# A text of JSON, or a number that YAML takes for text: it wants a point
+POWER = re.compile(r'("(?:[^"\\]|\\.)*")|(?<![\d.])(\d+)(e[-+]\d+)')
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -100,11 +109,24 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Plain YAML that is read back as it was."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = '"' if BREAKS.search(text) else None  # quoted so, such a character is escaped
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
 def to_yaml(data: Any) -> str:
     """Plain data as YAML, in its order."""
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def to_json(data: Any) -> str:
-    """Plain data as JSON."""
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    """Plain data as JSON that YAML reads alike."""
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    text = POWER.sub(lambda match: match[1] or f"{match[2]}.0{match[3]}", text)
+    return BARE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
