@@ -69,6 +69,17 @@ class Choice:
     paper: tuple[str, str] = ("not stated", "")
     unwritten: tuple[Any, ...] = ()
 
+    @property
+    def word(self) -> str:
+        """What stands for ``None`` on a card."""
+        return "none" if self.none is None else self.none
+
+    def acting(self, values: Mapping[str, Any]) -> bool:
+        """Whether it means anything beside the others, whose ``values`` are as a card has them."""
+        if self.side is not None and values[f"{self.side}_bits"] == "float":
+            return False
+        return self.acts is None or bool(self.acts(values))
+
 
 def choice(default: Any, title: str, help: str, **more: Any) -> Any:
     """A field of a frozen dataclass derived from `Settings`; ``more``: what else `Choice` has."""
@@ -144,6 +155,14 @@ class Settings:
             name: value
             for name, value in self.to_dict().items()
             if name not in later or getattr(self, name) != defaults[name]
+        }
+
+    def in_words(self) -> dict[str, Any]:
+        """`to_dict` as a card has it: with words for ``None``."""
+        known = choices(self)
+        return {
+            name: known[name].word if value is None and name in known else value
+            for name, value in self.to_dict().items()
         }
 
     @classmethod

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .affine import Grid
+from .choices import choices
 from .config import MAX_BITS, QuantConfig
 from .files import whole, write_whole
 from .methods import find_methods
@@ -111,15 +112,10 @@ def export_onnx(
         raise ValueError(
             'writing ONNX needs the package onnx: pip install "quantization-tradeoffs[onnx]"'
         ) from None
-    refused = {
-        "activation_dynamic": True,
-        "activation_granularity": "per_channel",
-        "pooling": "low_precision",
-    }
-    if config.weight_symmetric or config.activation_symmetric:
-        refused["symmetric_grid"] = "authors"
-    for field, value in refused.items():
-        if getattr(config, field) == value:
+    values = config.in_words()
+    for field, known in choices(config).items():
+        value = getattr(config, field)
+        if value in known.unwritten and known.acting(values):
             raise ValueError(
                 f"{field}={value!r} cannot be written as pairs of QuantizeLinear and DequantizeLinear"
             )

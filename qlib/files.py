@@ -14,12 +14,13 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     Parameters
     ----------
-    path : where the file shall lie; its folder is there
+    path : path
+        Where the file shall lie; its folder is there.
 
     Raises
     ------
-    OSError : if it cannot be written. Whatever ends the block, what was there stays, and nothing is left
-        beside it
+    OSError
+        If it cannot be written. Whatever ends the block, what was there stays, and nothing is left beside it.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

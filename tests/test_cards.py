@@ -6,12 +6,13 @@ import time
 import numpy as np
 import pytest
 from card_strategies import CARDS
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from qlib import Accuracy, QuantConfig, QuantizationCard, results
-from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue, compare
+from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue, compare, strict_yaml
+from qlib.choices import choices
 from qlib.cli import main
 
 
@@ -26,19 +27,73 @@ def test_the_schema_is_one_and_its_examples_fit():
     assert SCHEMA["$defs"]["field"]["enum"] == list(FIELDS)
     for name, field in FIELDS.items():
         assert field["description"] and field["examples"]
-        for example in field["examples"]:
-            assert QuantizationCard.of("x", **{name: example})[name] == example
+        for value in field["examples"]:
+            assert QuantizationCard.of("x", **{name: value})[name] == value
 
 
-def test_every_field_of_a_configuration_is_on_the_card():
-    assert set(QuantConfig().to_dict()) <= set(FIELDS)
+def test_every_field_of_a_configuration_is_on_the_card_as_it_is_stated():
+    stated = choices(QuantConfig)
+    assert set(QuantConfig().to_dict()) == set(stated) <= set(FIELDS)
+    for name, known in stated.items():
+        field = FIELDS[name]
+        assert (field["title"], field["description"]) == (known.title, known.help)
+        assert name in CATEGORIES[known.category] and field.get("observation") == known.observation
+        for value in (*known.values, *([known.none] if known.none else [])):
+            assert QuantizationCard.of("x", **{name: value})[name] == value
+
+
+def test_choices_stand_in_their_order_and_what_came_later_may_be_missing():
+    for category, fields in CATEGORIES.items():
+        own = [name for name, known in choices(QuantConfig).items() if known.category == category]
+        assert [name for name in fields if name in own] == own
+        required = SCHEMA["properties"][category]["required"]
+        assert required == [name for name in fields if name != "float_layers"]
+
+
+# Ends of a line to YAML, a byte order mark, controls, and what it does not allow
+ODD = (
+    "\x85",
+    "\u2028",
+    "\u2029",
+    "\ufeff",
+    "\x00",
+    "\x07",
+    "\t",
+    "\n",
+    "\r",
+    "\x1b",
+    "\x7f",
+    "\x9f",
+    "\ufffe",
+    "\uffff",
+)
+
+
+def odd_cards():
+    """Cards that hold such a character in a text, in a name of a layer and in a list."""
+    for c in ODD:
+        for text in (f"a{c}b", f"{c}a", f"a{c}", f"a {c} b", f"a\n{c}{c} b: #"):
+            yield QuantizationCard.of(
+                text,
+                remarks=text,
+                technique=text,
+                weight_bits={text: 4},
+                float_layers=[text],
+                deviations={"network": [text]},
+                sources={"network": text},
+            )
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(CARDS)
+@example(QuantizationCard.of("x", sources={"quantizer": "0\x85"}))
+@example(QuantizationCard.of("1e-06", time=1e-06, deviations={"steps": [-1e16, 1.5e-07, '"2e-06']}))
+@example(QuantizationCard.of("x", remarks="one\u2028two", float_layers=["\u2029a", "\ufeff"]))
 def test_yaml_loses_nothing(card):
     again = QuantizationCard.from_yaml(card.to_yaml())
     assert again == card and again.to_yaml() == card.to_yaml()
+    assert QuantizationCard.from_yaml(strict_yaml.to_json(dict(card.data))) == card
+    assert json.loads(strict_yaml.to_json(dict(card.data))) == card.data
     for view in (
         str(card),
         card.to_markdown(),
@@ -47,6 +102,16 @@ def test_yaml_loses_nothing(card):
         compare.report(card, again, []),
     ):
         assert view
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_a_file_loses_no_character(tmp_path, suffix):
+    path = tmp_path / f"card.{suffix}"
+    for card in odd_cards():
+        card.save(path)
+        assert QuantizationCard.load(path) == card, ascii(card.name)
+    QuantizationCard.of("é ü 漢 😀 - plain").save(path)
+    assert "é ü 漢 😀 - plain" in path.read_text("utf8")
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from qlib.cards import SCHEMA, catalogue, hardware
-from qlib.cards.schema import ANNOTATIONS, KEYWORDS, fault, same
+from qlib.cards.schema import ANNOTATIONS, KEYWORDS, fault
+from qlib.choices import same
 
 WORDS = st.sampled_from(
     [

@@ -8,9 +8,12 @@ import torch
 from helpers import FLOAT, Block, images
 from torch import nn
 
-from qlib import QuantConfig, compare, evaluate, footprint, load_bench, quantize, verdict
+from qlib import QuantConfig, QuantizationCard, compare, evaluate, footprint, load_bench, quantize, verdict
+from qlib.benches import network_of
+from qlib.experiments import Laboratory
 from qlib.metrics import Accuracy
 from qlib.names import suggestion
+from qlib.widgets import explore
 
 
 def refuses(match):
@@ -420,3 +423,18 @@ def test_outputs_that_are_no_scores_and_examples_that_are_no_batch_are_refused()
     for example in ((1, 3, 8, 8), torch.zeros(8)):
         with pytest.raises(ValueError, match="example_input must be a batch"):
             footprint(Block(), example, QuantConfig())
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda bench: network_of(bench, "bse"),
+        lambda bench: Laboratory(bench).network("bse"),
+        lambda bench: QuantizationCard.from_run(QuantConfig(), bench=bench, network="bse"),
+        lambda bench: explore(bench, network="bse"),
+    ],
+    ids=["bench", "laboratory", "card", "panel"],
+)
+def test_a_network_that_a_bench_does_not_have(bench, ask):
+    with refuses("bench 'digits' has no network 'bse'; did you mean 'base'"):
+        ask(bench)

@@ -12,6 +12,7 @@ import yaml
 import qlib
 from qlib import QuantConfig, QuantizationCard, evaluate, quantize
 from qlib.cards import FIELDS, NOT_REPORTED
+from qlib.choices import choices
 from qlib.cli import main
 from qlib.export import export_onnx, load_quantized, save_quantized
 
@@ -109,6 +110,36 @@ def test_what_onnx_cannot_say_is_refused_by_name_and_nothing_is_written(bench, t
             bench.models["base"], QuantConfig(**fields), images, images[0][0][:1], tmp_path / "m.onnx"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+IDLE = [
+    ({"activation_dynamic": True, "activation_bits": None}, {"activation_bits": None}),
+    ({"activation_granularity": "per_channel", "activation_bits": None}, {"activation_bits": None}),
+    ({"pooling": "low_precision", "quantize_skip": False}, {"quantize_skip": False}),
+    ({"symmetric_grid": "authors"}, {}),
+    (
+        {"symmetric_grid": "authors", "activation_symmetric": True, "activation_bits": None},
+        {"activation_bits": None},
+    ),
+]
+
+
+@pytest.mark.parametrize("fields, alike", IDLE, ids=[str(fields) for fields, _ in IDLE])
+def test_what_does_not_act_is_not_refused_and_changes_nothing(bench, tmp_path, fields, alike):
+    images = bench.calibration(8, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, given in (("a", fields), ("b", alike)):
+            config = QuantConfig(**given)
+            export_onnx(bench.models["base"], config, images, images[0][0][:1], tmp_path / name)
+    batches = bench.validation(20)
+    a, b = (answers(tmp_path / name, batches, "ORT_DISABLE_ALL") for name in "ab")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() and (a == b).all()
+
+
+def test_every_value_that_is_stated_as_unwritten_is_tried():
+    known = {(name, value) for name, c in choices(QuantConfig).items() for value in c.unwritten}
+    assert known <= {pair for fields, _ in REFUSED for pair in fields.items()}
 
 
 def test_the_command_exports(tmp_path, capsys):

@@ -116,6 +116,24 @@ def test_recorded_rows_are_listed_without_torch():
     assert printed and "torch" not in modules
 
 
+def test_only_the_card_stands_on_all_that_reads_and_shows_cards():
+    folder = Path(qlib.__path__[0], "cards")
+    for path in folder.glob("*.py"):
+        tree = ast.parse(path.read_text("utf8"))
+        used = {
+            node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1
+        }
+        assert path.stem in ("card", "__init__") or "card" not in used, path.name
+        assert len(path.read_text("utf8").splitlines()) <= 300
+
+
+def test_a_card_is_read_and_shown_without_what_makes_cards_of_runs():
+    _, modules = fresh(
+        "from qlib.cards import catalogue; str(catalogue()['brecq']); catalogue()['brecq'].to_yaml()"
+    )
+    assert not modules & {"torch", "numpy", "qlib.results", "qlib.cards.from_run", *WHEN_USED}
+
+
 # ---------------------------------------------------------------------------------------------------------- n
 
 

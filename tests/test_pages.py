@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from qlib import QuantConfig
-from qlib.book import choose, evidence, glossary
+from qlib.book import choose, evidence, glossary, notation
 from qlib.cards.compare import worths
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,8 +21,12 @@ def page(name):
     return (ROOT / "book" / f"{name}.md").read_text("utf8")
 
 
-def test_the_notation_page_lists_every_choice():
-    assert [f.name for f in dataclasses.fields(QuantConfig) if f"`{f.name}`" not in page("notation")] == []
+def test_the_notation_page_lists_every_choice_with_the_papers_word():
+    assert page("notation").count(notation.MARK) == 1
+    table = notation.as_markdown()
+    assert [f.name for f in dataclasses.fields(QuantConfig) if table.count(f"`{f.name}`") != 1] == []
+    assert "| `quantize_skip`, `quantize_residual` | quantized skip and residual connections | 2.2" in table
+    assert "| `input_bits` | not stated: of the image or other input |  |" in table
 
 
 def test_every_lesson_has_a_row_ten_questions_and_as_many_answers_for_teachers():

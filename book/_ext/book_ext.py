@@ -14,7 +14,7 @@ import yaml
 from docutils import nodes
 from sphinx import addnodes
 
-from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, choose, costs, evidence, glossary, networks
+from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, choose, costs, evidence, glossary, networks, notation
 from qlib.book.address import is_placeholder, site
 from qlib.book.status import as_markdown
 from qlib.cards import catalogue
@@ -110,14 +110,15 @@ def fill_trials(app, docname, source):
 
 def fill_from_data(app, docname, source):
     """Put the catalogue, the schema and the form into the pages about cards, the verdicts into the evidence
-    page, what ImageNet costs into the page on reproducing the paper, and which networks can be read into
-    theirs.
+    page, what ImageNet costs into the page on reproducing the paper, which networks can be read into theirs,
+    and the choices into that of notation.
     """
     marks = {
         **cards.MARKS,
         "<!-- evidence -->": evidence.as_markdown,
         "<!-- costs -->": costs.as_markdown,
         "<!-- networks -->": networks.as_markdown,
+        notation.MARK: notation.as_markdown,
     }
     for mark, make in marks.items():
         if mark in source[0]:

@@ -63,7 +63,7 @@ function typedValue(typed, text) {
 
 // As JSON, which YAML reads; characters that YAML forbids or takes for the end of a line are escaped.
 function yaml(value) {
-  return JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029\ufeff]/g, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
+  return JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/g, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
 }
 
 // Whether a value is what a part of the card's schema asks for.

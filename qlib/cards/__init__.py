@@ -3,9 +3,14 @@
 from functools import cache
 from importlib.resources import files
 
-from .card import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, QuantizationCard
+from .card import QuantizationCard
+from .fields import NOT_REPORTED, PLAIN, fields_of
 
-__all__ = ["CATEGORIES", "FIELDS", "NOT_REPORTED", "SCHEMA", "QuantizationCard", "catalogue"]
+SCHEMA = PLAIN.schema
+CATEGORIES = PLAIN.categories
+FIELDS = dict(PLAIN)
+
+__all__ = ["CATEGORIES", "FIELDS", "NOT_REPORTED", "SCHEMA", "QuantizationCard", "catalogue", "fields_of"]
 
 
 @cache

@@ -4,6 +4,7 @@ bench.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,10 +13,10 @@ from typing import Any
 
 import yaml
 
+from ..choices import same
 from ..evaluation import Difference, compare
-from .card import CATEGORY_OF, FIELDS, NOT_REPORTED, SCHEMA, QuantizationCard
+from .fields import NOT_REPORTED, PLAIN, Card, Fields
 from .render import shown
-from .schema import same
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ class Worth:
 @dataclass(frozen=True)
 class Choice:
     """One field in which two cards differ, or that one of them does not report (``confound``): then nobody
-    can say.
+    can say. ``fields``: among which it is.
     """
 
     field: str
     a: Any
     b: Any
     worth: tuple[Worth, ...] = ()
+    fields: Fields = dataclasses.field(default=PLAIN, repr=False, compare=False)
 
     @property
     def confound(self) -> bool:
@@ -53,12 +55,12 @@ class Choice:
 
     @property
     def category(self) -> str:
-        return SCHEMA["properties"][CATEGORY_OF[self.field]]["title"]
+        return self.fields.heading(self.fields.category_of[self.field])
 
     @property
     def observation(self) -> int | None:
         """The number of the paper's observation about this choice."""
-        return FIELDS[self.field].get("observation")
+        return self.fields[self.field].get("observation")
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -87,55 +89,72 @@ class Choice:
 
     def __str__(self) -> str:
         about = f", observation {self.observation}" if self.observation else ""
-        values = " | ".join(shown(self.field, value) for value in (self.a, self.b))
-        line = f"{FIELDS[self.field]['title']}: {values}  ({self.category}{about})"
+        values = " | ".join(shown(self.field, value, self.fields) for value in (self.a, self.b))
+        line = f"{self.fields[self.field]['title']}: {values}  ({self.category}{about})"
         return "\n".join([line, *(f"    {worth}" for worth in self.worth)])
 
 
-def differences(a: QuantizationCard, b: QuantizationCard, measure: bool = True) -> list[Choice]:
+def union(*cards: Card) -> dict[str, Fields]:
+    """The names of all fields that any of the cards has, category by category, each with the fields of the
+    first card that has it.
+    """
+    found: dict[str, Fields] = {}
+    for card in cards:
+        found |= {name: card.fields for name in card.fields if name not in found}
+    order = list(PLAIN.categories)
+    return dict(sorted(found.items(), key=lambda item: order.index(item[1].category_of[item[0]])))
+
+
+def value(card: Card, name: str) -> Any:
+    """What a card says in a field, which it may not have."""
+    return card[name] if name in card.fields else NOT_REPORTED
+
+
+def acts(card: Card, name: str) -> bool:
+    """Whether a field means anything on a card, which may not have it."""
+    return name in card.fields and card.acts(name)
+
+
+def differences(a: Card, b: Card, measure: bool = True) -> list[Choice]:
     """The design choices in which the cards differ, reported ones first, then those that either card leaves
     open. What follows from choices (sizes, times, accuracies) is not among them, nor what does not act on
     either card (`QuantizationCard.acts`).
 
     ``measure``: look up what each was worth in the recorded results, if they are at hand (in a clone)."""
-    names = [
-        name for name, field in FIELDS.items() if not field.get("outcome") and (a.acts(name) or b.acts(name))
-    ]
+    known = {
+        name: fields
+        for name, fields in union(a, b).items()
+        if not fields[name].get("outcome") and (acts(a, name) or acts(b, name))
+    }
     bits = {
         side: a[side]
         for side in ("weight_bits", "activation_bits")
         if isinstance(a[side], int) and a[side] == b[side]
     }
-    alike = (
-        a["dataset"] == b["dataset"]
-    )  # accuracies on two data sets do not say which network is the better one
-    found = [
-        Choice(
-            name,
-            a[name],
-            b[name],
-            worth(name, a[name], b[name], bits) if measure and (alike or name != "float_accuracy") else (),
-        )
-        for name in names
-        if a[name] != b[name] or NOT_REPORTED in (a[name], b[name])
-    ]
+    alike = a["dataset"] == b["dataset"]  # or else accuracies do not say which network is the better one
+    found = []
+    for name, fields in known.items():
+        both = (value(a, name), value(b, name))
+        if not same(*both) or NOT_REPORTED in both:
+            measured = measure and (alike or name != "float_accuracy")
+            found.append(Choice(name, *both, worth(name, *both, bits) if measured else (), fields))
     return sorted(found, key=lambda choice: choice.confound)
 
 
-def gap(a: QuantizationCard, b: QuantizationCard) -> float | None:
-    """Accuracy of ``a`` minus that of ``b`` in points, where both report a number."""
+def gap(a: Card, b: Card) -> float | None:
+    """Accuracy of ``a`` minus that of ``b`` in points, where both report a number in percent."""
     both = [_number(card["accuracy"]) for card in (a, b)]
     return None if None in both else both[0] - both[1]
 
 
-def report(a: QuantizationCard, b: QuantizationCard, found: Iterable[Choice]) -> str:
+def report(a: Card, b: Card, found: Iterable[Choice]) -> str:
     """`differences` for a terminal."""
     found = list(found)
     apart = gap(a, b)
     lines = [f"{a.name} | {b.name}" + ("" if apart is None else f": {_apart(apart, found)}")]
     if apart is not None:
         lines.append(
-            f"{FIELDS['accuracy']['title']}: {shown('accuracy', a['accuracy'])} | "
+            f"{PLAIN['accuracy']['title']}: {shown('accuracy', a['accuracy'])} | "
             f"{shown('accuracy', b['accuracy'])}"
         )
     for title, part in (
@@ -161,7 +180,7 @@ def _apart(points: float, found: Iterable[Choice]) -> str:
     most = max(ends, key=lambda w: abs(w.points.points))
     link, way = ("of which", "") if most.points.points * points > 0 else ("although", " the other way")
     worth = f"{abs(most.points.points):.1f}{way} on our bench ({ends[most][0]:.1f} to {ends[most][1]:.1f})"
-    return f"{line}, {link} {FIELDS[most.field]['title'].lower()} alone was worth {worth}"
+    return f"{line}, {link} {PLAIN[most.field]['title'].lower()} alone was worth {worth}"
 
 
 def worth(field: str, a: Any, b: Any, bits: Mapping[str, int] | None = None) -> tuple[Worth, ...]:
@@ -235,7 +254,7 @@ def _measured(i: int, a: int, b: int, bits: tuple[tuple[str, int], ...] = ()) ->
 def _order(a: Any, b: Any) -> tuple[Any, Any]:
     """Which of two accuracies is the better one, where their intervals leave no doubt; else as they are."""
     x, y = (_number(value) for value in (a, b))
-    known = [value for value in (a, b) if isinstance(value, Mapping)]
+    known = [value for value in (a, b) if isinstance(value, Mapping) and "top1" in value]
     overlap = len(known) == 2 and max(v["low"] for v in known) <= min(v["high"] for v in known)
     return (
         (a, b)
@@ -247,5 +266,5 @@ def _order(a: Any, b: Any) -> tuple[Any, Any]:
 
 
 def _number(accuracy: Any) -> float | None:
-    accuracy = accuracy["top1"] if isinstance(accuracy, Mapping) else accuracy
+    accuracy = accuracy.get("top1") if isinstance(accuracy, Mapping) else accuracy  # None: another metric
     return accuracy if isinstance(accuracy, (int, float)) else None

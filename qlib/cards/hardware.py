@@ -6,17 +6,20 @@ what ``runs`` (values), what is ``slower`` (values), ``why``, and a ``link``.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..choices import same
 from ..names import suggestion
-from .card import FIELDS, NOT_REPORTED, QuantizationCard, load_yaml, read_yaml
+from .data import checked, sorted_in
+from .fields import NOT_REPORTED, PLAIN, Card, Fields
 from .render import shown
 from .schema import fault
+from .strict_yaml import load_yaml, read_yaml, short
 
 PROFILES = files(__package__) / "profiles"
 _VALUES = {"type": "array", "items": {"type": ["string", "integer", "boolean"]}}
@@ -37,7 +40,7 @@ PROFILE_SCHEMA = {
                 "additionalProperties": False,
                 "required": ["field", "runs", "why", "link"],
                 "properties": {
-                    "field": {"enum": list(FIELDS)},
+                    "field": {"type": "string"},
                     "runs": _VALUES,
                     "slower": _VALUES,
                     "why": {"type": "string", "minLength": 1},
@@ -55,7 +58,7 @@ class Finding:
     does not say.
 
     ``value``: of a choice that holds several values, those concerned; ``layers``: the layers that have them,
-    if the card says.
+    if the card says; ``fields``: those of the card.
     """
 
     field: str
@@ -64,12 +67,17 @@ class Finding:
     why: str
     link: str
     layers: tuple[str, ...] = ()
+    fields: Fields = dataclasses.field(default=PLAIN, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: value for name, value in vars(self).items() if name != "fields"}
 
     def __str__(self) -> str:
         where = f" in {', '.join(self.layers[:3])}" if self.layers else ""
         where += f" and {len(self.layers) - 3} more" if len(self.layers) > 3 else ""
-        value = f"{shown(self.field, self.value)}{where}"
-        line = f"{self.verdict}: {FIELDS[self.field]['title']} = {value}. {self.why} ({self.link})"
+        value = f"{shown(self.field, self.value, self.fields)}{where}"
+        line = f"{self.verdict}: {self.fields[self.field]['title']} = {value}. {self.why} ({self.link})"
         return "".join(c if c.isprintable() else "?" for c in line)
 
 
@@ -80,56 +88,65 @@ def profiles() -> list[str]:
     )
 
 
-def load_profile(target: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
-    """A profile by name, from a YAML file (a path that ends in ``.yaml``), or as a mapping; checked.
-    ``ValueError`` if bad.
+def load_profile(target: str | Path | Mapping[str, Any], fields: Fields = PLAIN) -> Mapping[str, Any]:
+    """A profile, checked.
+
+    Parameters
+    ----------
+    target : str, path or mapping
+        Its name, a YAML file (a path that ends in ``.yaml``), or what such a file holds.
+    fields : Fields
+        Of the cards that it speaks about.
+
+    Raises
+    ------
+    ValueError
+        In one line, for a profile that is not there or is none.
+    OSError
+        If the file cannot be read.
     """
     try:
         if isinstance(target, Mapping):
-            return _checked(target)
+            return _checked(target, fields)
         if str(target).endswith((".yaml", ".yml")):
-            return _checked(load_yaml(target))
+            return _checked(load_yaml(target), fields)
     except ValueError as error:
         raise ValueError(f"{target if not isinstance(target, Mapping) else 'profile'}: {error}") from None
     if target not in profiles():
         raise ValueError(
             f"there is no target {str(target)!r}{suggestion(target, profiles())} (or give a .yaml file)"
         )
-    return _checked(read_yaml((PROFILES / f"{target}.yaml").read_text("utf8")))
+    return _checked(read_yaml((PROFILES / f"{target}.yaml").read_text("utf8")), fields)
 
 
-def _checked(profile: Any) -> Mapping[str, Any]:
+def _checked(profile: Any, fields: Fields) -> Mapping[str, Any]:
     if isinstance(profile, Mapping) and "schema_version" in profile:
         raise ValueError("this is a card, not the profile of a target")
     if not isinstance(profile, Mapping):
         raise ValueError("a profile is a mapping with name, title, link and statements")
     for statement in profile["statements"] if isinstance(profile.get("statements"), list) else ():
-        field = statement.get("field") if isinstance(statement, Mapping) else None
-        if field is not None and field not in FIELDS:
-            raise ValueError(
-                f"a card has no field {json.dumps(field, default=repr)[:60]}{suggestion(field, FIELDS)}"
-            )
+        name = statement.get("field") if isinstance(statement, Mapping) else None
+        if isinstance(name, str) and name not in fields:
+            raise ValueError(f"a card has no field {short(name)}{suggestion(name, fields)}")
     found = fault(profile, PROFILE_SCHEMA)
     if found is not None:
         where = ".".join(map(str, found.path))
         raise ValueError(f"{where}: {found.message[:150]}" if where else found.message[:150])
     for statement in profile["statements"]:
         for value in [*statement["runs"], *statement.get("slower", [])]:
-            QuantizationCard.of(
-                "values", **{statement["field"]: value}
-            )  # that a card can hold, so none is a slip of the pen
+            # That a card can hold, so none is a slip of the pen
+            checked(sorted_in(fields, {statement["field"]: value}, {"name": "values"}), fields)
     return profile
 
 
-def check(card: QuantizationCard, target: str | Path | Mapping[str, Any]) -> list[Finding]:
+def check(card: Card, target: str | Path | Mapping[str, Any]) -> list[Finding]:
     """What ``target`` cannot run, runs slower, or might not: in this order. An empty list: nothing stands
     against it.
     """
     found = []
-    statements = load_profile(target)["statements"]
-    if "first_last_bits" not in {
-        statement["field"] for statement in statements
-    }:  # what runs the weights runs these
+    statements = load_profile(target, card.fields)["statements"]
+    # What runs the weights runs these
+    if "first_last_bits" not in {statement["field"] for statement in statements}:
         ends = [
             {**s, "field": "first_last_bits", "runs": [*s["runs"], "like the rest"]}
             for s in statements
@@ -137,11 +154,11 @@ def check(card: QuantizationCard, target: str | Path | Mapping[str, Any]) -> lis
         ]
         statements = [*statements, *ends]
     for statement in statements:
-        field = statement["field"]
+        name = statement["field"]
         by_verdict = {}
-        if not card.acts(field):
+        if not card.acts(name):
             continue
-        for layer, value in [*_single(card[field]), *_in_float(card, field)]:
+        for layer, value in [*_single(card[name]), *_in_float(card, name)]:
             verdict = (
                 "unknown"
                 if value in UNKNOWN
@@ -156,22 +173,23 @@ def check(card: QuantizationCard, target: str | Path | Mapping[str, Any]) -> lis
         for verdict, (values, layers) in by_verdict.items():
             if verdict is not None:
                 value = list(values) if len(values) > 1 else next(iter(values))
-                names = tuple(name for name in layers if name is not None)
-                found.append(Finding(field, value, verdict, statement["why"], statement["link"], names))
+                known = tuple(layer for layer in layers if layer is not None)
+                said = (statement["why"], statement["link"])
+                found.append(Finding(name, value, verdict, *said, known, card.fields))
     return sorted(found, key=lambda finding: ("cannot", "slower", "unknown").index(finding.verdict))
 
 
 UNKNOWN = (NOT_REPORTED, "mixed")
 
 
-def _in_float(card: QuantizationCard, field: str) -> list[tuple[str, str]]:
+def _in_float(card: Card, field: str) -> list[tuple[str, str]]:
     """The layers that are left in float whole, where a field says the bits of all others."""
     of_bits = field in ("weight_bits", "activation_bits") and card[field] != "float"
     return [(name, "float") for name in card["float_layers"]] if of_bits and card.acts("float_layers") else []
 
 
 def _among(value: Any, known: list[Any]) -> bool:
-    return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in known)
+    return any(same(value, other) for other in known)
 
 
 def _single(value: Any, layer: str | None = None) -> list[tuple[str | None, Any]]:

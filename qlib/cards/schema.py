@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from reprlib import repr as brief  # values come from strangers
 from typing import Any, NamedTuple
 
+from ..choices import same
+
 ANNOTATIONS = {"$schema", "$defs", "title", "description", "examples", "observation", "outcome"}
 TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
@@ -42,11 +44,6 @@ def fault(value: Any, schema: Mapping[str, Any]) -> Fault | None:
     Raises ``KeyError`` for a keyword that is not known here.
     """
     return min(_faults(value, schema, schema, ()), key=lambda found: len(found.path), default=None)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal as JSON has it, where true is not 1."""
-    return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _faults(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], path: tuple) -> Iterator[Fault]:

@@ -172,7 +172,7 @@ def _card_check(arguments: argparse.Namespace) -> int:
     profile = hardware.load_profile(arguments.target)
     found = card.fits(profile)
     if arguments.json:
-        print(json.dumps([vars(finding) for finding in found]))
+        print(json.dumps([finding.to_dict() for finding in found]))
     else:
         print("\n".join(map(str, found)) or f"nothing in this card stands against {profile['title']}")
     return 1 if any(finding.verdict != "unknown" for finding in found) else 0

@@ -18,7 +18,18 @@ from ..names import suggestion
 from ..own import is_spec, named, origin
 from .method import STAGES, Method, Work
 
-__all__ = ["STAGES", "Method", "Work", "find_methods", "identity", "known_methods", "spelled", "words"]
+__all__ = [
+    "STAGES",
+    "Method",
+    "Work",
+    "find_methods",
+    "identity",
+    "known_methods",
+    "names",
+    "spelled",
+    "unspelled",
+    "words",
+]
 
 NEAREST = "nearest"
 
@@ -138,10 +149,18 @@ def identity(text: str) -> list[dict[str, Any]]:
     return [{"name": name, **one.identity(), **origin(one)} for name, one in found]
 
 
+def names(method: Any) -> list[str]:
+    """The names in what a row or a reader says of methods; nothing is looked up."""
+    given = method if isinstance(method, (list, tuple)) else [method]
+    return [str(part.get("name") if isinstance(part, Mapping) else part) for part in given]
+
+
 def words(method: Any) -> dict[str, Any]:
-    """The fields of a card that methods fill in; texts of several are joined."""
-    said: dict[str, Any] = {}
+    """The fields of a card that methods fill in; texts of several are joined, and a method without words is
+    named.
+    """
+    said: dict[str, Any] = {"technique": "post-training"}
     for one in find_methods(method):
-        for field, value in one.card().items():
+        for field, value in (one.card() or {"technique": _name_of(one)}).items():
             said[field] = f"{said[field]}, {value}" if isinstance(said.get(field), str) else value
     return said

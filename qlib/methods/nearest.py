@@ -13,7 +13,7 @@ from .method import Method, Work
 class Nearest(Method):
     """Weights are rounded to the nearest value of their grid, halves to the even code."""
 
-    words: ClassVar[Mapping[str, Any]] = {"rounding": "nearest", "technique": "post-training"}
+    words: ClassVar[Mapping[str, Any]] = {"rounding": "nearest"}
 
     def apply(self, work: Work) -> None:
         from ..affine import fake_quantize

@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from html import escape
 
-from ..cards import CATEGORIES, SCHEMA, QuantizationCard
-from ..cards.compare import report
+from ..cards import QuantizationCard
+from ..cards.compare import acts, report, union, value
 from ..cards.hardware import load_profile, profiles
 from ..cards.render import shown
 from .figure import Figure
@@ -31,30 +31,26 @@ def card_comparison(
             found = a.differences(b)
             worth = {choice.field: [str(w) for w in choice.worth] for choice in found if choice.worth}
             pairs[f"{i} {j}"] = {"head": report(a, b, found).splitlines()[0], "worth": worth}
+    known = {name: own for name, own in union(*cards.values()).items() if not own[name].get("outcome")}
     fields = [
         {
             "name": name,
-            "title": field["title"],
-            "category": SCHEMA["properties"][category]["title"],
-            "observation": field.get("observation", 0),
+            "title": own[name]["title"],
+            "category": own.heading(own.category_of[name]),
+            "observation": own[name].get("observation", 0),
         }
-        for category, known in CATEGORIES.items()
-        for name, field in known.items()
-        if not field.get("outcome")
+        for name, own in known.items()
     ]
-    different = [
-        sorted({json.dumps(card[f["name"]]) for card in cards.values()}) for f in fields
-    ]  # in words two may look alike
+    # In words two may look alike.
+    different = {name: sorted({json.dumps(value(card, name)) for card in cards.values()}) for name in known}
     said = [
         {
-            "name": name,
-            "values": [shown(f["name"], card[f["name"]]) for f in fields],
-            "which": [
-                known.index(json.dumps(card[f["name"]])) for f, known in zip(fields, different, strict=True)
-            ],
-            "acts": [int(card.acts(f["name"])) for f in fields],
+            "name": title,
+            "values": [shown(name, value(card, name), own) for name, own in known.items()],
+            "which": [different[name].index(json.dumps(value(card, name))) for name in known],
+            "acts": [int(acts(card, name)) for name in known],
         }
-        for name, card in cards.items()
+        for title, card in cards.items()
     ]
     targets = [
         {

@@ -1,0 +1,202 @@
+"""The fields of a card: those that ``schema.json`` lists, and the choices of a configuration, which follow
+from what is stated about them (`qlib.choices`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import Any, Protocol
+
+from ..choices import Choice, choices, plain
+from ..config import QuantConfig
+from ..names import suggestion
+from .schema import fault
+
+NOT_REPORTED = "not reported"
+CHOICES = "<choices>"  # stands in schema.json where a category's choices go
+LIKE = {"allocation": "bit_choices"}  # what is no choice, and the choice with which it acts
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Fields(Mapping):
+    """The fields of cards of one class of configurations: by name, title, description, examples and the JSON
+    schema of its value.
+
+    Parameters
+    ----------
+    config_class : class
+        Whose choices are among them.
+    schema : mapping
+        JSON schema of a whole card.
+    """
+
+    config_class: type[QuantConfig]
+    schema: Mapping[str, Any]
+    __eq__ = object.__eq__  # there is one of each class
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"fields_of({self.config_class.__name__})"
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        return self.categories[self.category_of[name]][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.category_of)
+
+    def __len__(self) -> int:
+        return len(self.category_of)
+
+    @cached_property
+    def categories(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """The fields by category."""
+        return {name: entry["properties"] for name, entry in _categories(self.schema).items()}
+
+    @cached_property
+    def category_of(self) -> dict[str, str]:
+        return {name: category for category, fields in self.categories.items() for name in fields}
+
+    def heading(self, category: str) -> str:
+        """The title of a category, or of what stands outside them."""
+        return self.schema["properties"][category]["title"]
+
+    def acts(self, name: str, values: Mapping[str, Any]) -> bool:
+        """Whether a field means anything beside the others' ``values``; what is no choice always does."""
+        known = choices(self.config_class).get(LIKE.get(name, name))
+        return known is None or known.acting(values)
+
+
+class Card(Protocol):
+    """What those who show, compare and check cards ask of one (`qlib.QuantizationCard`)."""
+
+    name: str
+    data: Mapping[str, Any]
+    fields: Fields
+
+    def __getitem__(self, field: str) -> Any:
+        """A field's value."""
+
+    def acts(self, field: str) -> bool:
+        """Whether a field means anything beside the others."""
+
+
+def fields_of(config_class: type[QuantConfig]) -> Fields:
+    """The fields of a card of a configuration.
+
+    Parameters
+    ----------
+    config_class : class
+        `QuantConfig`, or a frozen dataclass derived from it that adds choices of its own.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    ValueError
+        For a field that no card can hold, naming it.
+    """
+    if not inspect.isclass(config_class) or not issubclass(config_class, QuantConfig):
+        raise TypeError(
+            f"config_class must be QuantConfig or a class derived from it, got {str(config_class)[:100]}"
+        )
+    return _fields_of(config_class)
+
+
+@cache
+def _fields_of(config_class: type[QuantConfig]) -> Fields:
+    schema = json.loads(files(__package__).joinpath("schema.json").read_text("utf8"))
+    stated = choices(config_class)
+    _refuse(config_class, stated, schema)
+    for category, entry in _categories(schema).items():
+        own = {
+            field.name: _field(config_class, field, stated[field.name], schema["$defs"])
+            for field in dataclasses.fields(config_class)
+            if stated[field.name].category == category
+        }
+        entry["properties"] = {
+            name: field
+            for place, given in entry["properties"].items()
+            for name, field in (own.items() if place == CHOICES else [(place, given)])
+        }
+        later = {name for name in own if stated[name].since is not None}  # which older cards lack
+        entry["required"] = [name for name in entry["properties"] if name not in later]
+    schema["required"] = list(schema["properties"])
+    found = Fields(config_class, schema)
+    schema["$defs"]["field"] = {"enum": list(found)}
+    return found
+
+
+def _categories(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: entry for name, entry in schema["properties"].items() if "properties" in entry}
+
+
+def _refuse(config_class: type[QuantConfig], stated: Mapping[str, Choice], schema: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` naming the first field that has no place on a card."""
+    categories = _categories(schema)
+    taken = {*schema["properties"], "config_class"}.union(
+        *(entry["properties"] for entry in categories.values())
+    )
+    for field in dataclasses.fields(config_class):
+        where = f"{config_class.__name__}.{field.name}"
+        if field.name not in stated:
+            raise ValueError(
+                f"{where}: nothing is stated about it, so no card can hold it: make it a choice(...)"
+            )
+        if field.name in taken:
+            raise ValueError(f"{where}: a card has something else of that name: choose another one")
+        category = stated[field.name].category
+        if category not in categories:
+            raise ValueError(
+                f"{where}: there is no category {category!r} on a card{suggestion(category, categories)}"
+            )
+
+
+def _field(
+    config_class: type[QuantConfig], field: dataclasses.Field, known: Choice, defs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The schema of a choice, from what is stated about it."""
+    value = _value(field.default, known)
+    if value is None:
+        where = f"{config_class.__name__}.{field.name}"
+        raise ValueError(f"{where}: its default does not tell what a card may hold: state its schema=...")
+    kinds = [{"const": NOT_REPORTED}, *(value["anyOf"] if set(value) == {"anyOf"} else [value])]
+    if (known.none is not None or field.default is None) and fault(
+        known.word, {"anyOf": kinds, "$defs": defs}
+    ):
+        kinds.append({"const": known.word})
+    usual = known.word if field.default is None else plain(field.default)
+    first = known.values[:2] or ((True, False) if isinstance(field.default, bool) else (usual,))
+    found = {
+        "title": known.title,
+        "description": known.help,
+        "anyOf": kinds,
+        "examples": list(plain(known.examples or first)),
+    }
+    return found if known.observation is None else {**found, "observation": known.observation}
+
+
+def _value(default: Any, known: Choice) -> dict[str, Any] | None:
+    """The schema of its values other than ``None``; ``None`` if that cannot be told."""
+    if known.schema is not None:
+        return plain(known.schema)
+    if known.values:
+        return {"enum": list(known.values)}
+    least = known.above if known.least is None else known.least
+    bounds = {
+        name: bound for name, bound in (("minimum", least), ("maximum", known.most)) if bound is not None
+    }
+    if isinstance(default, bool):
+        return {"type": "boolean"}
+    if isinstance(default, int):
+        return {"type": "integer", **bounds}
+    if isinstance(default, float) or bounds:
+        return {"type": "number", **bounds}
+    return {"$ref": "#/$defs/text"} if isinstance(default, str) else None
+
+
+PLAIN = fields_of(QuantConfig)

@@ -1,0 +1,269 @@
+"""What a run, or recorded rows, say about themselves: the fields of a card by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..benches import Bench, load_bench, network_of, weights_hash
+from ..choices import choices
+from ..config import QuantConfig
+from ..evaluation import mean_of
+from ..methods import known_methods, names, words
+from ..metrics import Measurement
+from .fields import NOT_REPORTED, fields_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from ..footprints import Footprint
+
+SIZES = (
+    "average_weight_bits",
+    "average_activation_bits",
+    "weight_bytes",
+    "activation_bytes",
+    "max_activation_bytes",
+)
+
+
+def from_run(
+    config: QuantConfig,
+    accuracy: Measurement | Sequence[Measurement] | None = None,
+    *,
+    method: Any = "nearest",
+    baseline: Measurement | None = None,
+    size: Footprint | None = None,
+    model: nn.Module | None = None,
+    bench: Bench | None = None,
+    network: str = NOT_REPORTED,
+) -> dict[str, Any]:
+    """The fields that a run knows, see `qlib.QuantizationCard.from_run`."""
+    fields = {"network": network}
+    if bench is not None:
+        model = network_of(bench, network) if model is None else model
+        fields = _of_bench(bench.name, network)
+        if size is None:
+            from ..footprints import footprint
+
+            size = footprint(model, bench.validation(1)[0][0], config)
+    fields |= _of_config(config)
+    if not config.in_float:
+        fields |= words(method)
+    if model is not None:
+        fields["weights_hash"] = weights_hash(model)
+    if accuracy is not None:
+        fields |= _of_measured([accuracy] if isinstance(accuracy, Measurement) else list(accuracy))
+    if baseline is not None:
+        fields["float_accuracy"] = _measured([baseline])
+    return fields if size is None else fields | _of_size(size)
+
+
+def _of_bench(bench: str, network: str) -> dict[str, Any]:
+    return {
+        "network": f"{network} of the bench {bench}",
+        "dataset": f"{bench}, validation images",
+        "data": "training images",
+    }
+
+
+def _of_config(config: QuantConfig) -> dict[str, Any]:
+    by_layer = any(isinstance(bits, Mapping) for bits in (config.weight_bits, config.activation_bits))
+    what = {"quantizer": "uniform", "batch_norm": "folded", "bias": "float"}
+    if config.in_float:
+        what = {"technique": "none: float", "batch_norm": "separate", "bias": "float"}
+    return {**what, **config.in_words(), "allocation": "by layer" if by_layer else "uniform"}
+
+
+def _of_measured(runs: Sequence[Measurement]) -> dict[str, Any]:
+    fields = {"accuracy": _measured(runs), "seeds": len(runs)}
+    if len(runs) > 1:
+        fields["spread"] = _rounded(mean_of(runs).spread)
+    return fields
+
+
+def _measured(runs: Sequence[Measurement]) -> dict[str, Any]:
+    """Of top-1 percent alone; of another metric what it is, too."""
+    mean = mean_of(runs)
+    low, high = map(_rounded, mean.interval)
+    ends = {"low": low, "high": high} if np.isfinite(mean.interval).all() else {}
+    if mean.metric.name == "top1":
+        return {"top1": _rounded(mean.value), **ends, "n": mean.n}
+    unit = {"unit": mean.metric.unit} if mean.metric.unit else {}
+    title = mean.metric.title or mean.metric.name
+    return {"metric": title, **unit, "value": _rounded(mean.value), **ends, "n": mean.n}
+
+
+def _rounded(value: float) -> float:
+    """To two decimals, or four digits where that says more."""
+    return round(value, 2) if abs(value) >= 1 else float(f"{value:.4g}")
+
+
+def _of_size(size: Footprint) -> dict[str, Any]:
+    fields: dict[str, Any] = {name: round(getattr(size, name), 4) for name in SIZES}
+    if size.in_float:
+        fields["remarks"] = f"Computed in float: {', '.join(size.in_float)}."
+    return fields
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Recorded rows
+
+
+def from_rows(
+    rows: pd.DataFrame, table: pd.DataFrame | None = None, config_class: type[QuantConfig] = QuantConfig
+) -> dict[str, Any]:
+    """The fields that recorded rows know, with ``name`` and ``deviations``, see
+    `qlib.QuantizationCard.from_rows`.
+    """
+    from .. import results
+
+    fields_of(config_class)  # or else an error that says why
+    if rows.empty:
+        raise ValueError("there are no rows to make a card of")
+    names = _columns(rows, config_class)
+    settings = [*names, "network", "bench", "allocation", "method", "metric"]
+    settings += ["calibration_images", "precision"]
+    differs = [c for c in settings if len({json.dumps(v, sort_keys=True) for v in rows[c]}) > 1]
+    if differs:
+        raise ValueError(
+            f"these rows differ in {', '.join(differs)}: a card is about one setting; select by it"
+        )
+    row, *_ = records = rows.to_dict("records")
+    table = rows if table is None else table
+    config = config_class.from_dict({name: row[name] for name in names})
+    return {
+        **from_run(
+            config,
+            [results.measurement_of(record) for record in records],
+            baseline=results.float_accuracy(row["bench"], row["network"], table, row["metric"]),
+            size=_size_of(row, config),
+        ),
+        **_of_method(row["method"], config),
+        **_of_bench(row["bench"], row["network"]),
+        **_of_row(row),
+        "name": f"{row['network']} on {row['bench']}",
+        "time": round(float(rows["seconds"].mean()), 1),
+        "hardware": _hardware(rows),
+        "deviations": _deviations(table, row, config_class),
+    }
+
+
+def _of_method(method: Any, config: QuantConfig) -> dict[str, Any]:
+    """What is said of a row's methods. Those that are not this package's are named, and not looked up: a row
+    may come from a stranger.
+    """
+    if config.in_float:
+        return {}
+    if set(names(method)) <= set(known_methods()):
+        return words(method)
+    return {"technique": f"post-training, {', '.join(names(method))}"[:1000], "rounding": NOT_REPORTED}
+
+
+def _columns(rows: pd.DataFrame, config_class: type[QuantConfig]) -> list[str]:
+    """The choices that ``rows`` have a column of. Choices that came later than rows may be missing: they have
+    their default there.
+    """
+    for name, known in choices(config_class).items():
+        if name not in rows and known.since is None:
+            raise ValueError(
+                f"these rows have no column {name!r}, which is a choice of {config_class.__name__}"
+            )
+    return [name for name in choices(config_class) if name in rows]
+
+
+def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    allocation = row["allocation"] or {}
+    fields: dict[str, Any] = {
+        "weights_hash": row["weights"],
+        "images": int(row["calibration_images"]),
+        "labels": "none",
+        "steps": 0,
+    }
+    if allocation.get("largest_map_bits") is not None:
+        fields["allocation"] = "analytic, by the largest feature map"
+    elif allocation:
+        fields |= {
+            "allocation": "learned, by channel" if allocation["per_channel"] else "learned",
+            "labels": allocation["labels"],
+            "steps": allocation["steps"],
+        }
+    if row["precision"] != "float32":
+        fields["remarks"] = f"Products and their sums in {row['precision']}."
+    averages = ("average_weight_bits", "average_activation_bits")
+    fields |= {name: round(row[name], 4) for name in averages if row[name] is not None}
+    return fields | _chosen_bits(row)
+
+
+def _chosen_bits(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The bits by layer that a run chose for itself, instead of those that it started from."""
+    allocation = row["allocation"] or {}
+    found = {}
+    sides = {
+        "weight": (0, allocation.get("target_weight_bits")),
+        "activation": (1, allocation.get("target_activation_bits") or allocation.get("largest_map_bits")),
+    }
+    for side, (i, target) in sides.items():
+        if target is not None:
+            bits = {name: pair[i] for name, pair in row["bits"].items() if pair[i]}
+            whole = all(value == int(value) for value in bits.values())  # by channel only means are recorded
+            found[f"{side}_bits"] = (
+                {name: int(value) for name, value in bits.items()} if whole else NOT_REPORTED
+            )
+    return found | ({"activation_range": "learned"} if allocation.get("learn_ranges") else {})
+
+
+def _hardware(rows: pd.DataFrame) -> str:
+    """On which these rows were recorded, as the sessions of their table say."""
+    sessions = rows.attrs.get("sessions", [])
+    numbers = [number for number in dict.fromkeys(rows["session"]) if number < len(sessions)]
+    named = [
+        ", ".join(sessions[i][key] for key in ("device", "hardware") if key in sessions[i]) for i in numbers
+    ]
+    return "; ".join(dict.fromkeys(filter(None, named))) or NOT_REPORTED
+
+
+def _size_of(row: Mapping[str, Any], config: QuantConfig) -> Footprint | None:
+    """``None`` where the row's bench is not at hand, such as one of the reader's own."""
+    from ..footprints import Footprint, footprint
+
+    try:
+        bench = load_bench(row["bench"])
+    except (ValueError, OSError):
+        return None
+    layers = footprint(bench.models[row["network"]], bench.validation(1)[0][0], config).layers
+    if row["bits"]:  # chosen by the run, by layer
+        layers = (
+            dataclasses.replace(
+                layer, weight_bits=row["bits"][layer.name][0], activation_bits=row["bits"][layer.name][1]
+            )
+            for layer in layers
+        )
+    return Footprint(tuple(layers))
+
+
+def _deviations(
+    table: pd.DataFrame, row: Mapping[str, Any], config_class: type[QuantConfig]
+) -> dict[str, list]:
+    """By field, what the quantized rows of ``table`` have (words for what is not a number or a switch), the
+    card's own left out.
+    """
+    sides = zip(table.weight_bits, table.activation_bits, strict=True)
+    quantized = table[[weights is not None or activations is not None for weights, activations in sides]]
+    stated = choices(config_class)
+    found = {}
+    for name in (name for name in (*stated, "network") if name in table and name in row):
+        values: dict[str, Any] = {}
+        for value in quantized[name]:
+            simple = stated[name].word if value is None else "none" if value == [] else value
+            simple = simple if isinstance(simple, (str, int, float, bool)) else json.dumps(simple)[:200]
+            values.setdefault(json.dumps(value), simple)
+        values.pop(json.dumps(row[name]), None)
+        if values:
+            found[name] = list(values.values())[:200]
+    return found
