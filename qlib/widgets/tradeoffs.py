@@ -10,10 +10,15 @@ import pandas as pd
 import yaml
 
 from .. import results
+from ..cards import FIELDS
 from ..cards.render import shown
-from ..intervals import wilson
+from ..choices import choices, same
+from ..config import QuantConfig
+from ..evaluation import mean_of
+from ..experiments import Allocation
 from ..names import suggestion
 from ..plots import PLACEMENTS
+from ..tables import COLUMNS, LATER
 from .figure import Figure
 
 X = {  # by name in book/explorer.yaml: what stands below the chart
@@ -24,6 +29,30 @@ X = {  # by name in book/explorer.yaml: what stands below the chart
     "map_bits": "bits of the largest feature map",
     "calibration_images": "calibration images",
 }
+SPOKEN = (  # choices that `_choices` says in words of its own; the others are said by their titles
+    "weight_bits",
+    "activation_bits",
+    "weight_symmetric",
+    "activation_symmetric",
+    "symmetric_grid",
+    "weight_granularity",
+    "activation_granularity",
+    "weight_range",
+    "activation_range",
+    "percentile",
+    "activation_dynamic",
+    "quantize_skip",
+    "quantize_residual",
+    "pooling",
+    "calibration_upstream",
+    "first_last_bits",
+    "float_layers",
+    "bit_choices",
+    "per_channel",
+    "learn_ranges",
+    "labels",
+)
+LIMITS = ("target_weight_bits", "target_activation_bits", "largest_map_bits")  # along a line
 RULES = {"minmax": "min/max", "mse": "squared error"}
 
 
@@ -75,49 +104,82 @@ def lines(table: pd.DataFrame, x: str, ends: tuple[str, ...]) -> dict[str, Any]:
     bench's first and last layer.
     """
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    others = _others(table)
     for row in table.to_dict("records"):
         if row["weight_bits"] is None and row["activation_bits"] is None:
             continue
-        choices = json.dumps(_choices(row, x, ends))
+        said = json.dumps({**_choices(row, x, ends), **_said(row, others)})
         allocation = row["allocation"] or {}
-        limits = [
-            allocation.get(name)
-            for name in ("target_weight_bits", "target_activation_bits", "largest_map_bits")
-        ]
+        limits = [allocation.get(name) for name in LIMITS]
         setting = json.dumps([row["weight_bits"], row["activation_bits"], row["calibration_images"], limits])
-        groups.setdefault(choices, {}).setdefault(setting, []).append(row)
-    fields = [json.loads(choices) for choices in groups]
-    same = {
+        groups.setdefault(said, {}).setdefault(setting, []).append(row)
+    fields = [json.loads(said) for said in groups]
+    shared = {
         name: value for name, value in fields[0].items() if all(other.get(name) == value for other in fields)
     }
     found = []
-    for choices, settings in groups.items():
+    for said, settings in groups.items():
         points = [
             {"x": round(sum(_x(row, x) for row in rows) / len(rows), 4), **_accuracy(rows)}
             for rows in settings.values()
         ]
-        own = {name: value for name, value in json.loads(choices).items() if name not in same}
+        own = {name: value for name, value in json.loads(said).items() if name not in shared}
         found.append({"fields": own, "points": sorted(points, key=lambda point: point["x"])})
     floats = {
         name: results.float_accuracy(table.bench.iloc[0], name, table) for name in sorted(set(table.network))
     }
     known = {name: round(accuracy.top1, 3) for name, accuracy in floats.items() if accuracy}
-    return {"float": known, "same": same, "lines": found}
+    return {"float": known, "same": shared, "lines": found}
 
 
 def _accuracy(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean over seeds, its 95 % interval for the sampling of images, and every seed's, with an interval of
     its own.
     """
-    each = [row["top1"] for row in rows]
-    n = int(rows[0]["n"])
-    mean = sum(each) / len(each)
-    low, high = wilson(mean / 100, n)
+    mean = mean_of([results.accuracy_of(row) for row in rows])
+    low, high = mean.interval
     seeds = [
         [int(row["calibration_seed"]), *(round(row[name], 3) for name in ("top1", "low", "high"))]
         for row in rows
     ]
-    return {"top1": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": n, "seeds": seeds}
+    return {
+        "top1": round(mean.value, 3),
+        "low": round(low, 3),
+        "high": round(high, 3),
+        "n": mean.n,
+        "seeds": seeds,
+    }
+
+
+def _others(table: pd.DataFrame) -> dict[str, str]:
+    """What distinguishes rows beside the choices that have words of their own, by column: its title."""
+    default = QuantConfig().to_dict()
+    stated = {name: known.title for name, known in choices(QuantConfig).items() if name not in SPOKEN}
+    stated |= {"method": "Method", "precision": "Precision", "metric": "Metric"}
+    usual = {**default, **LATER}
+    own = {name: name for name in table.columns if name not in COLUMNS}
+    told = {
+        name: title
+        for name, title in stated.items()
+        if not all(same(value, usual[name]) for value in table[name])
+    }
+    learned = [row for row in table.allocation if row]
+    settings = {name: known.title for name, known in choices(Allocation).items() if name not in LIMITS}
+    varied = {
+        name: title
+        for name, title in settings.items()
+        if name not in SPOKEN and len({json.dumps(row.get(name)) for row in learned}) > 1
+    }
+    return told | own | varied
+
+
+def _said(row: Mapping[str, Any], others: Mapping[str, str]) -> dict[str, str]:
+    given = {**row, **(row["allocation"] or {})}
+    values = {name: given.get(name) for name in others}
+    words = {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
+    return {
+        title: shown(name, values[name]) if name in FIELDS else words[name] for name, title in others.items()
+    }
 
 
 def _x(row: Mapping[str, Any], x: str) -> float:

@@ -1,0 +1,44 @@
+"""Rows of the tradeoff explorer: whatever tells them apart is a control, so that no average hides it."""
+
+import pandas as pd
+import pytest
+
+from qlib import results
+from qlib.widgets.tradeoffs import lines
+
+
+@pytest.fixture(scope="module")
+def table():
+    return results.load_table(results.table_path("digits", "skip-residual"))
+
+
+DIFFERENCES = {
+    "a method": ({"method": "bias"}, "Method"),
+    "a precision": ({"precision": "bfloat16"}, "Precision"),
+    "bits of the image": ({"input_bits": 4}, "Bits of the input"),
+    "logits in float": ({"quantize_output": False}, "Output quantized"),
+    "a choice of one's own": ({"stochastic": True}, "stochastic"),
+}
+
+
+@pytest.mark.parametrize("other, control", DIFFERENCES.values(), ids=DIFFERENCES)
+def test_rows_that_differ_in_anything_are_lines_of_their_own(table, other, control):
+    usual = table.assign(**dict.fromkeys(set(other) - set(table.columns), False))
+    both = pd.concat([usual, usual.assign(**other)])
+    before = lines(table, "activation_bits", ())
+    after = lines(both, "activation_bits", ())
+    assert len(after["lines"]) == 2 * len(before["lines"]) and control not in before["same"]
+    assert all(len(line["fields"][control]) for line in after["lines"])
+    for line in after["lines"]:  # every point still stands on the seeds that it stood on
+        assert all(
+            len(point["seeds"]) == len(before["lines"][0]["points"][0]["seeds"]) for point in line["points"]
+        )
+
+
+def test_settings_of_the_learner_that_vary_are_told_apart():
+    table = results.load_table(results.table_path("digits", "convergence"))
+    found = lines(table, "average_weight_bits", ())
+    told = {name for line in found["lines"] for name in line["fields"]}
+    assert {"Steps", "Learning rate", "Penalty", "Parametrization", "Step that is kept"} & told
+    settings = {str(sorted((row["allocation"] or {}).items())) for row in table.to_dict("records")}
+    assert sum(len(line["points"]) for line in found["lines"]) >= len(settings) - 1
