@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from .choices import Settings, choice
+from .own import named
 
 Bits = int | tuple[int, ...]
 SYMMETRIC_GRIDS = ("full", "restricted", "authors")  # as `qlib.affine.make_grid` makes them
@@ -330,6 +331,20 @@ class QuantConfig(Settings):
     @classmethod
     def from_json(cls, text: str) -> QuantConfig:
         return cls.from_dict(json.loads(text))
+
+
+def configuration_named(spec: str | None) -> type[QuantConfig]:
+    """The class of configurations that ``FILE.py:NAME`` names, which is run; `QuantConfig` without a name.
+
+    Raises
+    ------
+    ValueError
+        There is no such class, or it is not derived from `QuantConfig`.
+    """
+    found = QuantConfig if spec is None else named(spec, "configuration")
+    if not (isinstance(found, type) and issubclass(found, QuantConfig)):
+        raise ValueError(f"{spec!r} is not a class derived from QuantConfig")
+    return found
 
 
 def _bit_choices(value: Any) -> tuple[int, ...]:

@@ -23,14 +23,14 @@ import yaml
 from .benches import Batches, Bench, data_hash, load_bench, network_of, weights_hash
 from .bits.settings import LearnerSettings
 from .choices import choice, choices
-from .config import QuantConfig
+from .config import QuantConfig, configuration_named
 from .devices import PRECISIONS, Prefetched, computing, device_named
 from .evaluation import evaluate
 from .methods import identity as identity_of_methods
 from .methods import spelled, unspelled
 from .metrics import TOP1, Accuracy, Measurement, description, find_metric
 from .names import suggestion
-from .own import named, origin
+from .own import origin
 
 if TYPE_CHECKING:
     import torch
@@ -137,12 +137,7 @@ class Experiment:
 
     def configurations(self) -> type[QuantConfig]:
         """The class of this grid's configurations."""
-        if self.config_class is None:
-            return QuantConfig
-        found = named(self.config_class, "configuration")
-        if not (isinstance(found, type) and issubclass(found, QuantConfig)):
-            raise ValueError(f"{self.config_class!r} is not a class derived from QuantConfig")
-        return found
+        return configuration_named(self.config_class)
 
     def own_choices(self) -> dict[str, Any]:
         """The choices that its configurations have beside those of `QuantConfig`, and their defaults."""

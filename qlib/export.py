@@ -44,13 +44,27 @@ def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path
     write_whole(folder / "config.yaml", config.to_yaml())
 
 
-def load_quantized(model: nn.Module, folder: str | Path) -> nn.Module:
-    """The quantized network in ``folder``, without calibration. ``model``: the float network's architecture;
-    its weights do not matter. Raises ``ValueError`` if files and architecture do not belong together,
-    ``OSError`` if they are not there.
+def load_quantized(
+    model: nn.Module, folder: str | Path, config_class: type[QuantConfig] = QuantConfig
+) -> nn.Module:
+    """The quantized network in a folder that `save_quantized` wrote, without calibration.
+
+    Parameters
+    ----------
+    model
+        The float network's architecture; its weights do not matter.
+    config_class
+        Of its configuration, where that has choices beside those of `QuantConfig`.
+
+    Raises
+    ------
+    ValueError
+        Files and architecture do not belong together.
+    OSError
+        The files are not there.
     """
     folder = Path(folder)
-    config = QuantConfig.from_yaml((folder / "config.yaml").read_text("utf8"))
+    config = config_class.from_yaml((folder / "config.yaml").read_text("utf8"))
     if not (folder / "weights.safetensors").is_file():
         raise FileNotFoundError(f"{folder / 'weights.safetensors'} is not there")
     try:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import qlib
 from qlib import QuantConfig
-from qlib.choices import choices
+from qlib.choices import choice, choices
 from qlib.network import read
 from qlib.widgets import explore
 from qlib.widgets import panel as panels
@@ -450,3 +450,51 @@ qlib.explore(bench, images=10_000)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_method_is_a_control(own):
+    panel = explore(*own, weight_bits=3).wait(SOON)
+    method = next(w for w in shown(panel.widget) if getattr(w, "description", "") == "Method")
+    assert method.options[0] == method.value == panel.method == "nearest" and "bias" in method.options
+    method.value = "bias"
+    corrected = qlib.quantize(panel.model, panel.config, panel.calibration, method="bias")
+    found = panel.wait(SOON).accuracy
+    assert (found.correct == qlib.evaluate(corrected, panel.validation).correct).all()
+    assert "biases corrected" in panel.card["technique"] and "method=&#x27;bias&#x27;" in panel._card.value
+
+
+def test_the_panel_measures_by_any_metric(own):
+    network, calibration, validation = own
+    noise = explore(network, calibration, [(x, None) for x, _ in validation], metric="sqnr").wait(SOON)
+    quantized = qlib.quantize(network, noise.config, calibration)
+    same = qlib.evaluate(quantized, validation, "sqnr", reference=network)
+    assert noise.accuracy.value == same.value and noise.baseline is None
+    assert f"<b>{same.value:.2f} dB</b>" in noise._answer.value and "In float" not in noise._answer.value
+    assert noise.card["accuracy"]["unit"] == "dB"
+
+    def largest(outputs, targets):
+        return outputs.amax(1) * 1e-3
+
+    own_metric = explore(*own, metric=largest).wait(SOON)
+    assert (
+        "<td><b>" in own_metric._answer.value and "qstrip" not in own_metric._answer.value.split("<table>")[0]
+    )
+    assert own_metric.baseline.metric.name == "largest"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stochastic(QuantConfig):
+    stochastic: bool = choice(False, "Stochastic rounding", "Whether codes are drawn.", since="mine")
+    tries: int = choice(3, "Tries", "How often.", least=1, most=9, since="mine")
+
+
+def test_a_choice_of_ones_own_is_a_control(own):
+    panel = explore(*own, config_class=Stochastic, tries=2).wait(SOON)
+    assert isinstance(panel.controls["stochastic"], ipywidgets.Checkbox)
+    assert panel.controls["tries"].value == 2 and panel.controls["tries"].description == "Tries"
+    panel.controls["stochastic"].value = True
+    assert panel.wait(SOON).config == Stochastic(stochastic=True, tries=2)
+    assert panel.card["stochastic"] is True and panel.card["tries"] == 2
+    assert "Stochastic(stochastic=True, tries=2)" in panel._card.value
+    with pytest.raises(ValueError, match="did you mean 'tries'"):
+        explore(*own, config_class=Stochastic, tires=2)

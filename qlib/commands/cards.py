@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import results
 from ..cards import QuantizationCard, catalogue, compare, hardware
+from ..config import QuantConfig, configuration_named
 from ..names import suggestion
 from . import in_one_line
 from .recorded import experiments_named
@@ -46,11 +47,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     new.add_argument(
         "--where", nargs="*", default=[], metavar="FIELD=VALUE", help="which of its rows; values as in YAML"
     )
-    new.add_argument(
-        "--config-class",
-        metavar="FILE.py:NAME",
-        help="whose choices the rows have beside those of QuantConfig (is run)",
-    )
     new.add_argument("--force", action="store_true", help="replace the file if there is one")
     show = verb("show", _card_show, "print a card")
     show.add_argument("--format", choices=("text", "markdown", "html", "latex"), default="text")
@@ -72,12 +68,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     check.add_argument(
         "--target", required=True, metavar="NAME", help=f"{', '.join(hardware.profiles())}, or a .yaml file"
     )
+    for name in ("new", "show", "validate", "diff", "check"):
+        verbs.choices[name].add_argument(
+            "--config-class",
+            metavar="FILE.py:NAME",
+            help="a configuration with choices of your own, which are fields of the card (is run)",
+        )
 
 
 def _card_new(arguments: argparse.Namespace) -> int:
     if arguments.card.exists() and not arguments.force:
         raise ValueError(f"{arguments.card} exists: choose another name, or --force to replace it")
     name = arguments.name or arguments.card.stem
+    config_class = configuration_named(arguments.config_class)
     if arguments.experiment:
         bench, _, experiment = arguments.experiment.rpartition("/")
         own = Path(arguments.experiment) if experiment.endswith(".csv") else None
@@ -87,18 +90,18 @@ def _card_new(arguments: argparse.Namespace) -> int:
         rows = results.select(table, arguments.where)
         quantized = rows[rows.weight_bits.notna() | rows.activation_bits.notna()]
         rows = quantized if len(quantized) else rows  # a table's row in float is the baseline
-        card = QuantizationCard.from_rows(rows, table, name=name)
+        card = QuantizationCard.from_rows(rows, table, config_class, name=name)
     else:
-        card = QuantizationCard.of(name)
+        card = QuantizationCard.of(name, config_class=config_class)
     card.save(arguments.card)
     print(json.dumps(card.data) if arguments.json else f"wrote {arguments.card}")
     return 0
 
 
-def _card(path: Path) -> QuantizationCard:
+def _card(path: Path, config_class: str | None) -> QuantizationCard:
     """From a file, or by its name in the catalogue."""
     if path.exists() or path.suffix:
-        return QuantizationCard.load(path)
+        return QuantizationCard.load(path, configuration_named(config_class))
     known = catalogue()
     if str(path) not in known:
         raise ValueError(
@@ -126,7 +129,7 @@ def _card_from_onnx(arguments: argparse.Namespace) -> int:
 
 
 def _card_show(arguments: argparse.Namespace) -> int:
-    card = _card(arguments.card)
+    card = _card(arguments.card, arguments.config_class)
     views = {
         "text": str,
         "markdown": QuantizationCard.to_markdown,
@@ -138,7 +141,8 @@ def _card_show(arguments: argparse.Namespace) -> int:
 
 
 def _card_validate(arguments: argparse.Namespace) -> int:
-    errors = {str(path): _error(path) for path in arguments.cards}
+    config_class = configuration_named(arguments.config_class)
+    errors = {str(path): _error(path, config_class) for path in arguments.cards}
     for path, error in errors.items():
         if error:
             print(f"qlib: {error}", file=sys.stderr)
@@ -149,17 +153,17 @@ def _card_validate(arguments: argparse.Namespace) -> int:
     return 2 if any(errors.values()) else 0
 
 
-def _error(path: Path) -> str | None:
+def _error(path: Path, config_class: type[QuantConfig]) -> str | None:
     """What is wrong with a card; None if nothing is."""
     try:
-        QuantizationCard.load(path)
+        QuantizationCard.load(path, config_class)
     except (ValueError, OSError) as error:
         return in_one_line(error)
 
 
 def _card_diff(arguments: argparse.Namespace) -> int:
-    a = _card(arguments.a)
-    b = _card(arguments.b)
+    a = _card(arguments.a, arguments.config_class)
+    b = _card(arguments.b, arguments.config_class)
     found = a.differences(b)
     print(
         json.dumps([choice.to_dict() for choice in found]) if arguments.json else compare.report(a, b, found)
@@ -168,7 +172,7 @@ def _card_diff(arguments: argparse.Namespace) -> int:
 
 
 def _card_check(arguments: argparse.Namespace) -> int:
-    card = _card(arguments.card)
+    card = _card(arguments.card, arguments.config_class)
     profile = hardware.load_profile(arguments.target)
     found = card.fits(profile)
     if arguments.json:
