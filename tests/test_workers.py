@@ -258,9 +258,9 @@ def test_a_shard_that_is_none_is_refused(shard, capsys):
 
 
 def test_a_name_without_a_bench_is_one_of_digits(capsys):
-    from qlib.cli import _experiments
+    from qlib.commands.recorded import experiments_named
 
-    assert [e.bench for e in _experiments(["skip-residual", "imagenet-generated/throughput"])] == [
+    assert [e.bench for e in experiments_named(["skip-residual", "imagenet-generated/throughput"])] == [
         "digits",
         "imagenet-generated",
     ]

@@ -213,7 +213,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .export import export_onnx
+    from ..export import export_onnx
 
     bench = load_bench(arguments.bench)
     network = network_of(bench, arguments.network)
