@@ -124,10 +124,10 @@ def test_ten_quick_moves_leave_no_stale_result_and_no_queue(own, monkeypatch):
     gate = threading.Event()
     quantize = panels.quantize
 
-    def slow(model, config, calibration):
+    def slow(model, config, *more):
         started.append(config.activation_bits)
         gate.wait(SOON)
-        return quantize(model, config, calibration)
+        return quantize(model, config, *more)
 
     panel = explore(*own).wait(SOON)
     monkeypatch.setattr(panels, "quantize", slow)
@@ -153,13 +153,13 @@ def test_a_move_ends_the_computation_for_the_old_setting(own, monkeypatch):
     reached = threading.Event()
     moved = threading.Event()
 
-    def endless(model, config, calibration):
+    def endless(model, config, *more):
         if config.weight_bits == 3:
             while True:  # until it is ended from outside
                 counts.append(torch.ones(1).item())
                 reached.set()
                 moved.wait(SOON)
-        return quantize(model, config, calibration)
+        return quantize(model, config, *more)
 
     quantize = panels.quantize
     panel = explore(*own).wait(SOON)
@@ -427,11 +427,11 @@ def test_a_move_in_the_moment_of_an_error_is_still_answered(panel, monkeypatch):
     panel.wait(SOON)
     measure = type(panel)._measure
 
-    def fails_once(self, move, values):
-        if values["activation_bits"] == 3:
+    def fails_once(self, move, config, method):
+        if config.activation_bits == 3:
             panel.controls["activation_bits"].value = 5
             raise ValueError("too late to be told")
-        measure(self, move, values)
+        measure(self, move, config, method)
 
     monkeypatch.setattr(type(panel), "_measure", fails_once)
     panel.controls["activation_bits"].value = 3
