@@ -5,6 +5,7 @@ the axes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -29,17 +30,29 @@ COLOURS = {
 }
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
-PLACEMENTS = {  # (quantize_skip, quantize_residual): name and colour
-    (False, False): ("inputs only", COLOURS["green"]),
-    (True, False): ("skip quantized", COLOURS["blue"]),
-    (True, True): ("everything quantized", COLOURS["red"]),
-    (False, True): ("residual quantized", COLOURS["purple"]),
+
+class Series(NamedTuple):
+    """What a value of a choice is called in figures and tables, and its colour there."""
+
+    name: str
+    colour: str
+
+
+PLACEMENTS = {  # by (quantize_skip, quantize_residual)
+    (False, False): Series("inputs only", COLOURS["green"]),
+    (True, False): Series("skip quantized", COLOURS["blue"]),
+    (True, True): Series("everything quantized", COLOURS["red"]),
+    (False, True): Series("residual quantized", COLOURS["purple"]),
 }
-GRIDS = {  # (symmetric, symmetric_grid): name and colour
-    (False, "full"): ("asymmetric", COLOURS["blue"]),
-    (True, "full"): ("symmetric, full", COLOURS["orange"]),
-    (True, "restricted"): ("symmetric, restricted", COLOURS["green"]),
-    (True, "authors"): ("symmetric, authors", COLOURS["purple"]),
+GRIDS = {  # by (symmetric, symmetric_grid)
+    (False, "full"): Series("asymmetric", COLOURS["blue"]),
+    (True, "full"): Series("symmetric, full", COLOURS["orange"]),
+    (True, "restricted"): Series("symmetric, restricted", COLOURS["green"]),
+    (True, "authors"): Series("symmetric, authors", COLOURS["purple"]),
+}
+GRANULARITIES = {  # by weight_granularity
+    "per_channel": Series("per channel", COLOURS["green"]),
+    "per_tensor": Series("per tensor", COLOURS["purple"]),
 }
 
 
@@ -119,7 +132,7 @@ def residual_placements(
 
 
 def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
-    name, colour = PLACEMENTS[skip, residual]
+    placement = PLACEMENTS[skip, residual]
 
     def box(
         x: float, y: float, text: str, face: str = "white", edge: str = "#444444", width: float = 1.5
@@ -139,7 +152,7 @@ def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
         )
 
     def quantizer(x: float, y: float) -> None:
-        box(x, y, "Q", face=colour, edge=colour, width=0.5)
+        box(x, y, "Q", face=placement.colour, edge=placement.colour, width=0.5)
 
     def arrow(*points: tuple[float, float]) -> None:
         for a, b in zip(points, points[1:], strict=False):
@@ -173,7 +186,8 @@ def _draw_block(ax: Axes, skip: bool, residual: bool) -> None:
         quantizer(2, top + 0.5)
     ax.set(xlim=(-0.1, 4.1), ylim=(0.6, 8.3), aspect="equal")
     ax.axis("off")
-    ax.text(2, 0.55, name, ha="center", va="top", fontsize=10, color=colour, fontweight="bold")
+    label = {"ha": "center", "va": "top", "fontsize": 10, "fontweight": "bold"}
+    ax.text(2, 0.55, placement.name, color=placement.colour, **label)
 
 
 def paired_gains(
@@ -226,12 +240,6 @@ def codes_on_histogram(x: Tensor, grid: Grid, name: str, colour: str, ax: Axes |
     ax.grid(False)
     ax.set(ylabel="values")
     return ax
-
-
-GRANULARITIES = {  # weight_granularity: name and colour
-    "per_channel": ("per channel", COLOURS["green"]),
-    "per_tensor": ("per tensor", COLOURS["purple"]),
-}
 
 
 def spread_curves(

@@ -98,7 +98,7 @@ ANSWERS = {  # the arguments of each lesson's check: right ones, and wrong ones 
         "(len([m for m in network.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]),)",
         "(50,)",
     ),
-    "08-float-baseline": ("(100 * top1('better', 4) / floats['better'].top1,)", "(top1('better', 4),)"),
+    "08-float-baseline": ("(100 * top1.better[4] / floats['better'].top1,)", "(top1.better[4],)"),
     "09-learning-bitwidths": ("((8, 2),)", "((4, 4),)", "((2, 2),)"),
     "10-quantization-cards": ("(1,)", "(0,)", "(8,)"),
 }

@@ -48,7 +48,7 @@ def test_every_lesson_has_its_trials():
 
 def test_every_lesson_has_an_exercise_that_checks_the_reader():
     for name in LESSONS:
-        assert "waiting for your answer" in (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf8"), name
+        assert "@lesson.exercise(" in (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf8"), name
 
 
 @pytest.mark.parametrize("name", LESSONS)

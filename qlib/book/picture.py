@@ -13,8 +13,9 @@ def main() -> None:
     (float_accuracy,) = results.accuracies(table, activation_bits=None)
     quantized = table[table.activation_bits.notna()].copy()
     pairs = zip(quantized.quantize_skip, quantized.quantize_residual, strict=True)
-    quantized["placement"] = [plots.PLACEMENTS[pair][0] for pair in pairs]
-    colours = dict(plots.PLACEMENTS[mode] for mode in ((False, False), (True, False), (True, True)))
+    quantized["placement"] = [plots.PLACEMENTS[pair].name for pair in pairs]
+    shown = [plots.PLACEMENTS[mode] for mode in ((False, False), (True, False), (True, True))]
+    colours = {placement.name: placement.colour for placement in shown}
     summary = results.summary(quantized, ["placement", "activation_bits"])
     axes = plots.accuracy_curves(
         summary, "activation_bits", "placement", colours, "activation bits", float_accuracy.top1

@@ -212,7 +212,7 @@ def _choices(row: Mapping[str, Any], x: str, ends: tuple[str, ...]) -> dict[str,
     allocation = row["allocation"] or {}
     learned = bool(allocation) and not allocation.get("largest_map_bits")
     found = {
-        "Additions": PLACEMENTS[row["quantize_skip"], row["quantize_residual"]][0],
+        "Additions": PLACEMENTS[row["quantize_skip"], row["quantize_residual"]].name,
         "Codes of activations": f"symmetric, {row['symmetric_grid']}"
         if row["activation_symmetric"]
         else "asymmetric",
