@@ -16,7 +16,8 @@ from IPython.display import Markdown, display
 from torch import Tensor, nn
 
 from . import results
-from .evaluation import Accuracy, Difference, compare
+from .evaluation import Difference, compare
+from .metrics import Accuracy
 from .quantizer import Quantizer
 
 PLACES = {  # by the name of the convolution in a bottleneck block

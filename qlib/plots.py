@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .affine import Grid, dequantize, quantize
 from .evaluation import Difference
+from .metrics import TOP1, Metric
 
 # Okabe and Ito's palette; a choice keeps its colour in every figure.
 COLOURS = {
@@ -91,7 +92,7 @@ def accuracy_curves(
     sns.lineplot(
         summary,
         x=x,
-        y="top1",
+        y="value",
         hue=series,
         style=series,
         hue_order=names,
@@ -113,9 +114,20 @@ def accuracy_curves(
             textcoords="offset points",
             color=COLOURS["grey"],
         )
-    ax.set(xlabel=xlabel, ylabel="top-1 accuracy (%)", xticks=sorted(set(summary[x])))
+    ax.set(xlabel=xlabel, ylabel=_metric(summary).label, xticks=sorted(set(summary[x])))
     ax.legend(title=None)
     return ax
+
+
+def _metric(summary: pd.DataFrame) -> Metric:
+    """Of whose values a summary is made."""
+    return summary.attrs.get("metric", TOP1)
+
+
+def _difference(gains: Mapping[str, Sequence[Difference]]) -> str:
+    """The label of an axis of differences."""
+    (unit, *_) = {d.unit for differences in gains.values() for d in differences} or {""}
+    return f"difference ({unit})" if unit else "difference"
 
 
 def residual_placements(
@@ -203,7 +215,7 @@ def paired_gains(
     ax = ax or plt.subplots()[1]
     for i, ((name, differences), colour) in enumerate(zip(gains.items(), colours, strict=True)):
         at = [v + 0.06 * (i - (len(gains) - 1) / 2) for v in x]
-        points = [d.points for d in differences]
+        points = [d.value for d in differences]
         ends = [
             [p - d.interval[0] for p, d in zip(points, differences, strict=True)],
             [d.interval[1] - p for p, d in zip(points, differences, strict=True)],
@@ -212,7 +224,7 @@ def paired_gains(
             at, points, yerr=ends, color=colour, marker=MARKERS[i], markersize=6, capsize=3, label=name
         )
     ax.axhline(0, color=COLOURS["grey"], linewidth=1)
-    ax.set(xlabel=xlabel, ylabel="difference (points)", xticks=list(x))
+    ax.set(xlabel=xlabel, ylabel=_difference(gains), xticks=list(x))
     ax.legend()
     return ax
 
@@ -260,7 +272,7 @@ def spread_curves(
         at = rows[x] * 1.08 ** (i - (len(colours) - 1) / 2)
         ax.errorbar(
             at,
-            rows["top1"],
+            rows["value"],
             yerr=rows["spread"],
             color=colour,
             marker=MARKERS[i],
@@ -271,6 +283,6 @@ def spread_curves(
     ax.set_xscale("log")
     ax.set_xticks(sorted(set(summary[x])), [f"{v:,}" for v in sorted(set(summary[x]))])
     ax.minorticks_off()
-    ax.set(xlabel=xlabel, ylabel="top-1 accuracy (%)")
+    ax.set(xlabel=xlabel, ylabel=_metric(summary).label)
     ax.legend()
     return ax
