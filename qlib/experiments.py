@@ -30,7 +30,7 @@ from .methods import identity as identity_of_methods
 from .methods import spelled, unspelled
 from .metrics import TOP1, Accuracy, Measurement, description, find_metric
 from .names import suggestion
-from .own import named, origin
+from .own import is_spec, named, origin
 
 if TYPE_CHECKING:
     import torch
@@ -252,7 +252,7 @@ class Laboratory:
         if run.method != "nearest":
             key["method"] = identity_of_methods(run.method)
         if run.metric != TOP1.name:
-            key["metric"] = {"name": run.metric, **origin(find_metric(run.metric).each)}
+            key["metric"] = {"name": run.metric, **_code_of_metric(run.metric)}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         return {"key": digest, **depends, "method": run.method, "metric": description(run.metric)}
 
@@ -328,6 +328,12 @@ def _measured(found: Measurement) -> dict[str, Any]:
     each = base64.b64encode(found.values.astype("<f4").tobytes()).decode()
     top1 = round(found.value, 4) if found.metric is TOP1 else None
     return {"top1": top1, "value": found.value, "low": low, "high": high, "correct": "", "values": each}
+
+
+def _code_of_metric(name: str) -> dict[str, str]:
+    """The code that a metric consists of: where it is named, and where its functions stand."""
+    metric = find_metric(name)
+    return origin(name if is_spec(name) else None, metric.each, metric.whole)
 
 
 def _own_code(run: Run) -> dict[str, Any]:
