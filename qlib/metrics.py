@@ -235,7 +235,10 @@ def _energies(outputs: Any, reference: Any) -> Tensor:
     import torch
     from torch.utils import _pytree as pytree
 
-    pairs = list(zip(pytree.tree_leaves(outputs), pytree.tree_leaves(reference), strict=True))
+    leaves = [pytree.tree_leaves(given) for given in (outputs, reference)]
+    if len(leaves[0]) != len(leaves[1]):
+        raise ValueError(f"the network gives {len(leaves[0])} outputs, but the reference {len(leaves[1])}")
+    pairs = list(zip(*leaves, strict=True))
     for a, b in pairs:
         _alike(a, b, "the reference's outputs")
     flat = [(_rows(a), _rows(b)) for a, b in pairs]
