@@ -324,10 +324,17 @@ def description(name: str) -> str | dict[str, Any]:
 def described(said: str | Mapping[str, Any]) -> Metric:
     """The metric of a row, by its `description`. What is not built in cannot be measured again: a row may
     come from a stranger, and names no code that would be run.
+
+    Raises
+    ------
+    ValueError
+        It is no description.
     """
-    if isinstance(said, str) and said in METRICS:
-        return METRICS[said]
-    return Metric(each=_unknown, **(said if isinstance(said, Mapping) else {"name": said}))
+    given = {"name": said} if isinstance(said, str) else said
+    known = ("name", "title", "unit", "greater_is_better", "margin")
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str) or set(given) - set(known):
+        raise ValueError(f"{said!r:.80} describes no metric: a name, or a mapping of {', '.join(known)}")
+    return METRICS.get(given["name"]) or Metric(each=_unknown, **given)
 
 
 def _unknown(outputs: Any, targets: Any) -> Tensor:
