@@ -10,7 +10,7 @@ Nothing here imports torch before a network is measured: recorded rows are compa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -356,7 +356,10 @@ def find_metric(metric: str | Metric | Callable[[Any, Any], Tensor]) -> Metric:
         There is no such metric.
     """
     if is_spec(metric):
-        metric = named(metric, "metric")
+        found = find_metric(named(metric, "metric"))
+        if METRICS.get(found.name) is found:
+            return found
+        return replace(found, name=metric, title=found.title or found.name)  # rows name it like this, too
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
@@ -367,6 +370,5 @@ def find_metric(metric: str | Metric | Callable[[Any, Any], Tensor]) -> Metric:
         return Metric(getattr(metric, "__name__", type(metric).__name__), metric)
     raise ValueError(
         f"a metric is a name ({', '.join(METRICS)}), a Metric, or a function of (outputs, targets) to a "
-        "value an "
-        f"example; got {metric!r:.80}"
+        f"value an example; got {metric!r:.80}"
     )
