@@ -22,7 +22,7 @@ import yaml
 
 from .benches import Batches, Bench, data_hash, load_bench, network_of, weights_hash
 from .bits.settings import LearnerSettings
-from .choices import choice, choices
+from .choices import choice, choices, plain
 from .config import QuantConfig
 from .devices import PRECISIONS, Prefetched, computing, device_named
 from .evaluation import evaluate
@@ -235,6 +235,7 @@ class Laboratory:
         data = self.hash(stream, run.calibration_images, run.calibration_seed) + self.hash(
             "validation", run.images
         )
+        said = _identity_of_config(run)
         depends = {
             "bench": run.bench,
             "network": run.network,
@@ -243,12 +244,14 @@ class Laboratory:
             "code_version": CODE_VERSION,
             "calibration_images": run.calibration_images,
             "calibration_seed": run.calibration_seed,
-            **run.config.identity(),
+            **said,
             **({"allocation": run.allocation.identity()} if run.allocation else {}),
             **({"precision": self.precision} if self.precision != "float32" else {}),
             "n": run.images,
         }
-        key = {**depends, **_own_code(run)}
+        key = dict(depends)
+        if said.keys() - QuantConfig.defaults().keys():
+            key["config_class"] = origin(type(run.config))
         if run.method != "nearest":
             key["method"] = identity_of_methods(run.method)
         if run.metric != TOP1.name:
@@ -336,10 +339,15 @@ def _code_of_metric(name: str) -> dict[str, str]:
     return origin(name if is_spec(name) else None, metric.each, metric.whole)
 
 
-def _own_code(run: Run) -> dict[str, Any]:
-    """What tells a configuration of the reader's own kind from others of that name, for a key."""
-    code = origin(type(run.config))
-    return {"config_class": code} if code else {}
+def _identity_of_config(run: Run) -> dict[str, Any]:
+    """What the key of a row holds of a configuration. Choices of the reader's own that are at their default
+    are no part of it where only methods of this package work, which do not know them.
+    """
+    said = run.config.identity()
+    if any(part.get("code") for part in identity_of_methods(run.method)):
+        return said
+    defaults = {name: plain(value) for name, value in run.config.defaults().items()}
+    return {k: v for k, v in said.items() if k in QuantConfig.defaults() or v != defaults[k]}
 
 
 def _within_largest_map(
