@@ -296,7 +296,7 @@ def config_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantCon
     more = [name for name in row if name not in COLUMNS and name not in names]
     if more:
         raise ValueError(
-            f"this row has {', '.join(more)}, which {config_class.__name__} does not have: pass the class that "
-            "has, as config_class="
+            f"this row has {', '.join(more)}, which {config_class.__name__} does not have: pass the class "
+            "that has, as config_class="
         )
     return config_class.from_dict({name: row[name] for name in names if name in row})
