@@ -142,6 +142,11 @@ class Experiment:
         found = named(self.config_class, "configuration")
         if not (isinstance(found, type) and issubclass(found, QuantConfig)):
             raise ValueError(f"{self.config_class!r} is not a class derived from QuantConfig")
+        taken = [n for n in found.defaults() if n in (*ALLOCATION_FIELDS, "method")]
+        if taken:
+            raise ValueError(
+                f"{self.config_class!r} calls a choice {taken[0]!r}, which a grid has: rename it"
+            )
         return found
 
     def own_choices(self) -> dict[str, Any]:
