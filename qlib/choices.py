@@ -114,6 +114,7 @@ class Settings:
     __signature__ = _Signature()
 
     def __new__(cls, *values: Any, **fields: Any) -> Settings:
+        cls.refuse_undecorated()
         cls.refuse_unknown(fields, TypeError)  # as Python does, and with a suggestion
         return super().__new__(cls)
 
@@ -172,8 +173,19 @@ class Settings:
             raise ValueError(
                 f"a {cls.__name__} is a mapping of field names to values, got {type(fields).__name__}"
             )
+        cls.refuse_undecorated()
         cls.refuse_unknown(fields, ValueError)
         return cls(**fields)
+
+    @classmethod
+    def refuse_undecorated(cls) -> None:
+        """A class that is no dataclass itself has the fields of its base, and its own count for nothing."""
+        for name, value in vars(cls).items():
+            if isinstance(value, dataclasses.Field):
+                raise ValueError(
+                    f"{cls.__name__} states the field {name!r}, but is no dataclass: put "
+                    "@dataclass(frozen=True) above it"
+                )
 
     @classmethod
     def refuse_unknown(cls, names: Iterable[object], error: type[Exception]) -> None:

@@ -99,12 +99,13 @@ def _of_batch(networks: Sequence[nn.Module], batch: Any, metric: Metric, what: s
     from torch import Tensor
     from torch.utils import _pytree as pytree
 
-    from .network.inputs import as_inputs, as_targets, check_inputs, device_of, examples_in, on, run
+    from .network.inputs import as_inputs, as_targets, check_inputs, device_of, examples_in, on, one_line, run
 
     pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-    needed = metric.against == "targets"
-    if not pair or needed and batch[1] is None or not isinstance(batch[0], (Tensor, tuple, list, dict)):
+    if not pair or not isinstance(batch[0], (Tensor, tuple, list, dict)):
         raise ValueError(f"{what} must be a pair of inputs and labels, got a {type(batch).__name__}")
+    if batch[1] is None and metric.against == "targets":
+        raise ValueError(f"{what} has no targets, which {metric.name!r} looks at")
     x = as_inputs(batch[0])
     check_inputs(x, what)
     model, *references = networks
@@ -120,6 +121,9 @@ def _of_batch(networks: Sequence[nn.Module], batch: Any, metric: Metric, what: s
         found = metric.each(outputs, against)
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
+    except Exception as error:  # of the reader's function
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"{what}: the metric {metric.name!r} fails: {said}") from error
     n = examples_in(x)
     shape = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
     wanted = f"({n},)" if metric.whole is None else f"({n}, parts)"

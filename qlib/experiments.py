@@ -22,7 +22,7 @@ import yaml
 
 from .benches import Batches, Bench, data_hash, load_bench, network_of, weights_hash
 from .bits.settings import LearnerSettings
-from .choices import choice, choices
+from .choices import choice, choices, plain
 from .config import QuantConfig, configuration_named
 from .devices import PRECISIONS, Prefetched, computing, device_named
 from .evaluation import evaluate
@@ -30,7 +30,7 @@ from .methods import identity as identity_of_methods
 from .methods import spelled, unspelled
 from .metrics import TOP1, Accuracy, Measurement, description, find_metric
 from .names import suggestion
-from .own import origin
+from .own import is_spec, origin
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,13 @@ class Experiment:
 
     def configurations(self) -> type[QuantConfig]:
         """The class of this grid's configurations."""
-        return configuration_named(self.config_class)
+        found = configuration_named(self.config_class)
+        taken = [name for name in found.defaults() if name in (*ALLOCATION_FIELDS, "method")]
+        if taken:
+            raise ValueError(
+                f"{self.config_class!r} calls a choice {taken[0]!r}, which a grid has: rename it"
+            )
+        return found
 
     def own_choices(self) -> dict[str, Any]:
         """The choices that its configurations have beside those of `QuantConfig`, and their defaults."""
@@ -230,6 +236,7 @@ class Laboratory:
         data = self.hash(stream, run.calibration_images, run.calibration_seed) + self.hash(
             "validation", run.images
         )
+        said = _identity_of_config(run)
         depends = {
             "bench": run.bench,
             "network": run.network,
@@ -238,16 +245,18 @@ class Laboratory:
             "code_version": CODE_VERSION,
             "calibration_images": run.calibration_images,
             "calibration_seed": run.calibration_seed,
-            **run.config.identity(),
+            **said,
             **({"allocation": run.allocation.identity()} if run.allocation else {}),
             **({"precision": self.precision} if self.precision != "float32" else {}),
             "n": run.images,
         }
-        key = {**depends, **_own_code(run)}
+        key = dict(depends)
+        if said.keys() - QuantConfig.defaults().keys():
+            key["config_class"] = origin(type(run.config))
         if run.method != "nearest":
             key["method"] = identity_of_methods(run.method)
         if run.metric != TOP1.name:
-            key["metric"] = {"name": run.metric, **origin(find_metric(run.metric).each)}
+            key["metric"] = {"name": run.metric, **_code_of_metric(run.metric)}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         return {"key": digest, **depends, "method": run.method, "metric": description(run.metric)}
 
@@ -325,10 +334,21 @@ def _measured(found: Measurement) -> dict[str, Any]:
     return {"top1": top1, "value": found.value, "low": low, "high": high, "correct": "", "values": each}
 
 
-def _own_code(run: Run) -> dict[str, Any]:
-    """What tells a configuration of the reader's own kind from others of that name, for a key."""
-    code = origin(type(run.config))
-    return {"config_class": code} if code else {}
+def _code_of_metric(name: str) -> dict[str, str]:
+    """The code that a metric consists of: where it is named, and where its functions stand."""
+    metric = find_metric(name)
+    return origin(name if is_spec(name) else None, metric.each, metric.whole)
+
+
+def _identity_of_config(run: Run) -> dict[str, Any]:
+    """What the key of a row holds of a configuration. Choices of the reader's own that are at their default
+    are no part of it where only methods of this package work, which do not know them.
+    """
+    said = run.config.identity()
+    if any(part.get("code") for part in identity_of_methods(run.method)):
+        return said
+    defaults = {name: plain(value) for name, value in run.config.defaults().items()}
+    return {k: v for k, v in said.items() if k in QuantConfig.defaults() or v != defaults[k]}
 
 
 def _within_largest_map(

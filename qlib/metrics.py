@@ -10,7 +10,7 @@ Nothing here imports torch before a network is measured: recorded rows are compa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -235,7 +235,10 @@ def _energies(outputs: Any, reference: Any) -> Tensor:
     import torch
     from torch.utils import _pytree as pytree
 
-    pairs = list(zip(pytree.tree_leaves(outputs), pytree.tree_leaves(reference), strict=True))
+    leaves = [pytree.tree_leaves(given) for given in (outputs, reference)]
+    if len(leaves[0]) != len(leaves[1]):
+        raise ValueError(f"the network gives {len(leaves[0])} outputs, but the reference {len(leaves[1])}")
+    pairs = list(zip(*leaves, strict=True))
     for a, b in pairs:
         _alike(a, b, "the reference's outputs")
     flat = [(_rows(a), _rows(b)) for a, b in pairs]
@@ -321,10 +324,17 @@ def description(name: str) -> str | dict[str, Any]:
 def described(said: str | Mapping[str, Any]) -> Metric:
     """The metric of a row, by its `description`. What is not built in cannot be measured again: a row may
     come from a stranger, and names no code that would be run.
+
+    Raises
+    ------
+    ValueError
+        It is no description.
     """
-    if isinstance(said, str) and said in METRICS:
-        return METRICS[said]
-    return Metric(each=_unknown, **(said if isinstance(said, Mapping) else {"name": said}))
+    given = {"name": said} if isinstance(said, str) else said
+    known = ("name", "title", "unit", "greater_is_better", "margin")
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str) or set(given) - set(known):
+        raise ValueError(f"{said!r:.80} describes no metric: a name, or a mapping of {', '.join(known)}")
+    return METRICS.get(given["name"]) or Metric(each=_unknown, **given)
 
 
 def _unknown(outputs: Any, targets: Any) -> Tensor:
@@ -346,7 +356,10 @@ def find_metric(metric: str | Metric | Callable[[Any, Any], Tensor]) -> Metric:
         There is no such metric.
     """
     if is_spec(metric):
-        metric = named(metric, "metric")
+        found = find_metric(named(metric, "metric"))
+        if METRICS.get(found.name) is found:
+            return found
+        return replace(found, name=metric, title=found.title or found.name)  # rows name it like this, too
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
@@ -357,6 +370,5 @@ def find_metric(metric: str | Metric | Callable[[Any, Any], Tensor]) -> Metric:
         return Metric(getattr(metric, "__name__", type(metric).__name__), metric)
     raise ValueError(
         f"a metric is a name ({', '.join(METRICS)}), a Metric, or a function of (outputs, targets) to a "
-        "value an "
-        f"example; got {metric!r:.80}"
+        f"value an example; got {metric!r:.80}"
     )

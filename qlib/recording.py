@@ -63,6 +63,9 @@ def record(
     """
     from tqdm import tqdm
 
+    own = experiment.own_choices()
+    if taken := [name for name in own if name in COLUMNS]:
+        raise ValueError(f"a choice is called {taken[0]!r}, which is a column of every table: rename it")
     apart = bool(workers) or scheduler is not None
     if bench and apart:
         raise ValueError("a bench made in Python stays in this process: leave out workers and scheduler")
@@ -72,7 +75,6 @@ def record(
     if parts > 1:
         path = shard_path(path, part, parts)
         wanted = dict(list(wanted.items())[part - 1 :: parts])
-    own = experiment.own_choices()
     with locked(path):
         rows = {row["key"] for row in read_rows(path)}
         notes = read_notes(path)

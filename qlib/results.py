@@ -38,7 +38,8 @@ def load_table(path: Path) -> pd.DataFrame:
     DataFrame
         Columns as in ``COLUMNS``, and those of choices that the table's configurations bring beside them.
         ``correct`` and ``values`` stay packed: see `measurement_of`. Selections of rows keep the recording
-        sessions (``.attrs["sessions"]``, see `provenance`).
+        sessions (``.attrs["sessions"]``, see `provenance`), and the names of those choices
+        (``.attrs["choices"]``).
 
     Raises
     ------
@@ -56,6 +57,7 @@ def load_table(path: Path) -> pd.DataFrame:
         | dict.fromkeys(("top1", "value", "low", "high", "seconds"), float)
     )
     table.attrs["sessions"] = provenance(path)
+    table.attrs["choices"] = list(read_notes(path)["choices"])
     return table
 
 
@@ -226,9 +228,11 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     groups = []
-    for found, rows in table.groupby(list(by), sort=False):
-        _refuse_differing(rows, by)
+    settings = [*SETTING, *table.attrs.get("choices", ())]
+    for _, rows in table.groupby([table[name].map(_hashable) for name in by], sort=False):
+        _refuse_differing(rows, by, settings)
         mean = mean_of([measurement_of(row) for row in rows.to_dict("records")])
+        found = rows.iloc[0][list(by)]
         groups.append((*found, mean.value, *mean.interval, mean.spread, mean.seeds, mean.n))
     columns = [*by, "value", "low", "high", "spread", "draws", "n"]
     result = pd.DataFrame(groups, columns=columns)
@@ -236,11 +240,15 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return result.assign(top1=result.value) if result.attrs["metric"].name == "top1" else result
 
 
-def _refuse_differing(rows: pd.DataFrame, by: Sequence[str]) -> None:
+def _hashable(value: Any) -> Any:
+    """To group by: bits by layer, methods and metrics may be mappings and lists."""
+    return cell(value) if isinstance(value, (list, dict)) else value
+
+
+def _refuse_differing(rows: pd.DataFrame, by: Sequence[str], settings: Sequence[str]) -> None:
     """An average over rows of several settings is a number about none of them."""
     first = rows.iloc[0]
-    given = [name for name in rows.columns if name in SETTING or name not in COLUMNS]
-    differ = [n for n in given if n in SETTING and not all(same(v, first[n]) for v in rows[n])]
+    differ = [n for n in settings if n in rows and not all(same(v, first[n]) for v in rows[n])]
     if differ:
         raise ValueError(
             f"rows of one combination of {', '.join(by)} differ in {', '.join(differ)}, too: select by it, "
@@ -264,6 +272,18 @@ def run_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig
     return Run(row["bench"], row["network"], config, *numbers, allocation, method, metric)
 
 
+def rows_by_run(path: Path, config_class: type[QuantConfig] = QuantConfig) -> dict[Run, dict[str, Any]]:
+    """The rows of `load_rows` by the run that they record, but for those in which a choice that
+    ``config_class`` does not have is not at its default.
+    """
+    unknown = {k: v for k, v in read_notes(path)["choices"].items() if k not in config_class.defaults()}
+    found = {}
+    for row in load_rows(path):
+        if all(same(row[name], value) for name, value in unknown.items()):
+            found[run_of({k: v for k, v in row.items() if k not in unknown}, config_class)] = row
+    return found
+
+
 def config_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig) -> QuantConfig:
     """The configuration of a row.
 
@@ -276,6 +296,7 @@ def config_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantCon
     more = [name for name in row if name not in COLUMNS and name not in names]
     if more:
         raise ValueError(
-            f"this row has {', '.join(more)}, which {config_class.__name__} does not have: pass config_class="
+            f"this row has {', '.join(more)}, which {config_class.__name__} does not have: pass the class "
+            "that has, as config_class="
         )
-    return config_class.from_dict({name: row[name] for name in names})
+    return config_class.from_dict({name: row[name] for name in names if name in row})

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -89,12 +90,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return found
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, str]], own: Sequence[str] = ()) -> None:
-    """Write a table whole. ``own``: columns beside `COLUMNS`."""
+def write_rows(
+    path: Path, rows: Sequence[Mapping[str, str]], own: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Write a table whole. ``own``: columns beside `COLUMNS`, and what rows that lack them hold there."""
     text = io.StringIO()
+    lacking = {name: cell(value) for name, value in own.items()}
     writer = csv.DictWriter(text, (*COLUMNS, *own), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({**lacking, **row} for row in rows)
     write_whole(path, text.getvalue())
 
 

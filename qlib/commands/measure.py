@@ -185,7 +185,7 @@ def _say(experiment: experiments.Experiment, path: Path, choices: str) -> int:
     """Print what was measured; the status."""
     asked = experiment.runs()
     kind = experiment.configurations()
-    rows = {results.run_of(row, kind): row for row in results.load_rows(path)}
+    rows = results.rows_by_run(path, kind)
     metric = find_metric(experiment.metric)
     measured = "" if metric is TOP1 else f"{metric.title or metric.name} "
     for run in asked:

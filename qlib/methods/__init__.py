@@ -101,15 +101,16 @@ def _one(part: Any) -> tuple[str, Method]:
         )
     if not isinstance(found, Method):
         raise ValueError(f"a method is a name, or an instance of qlib.methods.Method; got {part!r:.80}")
-    name = part if isinstance(part, str) else _name_of(found)
+    name = _name_of(found, part)
     if found.stage not in STAGES:
         raise ValueError(f"the method {name!r} works {found.stage!r}, which is none of {', '.join(STAGES)}")
     return name, found
 
 
-def _name_of(method: Method) -> str:
+def _name_of(method: Method, given: Any) -> str:
+    """That of this package, or else as it was given, or that of its class."""
     kinds = {kind: name for name, kind in known_methods().items()}
-    return kinds.get(type(method), type(method).__name__)
+    return kinds.get(type(method), given if isinstance(given, str) else type(method).__name__)
 
 
 def spelled(method: Any) -> str:

@@ -102,7 +102,7 @@ class Method(Settings):
         ValueError
             Naming the layer, where it cannot be done.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no function apply(self, work)")
 
     def card(self) -> dict[str, Any]:
         """The fields of a card that it fills in: its words."""
