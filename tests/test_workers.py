@@ -281,9 +281,9 @@ def test_a_dask_cluster_makes_the_same_table_though_a_worker_is_killed(table, al
             recording.record(MANY, Path({str(table)!r}), progress=False, scheduler={cluster.scheduler_address!r})
         """)  # noqa: E501
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-        recording = subprocess.Popen([sys.executable, "-c", script], env=environment)
+        recorder = subprocess.Popen([sys.executable, "-c", script], env=environment)
         wait_until(lambda: table.exists() and len(table.read_text().splitlines()) > 4)
         os.kill(workers[0].pid, signal.SIGKILL)
-        assert recording.wait() == 0
+        assert recorder.wait() == 0
     expected = recording.record(MANY, table.with_name("expected.csv"), progress=False)[SAME]
     assert results.load_table(table)[SAME].equals(expected)
