@@ -17,7 +17,7 @@ book: $(INSTALLED)  ## Install, execute the notebooks, build the site
 	@echo "Read it in a browser:  $(BIN)/python -m http.server -d _build/html"
 
 test: $(INSTALLED)  ## Install, run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 clean:  ## Remove everything that was built, the environment too
 	rm -rf _build .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import os
 import shutil
 import threading
 
@@ -22,6 +23,10 @@ ARGUMENTS = [
 
 settings.register_profile("stable", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("stable")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes of several threads each would only wait for one another
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 @pytest.fixture(autouse=True)

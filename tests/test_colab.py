@@ -8,6 +8,8 @@ first on the path.
 import os
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -31,21 +33,15 @@ def old_widgets(request):
     """A folder with the ipywidgets of Colab."""
     folder = Path(request.config.cache.mkdir("ipywidgets-7.7.1"))
     if not all((folder / one.split("=")[0]).is_dir() for one in OLD):
-        install = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--upgrade",
-            "--target",
-            folder,
-            *OLD,
-        ]
-        done = subprocess.run(install, capture_output=True, text=True, timeout=120)
-        if done.returncode:
-            pytest.skip(f"pip cannot install {OLD[0]}: {done.stderr.strip().splitlines()[-1]}")
+        with tempfile.TemporaryDirectory(dir=folder.parent) as own:  # another process may be at it, too
+            installed = Path(own, "installed")
+            options = ["--quiet", "--no-deps", "--target", installed]
+            install = [sys.executable, "-m", "pip", "install", *options, *OLD]
+            done = subprocess.run(install, capture_output=True, text=True, timeout=120)
+            if done.returncode:
+                pytest.skip(f"pip cannot install {OLD[0]}: {done.stderr.strip().splitlines()[-1]}")
+            with suppress(OSError):  # the other was faster
+                installed.rename(folder)
     return folder
 
 

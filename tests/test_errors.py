@@ -333,7 +333,9 @@ def test_used_up_generator():
 
 
 @pytest.mark.parametrize(
-    "batch", [images(2), (images(2),), [images(2)], (None, labels(2)), (images(2), None)], ids=str
+    "batch",
+    [images(2), (images(2),), [images(2)], (None, labels(2)), (images(2), None)],
+    ids=["images", "tuple of one", "list of one", "no images", "no labels"],
 )
 def test_labels_or_images_missing(batch):
     with refuses("evaluation batch 1.*labels"):

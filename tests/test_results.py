@@ -205,7 +205,7 @@ def test_every_recorded_table_is_complete_and_current(path):
     assert set(recorded.session) <= set(range(len(results.provenance(path))))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def image_files(tmp_path_factory):
     """Where the images that are no part of the project lie, if they are here, and a cache for them."""
     data = os.environ.get("QLIB_CIFAR10_JPEG") or str(DATA)

@@ -25,6 +25,9 @@ TINY = experiments.Experiment(
     calibration_images=(20,),
     seeds=(0, 1),
 )
+MANY = dataclasses.replace(  # rows, of few draws
+    TINY, vary=(*TINY.vary, tuple({"first_last_bits": b} for b in (4, 5, 6, 7, 8, 9)))
+)
 SAME = [c for c in results.COLUMNS if c not in ("session", "seconds")]
 
 
@@ -84,9 +87,9 @@ def test_processes_end_when_their_parent_is_killed(table):
     script = textwrap.dedent(f"""
         import dataclasses
         from pathlib import Path
-        from test_workers import TINY, recording, results
+        from test_workers import MANY, recording
         if __name__ == "__main__":
-            recording.record(dataclasses.replace(TINY, seeds=tuple(range(40)), images=500), Path({str(table)!r}), workers=2)
+            recording.record(dataclasses.replace(MANY, seeds=tuple(range(7)), images=500), Path({str(table)!r}), workers=2)
     """)  # noqa: E501
     path = table.with_name("script.py")
     path.write_text(script, encoding="utf8")
@@ -268,22 +271,19 @@ def test_a_name_without_a_bench_is_one_of_digits(capsys):
 
 def test_a_dask_cluster_makes_the_same_table_though_a_worker_is_killed(table, alone):
     distributed = pytest.importorskip("distributed")
-    many = dataclasses.replace(TINY, seeds=tuple(range(12)))
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         workers = list(cluster.workers.values())
         script = textwrap.dedent(f"""
-            import dataclasses
             from pathlib import Path
-            from test_workers import TINY, recording, results
-            many = dataclasses.replace(TINY, seeds=tuple(range(12)))
-            recording.record(many, Path({str(table)!r}), progress=False, scheduler={cluster.scheduler_address!r})
+            from test_workers import MANY, recording
+            recording.record(MANY, Path({str(table)!r}), progress=False, scheduler={cluster.scheduler_address!r})
         """)  # noqa: E501
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-        recording = subprocess.Popen([sys.executable, "-c", script], env=environment)
+        recorder = subprocess.Popen([sys.executable, "-c", script], env=environment)
         wait_until(lambda: table.exists() and len(table.read_text().splitlines()) > 4)
         os.kill(workers[0].pid, signal.SIGKILL)
-        assert recording.wait() == 0
-    expected = recording.record(many, table.with_name("expected.csv"), progress=False)[SAME]
+        assert recorder.wait() == 0
+    expected = recording.record(MANY, table.with_name("expected.csv"), progress=False)[SAME]
     assert results.load_table(table)[SAME].equals(expected)

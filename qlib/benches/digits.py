@@ -91,21 +91,21 @@ def _stamp(canvas: np.ndarray, glyph: np.ndarray, x, y, half, tangent, quarter, 
     v = 4 * (cos[:, None, None] * dy - sin[:, None, None] * dx) + 3.5
     padded = np.zeros((n, 12, 12))
     padded[:, 2:10, 2:10] = glyph
-    u = np.clip(u + 2, 0, 10.5)
-    v = np.clip(v + 2, 0, 10.5)
+    inked = np.nonzero((u > -1) & (u < 8) & (v > -1) & (v < 8))  # a fifth of the pixels
+    u = u[inked] + 2
+    v = v[inked] + 2
     column = u.astype(np.int64)
     row = v.astype(np.int64)
     u = u - column
     v = v - row
-    at = (np.arange(n) * 144)[:, None, None] + row * 12 + column
+    image, down, right = inked
+    at = image * 144 + row * 12 + column
     flat = padded.ravel()
     upper = flat[at] * (1 - u) + flat[at + 1] * u
     lower = flat[at + 12] * (1 - u) + flat[at + 13] * u
-    ink = (upper * (1 - v) + lower * v) * contrast[:, None, None]
-    rows = (top[:, None] + span + margin)[:, :, None]
-    columns = (left[:, None] + span + margin)[:, None, :]
-    image = np.arange(n)[:, None, None]
-    canvas[image, rows, columns] = np.maximum(canvas[image, rows, columns], ink)
+    ink = (upper * (1 - v) + lower * v) * contrast[image]
+    place = (image, top[image] + down + margin, left[image] + right + margin)
+    canvas[place] = np.maximum(canvas[place], ink)
 
 
 def _draw_chunk(stream: str, seed: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
