@@ -339,7 +339,9 @@ class Laboratory:
 
 def _measured(found: Measurement) -> dict[str, Any]:
     """The cells of a row that say what was measured: for top-1 its answers, one bit an image."""
-    low, high = (round(end, 4) if np.isfinite(end) else None for end in found.interval)
+    digits = 4 if found.metric.unit == "%" else None
+    ends = (end if digits is None else round(end, digits) for end in found.interval)
+    low, high = (end if np.isfinite(end) else None for end in ends)
     if isinstance(found, Accuracy):
         top1 = round(found.top1, 4)
         return {"top1": top1, "value": top1, "low": low, "high": high, "correct": pack(found.correct)}
