@@ -283,7 +283,7 @@ class Laboratory:
 
     def _measure(self, run: Run) -> dict[str, Any]:
         from .footprints import footprint
-        from .network.inputs import inputs_of
+        from .network.inputs import first, inputs_of
         from .quantization import quantize, read_verified
 
         given = self.network(run.network)
@@ -299,7 +299,7 @@ class Laboratory:
             else read_verified(given, config, inputs_of(itertools.islice(iter(calibration), 1)))
         )
         if run.allocation:
-            example = self.validation(run.images)[0][0][:1]
+            example = first(self.validation(run.images)[0][0], 1)
             if learns:
                 learned = self._learn(run, given, network, calibration)
                 config = learned.config
