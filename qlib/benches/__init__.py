@@ -112,7 +112,8 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
 def _own_bench(spec: str) -> Bench:
     bench = named(spec, "bench")
     bench = bench() if callable(bench) else bench
-    lacks = [part for part in ("name", "models", "calibration", "validation") if not hasattr(bench, part)]
+    parts = ("name", "models", "calibration", "training", "validation")
+    lacks = [part for part in parts if not hasattr(bench, part)]
     if lacks:
         raise ValueError(f"{spec!r} gives a {type(bench).__name__}, which lacks {', '.join(lacks)}")
     return bench
