@@ -169,7 +169,7 @@ def _run(arguments: argparse.Namespace) -> int:
         recording.record(
             experiment,
             path,
-            command=" ".join(["qlib run", *arguments.fields]),
+            command=arguments.said,
             device=arguments.device,
             precision=arguments.precision,
             retry=True,
@@ -207,7 +207,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     given |= _given_how(arguments, dict(experiment.fixed))
     experiment = dataclasses.replace(experiment, **given)
     path = arguments.out or arguments.file.with_suffix(".rows.csv")
-    return record_one(experiment, path, f"qlib sweep {arguments.file.name}", arguments)
+    return record_one(experiment, path, arguments.said, arguments)
 
 
 def _export(arguments: argparse.Namespace) -> int:
