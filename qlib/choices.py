@@ -133,6 +133,12 @@ class Settings:
         """A class of the reader's own is found by its file, so that other processes can have it."""
         return restored, (place_of(type(self)), self.to_dict())
 
+    def __copy__(self) -> Settings:
+        return self  # it is frozen
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
+        return self  # as above; nor does a copy of a network need the file that its configuration is of
+
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """The default of every field."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 
 from . import __version__
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     for part in (recorded, measure, cards):
         part.add(commands)
     arguments = parser.parse_args(argv)
+    arguments.said = shlex.join(["qlib", *(sys.argv[1:] if argv is None else argv)])
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()

@@ -117,9 +117,10 @@ class Experiment:
 
     ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` or
     of `Allocation` to value, or from ``method`` to a name, a mapping of name and settings, or a list of such.
-    ``metric``: what is measured. If ``float_baseline`` is set, every network is also recorded unquantized,
-    unless it is what the metric measures against. ``own``: as for `qlib.load_bench`. ``config_class``: where
-    a configuration with more choices stands, ``FILE.py:NAME``.
+    ``metric``: what is measured; ``None`` for what the bench says, or else top-1. If ``float_baseline`` is
+    set, every network is also recorded unquantized, unless it is what the metric measures against. ``own``:
+    as for `qlib.load_bench`. ``config_class``: where a configuration with more choices stands,
+    ``FILE.py:NAME``.
     """
 
     name: str
@@ -132,7 +133,7 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     float_baseline: bool = True
     own: Mapping[str, Any] | None = None
-    metric: str = TOP1.name
+    metric: str | None = None
     config_class: str | None = None
 
     def configurations(self) -> type[QuantConfig]:
@@ -151,6 +152,10 @@ class Experiment:
 
     def load_bench(self) -> Bench:
         return load_bench(self.bench, self.own) if self.own else load_bench(self.bench)
+
+    def measuring(self, bench: Bench) -> Experiment:
+        """This grid with a metric, on ``bench``."""
+        return dataclasses.replace(self, metric=self.metric or getattr(bench, "metric", None))
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
@@ -185,11 +190,16 @@ class Experiment:
         """Every run of the grid, in order; no run twice."""
         runs = {}
         kind = self.configurations()
-        baseline = self.float_baseline and find_metric(self.metric).against != "reference"
+        metric = TOP1.name if self.metric is None else self.metric
+        if not isinstance(metric, str):
+            raise ValueError(
+                f"the metric of rows is a name or FILE.py:NAME, by which it is found; got {metric!r:.60}"
+            )
+        baseline = self.float_baseline and find_metric(metric).against != "reference"
         for network in self.networks:
             if baseline:
                 config = kind(weight_bits=None, activation_bits=None)
-                runs[Run(self.bench, network, config, 0, 0, self.images, metric=self.metric)] = None
+                runs[Run(self.bench, network, config, 0, 0, self.images, metric=metric)] = None
             for parts in itertools.product(*self.vary):
                 fields = {**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})}
                 chosen = {name: fields.pop(name) for name in ALLOCATION_FIELDS if name in fields}
@@ -197,7 +207,7 @@ class Experiment:
                 config = kind.from_dict(fields)
                 allocation = Allocation(**chosen) if chosen else None
                 for n, seed in itertools.product(self.calibration_images, self.seeds):
-                    how = (allocation, method, self.metric)
+                    how = (allocation, method, metric)
                     runs[Run(self.bench, network, config, n, seed, self.images, *how)] = None
         return list(runs)
 
@@ -269,7 +279,7 @@ class Laboratory:
 
     def _measure(self, run: Run) -> dict[str, Any]:
         from .footprints import footprint
-        from .network.inputs import inputs_of
+        from .network.inputs import first, inputs_of
         from .quantization import quantize, read_verified
 
         given = self.network(run.network)
@@ -285,7 +295,7 @@ class Laboratory:
             else read_verified(given, config, inputs_of(itertools.islice(iter(calibration), 1)))
         )
         if run.allocation:
-            example = self.validation(run.images)[0][0][:1]
+            example = first(self.validation(run.images)[0][0], 1)
             if learns:
                 learned = self._learn(run, given, network, calibration)
                 config = learned.config
@@ -325,7 +335,9 @@ class Laboratory:
 
 def _measured(found: Measurement) -> dict[str, Any]:
     """The cells of a row that say what was measured: for top-1 its answers, one bit an image."""
-    low, high = (round(end, 4) if np.isfinite(end) else None for end in found.interval)
+    digits = 4 if found.metric.unit == "%" else None
+    ends = (end if digits is None else round(end, digits) for end in found.interval)
+    low, high = (end if np.isfinite(end) else None for end in ends)
     if isinstance(found, Accuracy):
         top1 = round(found.top1, 4)
         return {"top1": top1, "value": top1, "low": low, "high": high, "correct": pack(found.correct)}

@@ -17,7 +17,7 @@ from .methods import Method, Work, find_methods
 from .methods.nearest import Nearest
 from .names import suggestion
 from .network import Kind, Network, Operation, evaluation_copy, read, verify
-from .network.inputs import copied, device_of, examples_in, first, inputs_of, on, run
+from .network.inputs import copied, device_of, examples_in, first, inputs_of, on, one_line, run
 from .network.nodes import count_examples
 from .network.operations import is_relu, known_name
 from .network.rewrite import free_name
@@ -91,14 +91,14 @@ def prepare(
     work = Work(config, network, place(network, config), batches)
     for method in methods:
         if method.stage == "before ranges":
-            method.apply(work)
+            apply(method, work)
     if any(type(method) is not Nearest for method in methods):
         work.floats = network.copy()
     work.quantizers = insert_quantizers(network, config, work.placement)
     round_and_calibrate(work, methods, ranges)
     for method in methods:
         if method.stage == "after":
-            method.apply(work)
+            apply(method, work)
     if config.activation_dynamic and work.quantizers:
         _check_examples(model.module if isinstance(model, Network) else model, network, batches)
     return work
@@ -110,10 +110,21 @@ def round_and_calibrate(
     """Round weights and fix ranges: ranges first where they are found with layers upstream in float."""
     (rounding,) = [method for method in methods if method.stage == "rounding"]
     if work.config.calibration_upstream == "quantized":
-        rounding.apply(work)
+        apply(rounding, work)
     calibrate(work.network, work.quantizers, work.batches, ranges)
     if work.config.calibration_upstream == "float":
-        rounding.apply(work)
+        apply(rounding, work)
+
+
+def apply(method: Method, work: Work) -> None:
+    """Apply a method. A mistake in it, such as a ``KeyError``, is a ``ValueError`` that names it: a run that
+    cannot be carried out, and not the end of a recording.
+    """
+    try:
+        method.apply(work)
+    except (LookupError, TypeError, AttributeError, NameError, AssertionError) as error:
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"the method {type(method).__name__} fails: {said}") from error
 
 
 def read_verified(model: nn.Module | Network, config: QuantConfig, batches: list[Any]) -> Network:

@@ -6,6 +6,7 @@ it again continues. One process writes, any number compute (`qlib.workers`).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import platform
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .benches import Bench, load_bench
 from .experiments import Experiment, Laboratory, Run
+from .metrics import TOP1
 from .provenance import session
 from .results import load_table, run_of
 from .tables import (
@@ -69,7 +71,9 @@ def record(
     apart = bool(workers) or scheduler is not None
     if bench and apart:
         raise ValueError("a bench made in Python stays in this process: leave out workers and scheduler")
-    laboratory = Laboratory(bench or experiment.load_bench(), device, precision)
+    bench = bench or experiment.load_bench()
+    experiment = experiment.measuring(bench)
+    laboratory = Laboratory(bench, device, precision)
     wanted = {laboratory.identity(run)["key"]: run for run in experiment.runs()}
     part, parts = shard
     if parts > 1:
@@ -172,7 +176,11 @@ def merge(experiment: Experiment, path: Path) -> pd.DataFrame:
             }
         failed = {key: error for key, error in notes["failed"].items() if key not in rows}
         write_notes(path, {**notes, "failed": failed})
-        place = {key: order.get(run_of(values(row), config_class), len(order)) for key, row in rows.items()}
+        place = {}
+        for key, row in rows.items():
+            run = run_of(values(row), config_class)
+            run = run if experiment.metric else dataclasses.replace(run, metric=TOP1.name)  # the bench's
+            place[key] = order.get(run, len(order))
         write_rows(path, sorted(rows.values(), key=lambda row: place[row["key"]]), notes["choices"])
     for shard in shards:
         shard.unlink()

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..names import suggestion
 from ..own import named
@@ -72,13 +72,17 @@ class Loaders:
         return self._first(self.held_out, n)
 
     def _first(self, loader: Iterable[tuple[Tensor, Tensor]], n: int) -> Batches:
-        from ..network.inputs import as_inputs, as_targets, examples_in, first
+        from ..network.inputs import as_inputs, as_targets, examples_in, first, first_targets
 
         batches = []
         left = n
         for x, targets in loader:
-            given = as_targets(targets)
-            batches.append((first(as_inputs(x), left), given if given is None else first(given, left)))
+            inputs = as_inputs(x)
+            try:
+                some = first_targets(as_targets(targets), examples_in(inputs), left)
+            except ValueError as error:
+                raise ValueError(f"bench {self.name!r}: {error}") from None
+            batches.append((first(inputs, left), some))
             left -= examples_in(batches[-1][0])
             if not left:
                 return batches
@@ -108,7 +112,8 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
 def _own_bench(spec: str) -> Bench:
     bench = named(spec, "bench")
     bench = bench() if callable(bench) else bench
-    lacks = [part for part in ("name", "models", "calibration", "validation") if not hasattr(bench, part)]
+    parts = ("name", "models", "calibration", "training", "validation")
+    lacks = [part for part in parts if not hasattr(bench, part)]
     if lacks:
         raise ValueError(f"{spec!r} gives a {type(bench).__name__}, which lacks {', '.join(lacks)}")
     return bench
@@ -148,11 +153,14 @@ def data_hash(batches: Batches) -> str:
     return _hash((b"", leaf) for side in sides for leaf in pytree.tree_leaves(side) if leaf is not None)
 
 
-def _hash(parts: Iterable[tuple[bytes, Tensor]]) -> str:
+def _hash(parts: Iterable[tuple[bytes, Any]]) -> str:
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in parts:
         digest.update(name)
+        if not isinstance(tensor, torch.Tensor):  # a word among targets
+            digest.update(repr(tensor).encode())
+            continue
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

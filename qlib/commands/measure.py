@@ -151,13 +151,10 @@ def _run(arguments: argparse.Namespace) -> int:
     given = _given_bench(arguments, "digits")
     images = arguments.images or 2000
     calibration = arguments.calibration_images or 320
-    if given["own"]:
-        bench = load_bench(given["bench"], given["own"])
-        if "bench" in given["own"]:
-            given["metric"] = getattr(bench, "metric", TOP1.name)
-        else:
-            images = arguments.images or min(images, len(bench.held_out))
-            calibration = arguments.calibration_images or min(calibration, len(bench.train))
+    bench = load_bench(given["bench"], given["own"])
+    if "data" in (given["own"] or ()):
+        images = arguments.images or min(images, len(bench.held_out))
+        calibration = arguments.calibration_images or min(calibration, len(bench.train))
     experiment = experiments.Experiment(
         "run",
         **{"fixed": fields, **given, **_given_how(arguments, fields)},
@@ -166,17 +163,18 @@ def _run(arguments: argparse.Namespace) -> int:
         images=images,
         calibration_images=(calibration,),
         seeds=(arguments.seed,),
-    )
+    ).measuring(bench)
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.out or Path(folder) / "run.csv"
         recording.record(
             experiment,
             path,
-            command=" ".join(["qlib run", *arguments.fields]),
+            command=arguments.said,
             device=arguments.device,
             precision=arguments.precision,
             retry=True,
             keep=True,
+            bench=bench,
         )
         return _say(experiment, path, " ".join(arguments.fields))
 
@@ -186,7 +184,7 @@ def _say(experiment: experiments.Experiment, path: Path, choices: str) -> int:
     asked = experiment.runs()
     kind = experiment.configurations()
     rows = results.rows_by_run(path, kind)
-    metric = find_metric(experiment.metric)
+    metric = find_metric(experiment.metric or TOP1)
     measured = "" if metric is TOP1 else f"{metric.title or metric.name} "
     for run in asked:
         what = choices or "quantized, 8 bits"
@@ -209,7 +207,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     given |= _given_how(arguments, dict(experiment.fixed))
     experiment = dataclasses.replace(experiment, **given)
     path = arguments.out or arguments.file.with_suffix(".rows.csv")
-    return record_one(experiment, path, f"qlib sweep {arguments.file.name}", arguments)
+    return record_one(experiment, path, arguments.said, arguments)
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from ..config import QuantConfig
 from ..devices import PRECISIONS
 from ..files import write_whole
 from ..names import suggestion
-from ..tables import COLUMNS, FIELDS, cell
+from ..tables import cell, read_notes
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -147,18 +147,17 @@ def _results(arguments: argparse.Namespace) -> int:
         write_whole(arguments.out, text)
         print(f"{arguments.out}: {len(table)} rows")
         return 0
+    own = read_notes(path)["choices"]
     for row in table.to_dict("records"):
-        said = " ".join(_choices(row)) or "defaults"
+        said = " ".join(_choices(row, own)) or "defaults"
         print(f"{row['network']} seed {row['calibration_seed']} {said}: {results.measurement_of(row)}")
     return 0
 
 
-def _choices(row: dict) -> list[str]:
-    """What a row does not leave at its default."""
-    default = QuantConfig().to_dict()
-    more = [name for name in row if name not in COLUMNS]
-    said = [f"{k}={json.dumps(row[k])}" for k in FIELDS if row[k] != default[k]]
-    said += [f"{k}={json.dumps(row[k])}" for k in more]
+def _choices(row: dict, own: dict) -> list[str]:
+    """What a row does not leave at its default. ``own``: the defaults of choices of the reader's own."""
+    default = {**QuantConfig().to_dict(), **own}
+    said = [f"{k}={json.dumps(row[k])}" for k in default if row[k] != default[k]]
     said += [f"{k}={v}" for k, v in (row["allocation"] or {}).items() if v is not None]
     if row["method"] != "nearest":
         said.append(f"method={cell(row['method'])}")

@@ -99,6 +99,27 @@ def picked(given: Any, start: int, end: int) -> Any:
     return pytree.tree_map(lambda t: t[start:end] if isinstance(t, Tensor) else t, given)
 
 
+def first_targets(targets: Any, examples: int, count: int) -> Any:
+    """The targets of the first ``count`` of so many ``examples``: of tensors with examples first, at any
+    depth, or of a list of what is said of each; single numbers and words stay.
+
+    Raises
+    ------
+    ValueError
+        They are not by example.
+    """
+    if count >= examples:
+        return targets
+    rows = [isinstance(t, Tensor) and t.dim() > 0 and len(t) == examples for t in pytree.tree_leaves(targets)]
+    if isinstance(targets, (list, tuple)) and len(targets) == examples and not all(rows):
+        return targets[:count]
+    sizes = [tuple(t.shape) for t in pytree.tree_leaves(targets) if isinstance(t, Tensor) and t.dim()]
+    if any(size[0] != examples for size in sizes):
+        found = ", ".join(map(str, sizes))
+        raise ValueError(f"{examples} examples with targets of {found}, of which {count} are wanted")
+    return pytree.tree_map(lambda t: t[:count] if isinstance(t, Tensor) and t.dim() else t, targets)
+
+
 def pooled(batches: list[Any]) -> Any:
     """The inputs of all batches as one."""
     return pytree.tree_map(lambda *parts: torch.cat(parts), *batches)
