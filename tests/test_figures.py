@@ -133,16 +133,18 @@ SETTINGS = [
 @pytest.mark.parametrize("which", range(4))
 def test_the_quantizer_explorer_shows_the_numbers_of_qlib(show, which):
     name, rows = list(tensors().items())[which]
+    page = show("quantizer")
+    address = page.url
     for setting in SETTINGS:
         query = "&".join(
             f"quantizer.{key}={json.dumps(value).strip(chr(34))}" for key, value in setting.items()
         )
-        page = show("quantizer", f"?quantizer.tensor={which}&{query}")
+        page.goto(f"{address}?quantizer.tensor={which}&{query}")
+        page.locator(".qlib-figure section").wait_for()
         expected = quantizer.measure(rows, **{"bits": 4, **setting})
         agree(shown(page), expected)
         text = page.locator("td[data-name=error]").inner_text()
         assert float(text) == pytest.approx(expected["error"], rel=5e-6)  # six digits stand on the page
-        page.context.close()
 
 
 def test_rounding_is_half_to_even_and_a_tensor_of_zeros_has_no_error(show, monkeypatch):
