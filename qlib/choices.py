@@ -32,6 +32,8 @@ class Choice:
         The words that it may be; empty where its default's type, or a check of its own, decides.
     least, most
         Bounds of a number, both allowed; ``above`` is a bound that is not.
+    whole
+        Whether it is a whole number where its default, ``None``, does not say so.
     side
         ``"weight"`` or ``"activation"``, where it acts on that side alone, which may stay in float.
     acts
@@ -58,6 +60,7 @@ class Choice:
     least: float | None = None
     above: float | None = None
     most: float | None = None
+    whole: bool = False
     side: str | None = None
     acts: Callable[[Mapping[str, Any]], bool] | None = None
     since: str | None = None
@@ -123,6 +126,9 @@ class Settings:
         cls.__hash__ = Settings.__hash__  # which a dataclass then leaves: values may be dictionaries
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):  # as YAML and JSON have a tuple
+                object.__setattr__(self, field.name, _tuples(value))
         for name, known in choices(self).items():
             check(name, getattr(self, name), known, self.defaults()[name])
 
@@ -203,27 +209,36 @@ class Settings:
 
 def check(name: str, value: Any, known: Choice, default: Any) -> None:
     """Raises ``ValueError`` where ``value`` is not what is stated about the field ``name``."""
+    if value is default is None:
+        return
     if known.values:
         if value not in known.values:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known.values))}; got {value!r}")
     elif isinstance(default, bool):
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be True or False, got {value!r}")
-    elif (known.least, known.above, known.most) != (None, None, None) and not (value is default is None):
+    elif (known.least, known.above, known.most) != (None, None, None):
         _check_number(name, value, known, default)
+    elif known.schema is not None or known.none is not None and value is None:
+        return  # by a check of its own
+    elif isinstance(default, (int, float)):
+        _check_number(name, value, known, default)
+    elif isinstance(default, str) and not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, got {value!r}")
 
 
 def _check_number(name: str, value: Any, known: Choice, default: Any) -> None:
     bounds = {"from": known.least, "above": known.above, "at most": known.most}
     said = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-    whole = isinstance(default, int)
+    whole = known.whole or isinstance(default, int)
     number = int if whole else (int, float)
     low = -math.inf if known.least is None else known.least
     high = math.inf if known.most is None else known.most
     right = isinstance(value, number) and not isinstance(value, bool) and low <= value <= high
     if not right or not math.isfinite(value) or known.above is not None and value <= known.above:
         said += ", or None" if default is None else ""
-        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {said}, got {value!r}")
+        kind = f"{'whole ' if whole else ''}number {said}".strip()
+        raise ValueError(f"{name} must be a {kind}, got {value!r}")
 
 
 def restored(kind: type[Settings] | str, fields: Mapping[str, Any]) -> Settings:
@@ -236,6 +251,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(part) for key, part in value.items()}
     return [plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, at any depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _hashable(value: Any) -> Any:

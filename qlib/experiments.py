@@ -73,6 +73,7 @@ class Allocation(LearnerSettings):
         "Bits of the largest map",
         "No feature map is larger than the largest of a network with so many bits.",
         least=1,
+        whole=True,
     )
 
     def __post_init__(self) -> None:
@@ -205,6 +206,7 @@ class Experiment:
                 chosen = {name: fields.pop(name) for name in ALLOCATION_FIELDS if name in fields}
                 method = spelled(fields.pop("method", "nearest"))
                 config = kind.from_dict(fields)
+                method = "nearest" if config.in_float else method  # which then has nothing to do
                 allocation = Allocation(**chosen) if chosen else None
                 for n, seed in itertools.product(self.calibration_images, self.seeds):
                     how = (allocation, method, metric)

@@ -10,7 +10,8 @@ Nothing here imports torch before a network is measured: recorded rows are compa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +61,12 @@ class Metric:
     against: str = "targets"
     whole: Callable[[np.ndarray], np.ndarray] | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is built in is found by its name, so that a copy is the same one."""
+        if METRICS.get(self.name) is self:
+            return find_metric, (self.name,)
+        return Metric, tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def of_classes(self) -> bool:
@@ -169,16 +176,11 @@ class Accuracy(Measurement):
 # Built in
 
 
-def _top(k: int) -> Callable[[Tensor, Tensor], Tensor]:
-    def each(outputs: Tensor, labels: Tensor) -> Tensor:
-        """Percent of an example's labels (one, or one a place of a map) among the ``k`` best classes."""
-        labels = _labels(outputs, labels)
-        best = (
-            outputs.argmax(1, keepdim=True) if k == 1 else outputs.topk(min(k, outputs.shape[1]), 1).indices
-        )
-        return _shares((best == labels[:, None]).any(1))
-
-    return each
+def _among_best(k: int, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Percent of an example's labels (one, or one a place of a map) among the ``k`` best classes."""
+    labels = _labels(outputs, labels)
+    best = outputs.argmax(1, keepdim=True) if k == 1 else outputs.topk(min(k, outputs.shape[1]), 1).indices
+    return _shares((best == labels[:, None]).any(1))
 
 
 def _labels(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -280,8 +282,8 @@ def _mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean()
 
 
-TOP1 = Metric("top1", _top(1), "top-1 accuracy", "%", margin=2.0, loss=_cross_entropy)
-TOP5 = Metric("top5", _top(5), "top-5 accuracy", "%", margin=2.0, loss=_cross_entropy)
+TOP1 = Metric("top1", partial(_among_best, 1), "top-1 accuracy", "%", margin=2.0, loss=_cross_entropy)
+TOP5 = Metric("top5", partial(_among_best, 5), "top-5 accuracy", "%", margin=2.0, loss=_cross_entropy)
 AGREEMENT = Metric(
     "agreement",
     _agreement,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .config import QuantConfig
+from .config import MAX_BITS, QuantConfig
 from .methods import Method, Work, find_methods
 from .methods.nearest import Nearest
 from .names import suggestion
@@ -71,6 +71,8 @@ def quantize(
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}")
     methods = find_methods(method)
+    if config.in_float:
+        methods = find_methods("nearest")  # nothing is rounded, so no method has anything to mend
     if config.in_float and not isinstance(model, Network):
         return evaluation_copy(model)
     work = prepare(model, config, calibration, methods, ranges)
@@ -110,10 +112,21 @@ def round_and_calibrate(
     """Round weights and fix ranges: ranges first where they are found with layers upstream in float."""
     (rounding,) = [method for method in methods if method.stage == "rounding"]
     if work.config.calibration_upstream == "quantized":
-        apply(rounding, work)
+        _round(work, rounding)
     calibrate(work.network, work.quantizers, work.batches, ranges)
     if work.config.calibration_upstream == "float":
-        apply(rounding, work)
+        _round(work, rounding)
+
+
+def _round(work: Work, rounding: Method) -> None:
+    """Refuses a method that leaves weights in float, which would count at their bits."""
+    apply(rounding, work)
+    for name, bits in work.placement.weight_bits.items():
+        if name not in work.grids and (isinstance(bits, tuple) or bits <= MAX_BITS):
+            raise ValueError(
+                f"the method {type(rounding).__name__} gave the weights of {name!r} no codes: it has to go "
+                "through work.weights()"
+            )
 
 
 def apply(method: Method, work: Work) -> None:

@@ -487,7 +487,7 @@ def test_a_setting_added_later_does_not_change_an_identity(own, tmp_path):
 def test_cards_get_the_words_of_all_methods():
     assert words("nearest") == {"rounding": "nearest", "technique": "post-training"}
     assert words("bias") == {"rounding": "nearest", "technique": "post-training, biases corrected"}
-    assert words([Shrink(), "bias"])["technique"] == "weights made smaller, post-training, biases corrected"
+    assert words([Shrink(), "bias"])["technique"] == "post-training, weights made smaller, biases corrected"
 
 
 def test_a_weight_is_handed_out_once_with_its_grid():

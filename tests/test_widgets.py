@@ -498,3 +498,22 @@ def test_a_choice_of_ones_own_is_a_control(own):
     assert "Stochastic(stochastic=True, tries=2)" in panel._card.value
     with pytest.raises(ValueError, match="did you mean 'tries'"):
         explore(*own, config_class=Stochastic, tires=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Anything(QuantConfig):
+    group: int | None = choice(None, "Group", "How many share a scale.", least=1, whole=True, since="mine")
+    words: str = choice("so", "Words", "Any text.", since="mine")
+    pair: tuple = choice((), "Pair", "Two texts.", schema={"type": "array"}, since="mine")
+
+
+def test_every_kind_of_choice_has_a_control(own):
+    panel = explore(*own, config_class=Anything).wait(SOON)
+    assert panel.config == Anything() and panel.accuracy is not None
+    panel.controls["group"].value = "32"
+    panel.controls["words"].value = "else"
+    assert panel.wait(SOON).config == Anything(group=32, words="else") and panel.card["group"] == 32
+    panel.controls["group"].value = "[1"
+    assert panel.wait(SOON).accuracy is None and "group must be a whole number" in panel._answer.value
+    panel.controls["group"].value = "null"
+    assert panel.wait(SOON).config.group is None and panel.accuracy is not None

@@ -149,8 +149,11 @@ def data_hash(batches: Batches) -> str:
 
     if (known := getattr(batches, "hash", None)) is not None:
         return known
-    sides = [[batch[which] for batch in batches] for which in (0, 1)]
-    return _hash((b"", leaf) for side in sides for leaf in pytree.tree_leaves(side) if leaf is not None)
+    parts = []
+    for which in (0, 1):  # all of one input, and then of the next, so that batches may be of any size
+        leaves = zip(*(pytree.tree_leaves(batch[which]) for batch in batches), strict=True)
+        parts += [part for leaf in leaves for part in leaf if part is not None]
+    return _hash((b"", part) for part in parts)
 
 
 def _hash(parts: Iterable[tuple[bytes, Any]]) -> str:

@@ -192,7 +192,7 @@ def _train(
 
     optimizer = torch.optim.Adam([p for side in sides for p in side.parameters], lr=settings.learning_rate)
     device = device_of(student)
-    kept = _Checkpoint(settings.checkpoint)
+    kept = _Checkpoint(settings.checkpoint, 0.0 if metric is TOP1 else None)
     rows = []
     name = "accuracy" if metric is TOP1 else metric.name
     with tqdm(
@@ -251,13 +251,14 @@ def _forward(network: nn.Module, x: Any, y: Tensor, metric: Metric, step: int) -
 class _Checkpoint:
     """Which step's bits are kept."""
 
-    def __init__(self, rule: str):
+    def __init__(self, rule: str, start: float | None = 0.0):
+        """``start``: of the published rule's average; its first value where 0 would say something."""
         self.rule = rule
         self.feasible = False
         self.step = -1
         self.bits = {}
         self.ranges = None
-        self.average = 0.0
+        self.average = start
         self.seen = 0
         self.best = -math.inf
         self.excess = math.inf
@@ -265,7 +266,8 @@ class _Checkpoint:
     def see(self, step: int, accuracy: float, sides: list[Side]) -> None:
         feasible = all(side.meets_target() for side in sides)
         if self.rule == "authors":
-            self.average = 0.1 * accuracy + 0.9 * self.average
+            before = accuracy if self.average is None else self.average
+            self.average = 0.1 * accuracy + 0.9 * before
         elif feasible:
             self.average = 0.1 * accuracy + 0.9 * self.average if self.seen else accuracy
         if not feasible:

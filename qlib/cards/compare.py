@@ -241,9 +241,10 @@ def _measured(i: int, a: int, b: int, bits: tuple[tuple[str, int], ...] = ()) ->
     except (FileNotFoundError, ValueError):  # the package alone, without the book
         return None
     values = [entry["values"][place] for place in (a, b)]
-    wanted = [{**where, **(own[0] if own else {field: value})} for value, *own in values]
+    usual = {"metric": "top1", "method": "nearest"}
+    wanted = [{**usual, **where, **(own[0] if own else {field: value})} for value, *own in values]
     sides = [
-        [results.accuracy_of(row) for row in rows if all(row.get(name) == v for name, v in choices.items())]
+        [results.accuracy_of(row) for row in rows if all(same(row.get(n), v) for n, v in choices.items())]
         for choices in wanted
     ]
     if not all(sides):  # other bits than were tried

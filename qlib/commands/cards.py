@@ -173,7 +173,7 @@ def _card_diff(arguments: argparse.Namespace) -> int:
 
 def _card_check(arguments: argparse.Namespace) -> int:
     card = _card(arguments.card, arguments.config_class)
-    profile = hardware.load_profile(arguments.target)
+    profile = hardware.load_profile(arguments.target, card.fields)
     found = card.fits(profile)
     if arguments.json:
         print(json.dumps([finding.to_dict() for finding in found]))

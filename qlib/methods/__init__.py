@@ -60,9 +60,14 @@ def find_methods(method: Any) -> tuple[Method, ...]:
     ValueError
         There is no such method or setting; the order is not that of the stages; two of them round.
     """
+    return tuple(one for _, one in _in_order(method))
+
+
+def _in_order(method: Any) -> list[tuple[str, Method]]:
+    """What `find_methods` finds, with names."""
     named_methods = _named(method)
-    found = [one for _, one in named_methods]
-    stages = [STAGES.index(one.stage) for one in found]
+    found = list(named_methods)
+    stages = [STAGES.index(one.stage) for _, one in found]
     if stages != sorted(stages):
         said = ", ".join(f"{name!r} works {one.stage}" for name, one in named_methods)
         raise ValueError(f"methods come in the order of their stages, {', '.join(STAGES)}; here {said}")
@@ -71,8 +76,8 @@ def find_methods(method: Any) -> tuple[Method, ...]:
         both = " and ".join(repr(name) for name, one in named_methods if one.stage == "rounding")
         raise ValueError(f"weights are rounded once, but {both} would do it: choose one")
     if rounding not in stages:
-        found.insert(sum(stage < rounding for stage in stages), known_methods()[NEAREST]())
-    return tuple(found)
+        found.insert(sum(stage < rounding for stage in stages), (NEAREST, known_methods()[NEAREST]()))
+    return found
 
 
 def _named(method: Any) -> list[tuple[str, Method]]:
@@ -131,6 +136,8 @@ def spelled(method: Any) -> str:
                 f"say where the method {name!r} stands, such as FILE.py:{name}, and what it is set to"
             )
         changed = {k: v for k, v in one.to_dict().items() if getattr(one, k) != one.defaults()[k]}
+        if is_spec(name) and not isinstance(named(name, "method"), type):
+            changed = {}  # it names an instance, with its settings
         parts.append({"name": name, **changed} if changed else name)
     parts = [part for part in parts if part != NEAREST] or [NEAREST]  # what rounds where nothing else does
     only = parts[0] if len(parts) == 1 else parts
@@ -161,7 +168,7 @@ def words(method: Any) -> dict[str, Any]:
     named.
     """
     said: dict[str, Any] = {"technique": "post-training"}
-    for one in find_methods(method):
-        for field, value in (one.card() or {"technique": _name_of(one)}).items():
+    for name, one in _in_order(method):
+        for field, value in (one.card() or {"technique": name}).items():
             said[field] = f"{said[field]}, {value}" if isinstance(said.get(field), str) else value
     return said

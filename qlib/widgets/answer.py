@@ -10,6 +10,7 @@ import numpy as np
 from ..config import QuantConfig
 from ..evaluation import compare, measured
 from ..footprints import Footprint
+from ..methods import unspelled
 from ..metrics import Measurement, Metric
 
 STYLE = """<style>
@@ -100,7 +101,11 @@ def code(config: QuantConfig, method: str) -> str:
     changed = [f"{n}={getattr(config, n)!r}" for n, v in config.defaults().items() if getattr(config, n) != v]
     name = "qlib.QuantConfig" if type(config) is QuantConfig else type(config).__name__
     made = f"{name}({', '.join(changed)})"
-    said = made if method == "nearest" else f"qlib.quantize(model, {made}, calibration, method={method!r})"
+    said = (
+        made
+        if method == "nearest"
+        else f"qlib.quantize(model, {made}, calibration, method={unspelled(method)!r})"
+    )
     return f'<div class="qpanel"><pre>{html.escape(said)}</pre></div>'
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as W
+import yaml
 from torch import nn
 
 from ..choices import Choice
@@ -71,14 +72,31 @@ def control_of(
     every = range(1, MAX_BITS + 1)
     if isinstance(default, tuple):
         return W.SelectMultiple(options=every, value=value, rows=4, **label)
-    if isinstance(default, int) and known.least is not None:
+    if isinstance(default, int) and known.least is not None and word is None:
         most = 10**6 if known.most is None else int(known.most)
         return W.BoundedIntText(value=value, min=int(known.least), max=most, **label)
-    if isinstance(default, int):
+    if isinstance(default, int) and known.least is None:
         options = [*((str(bits), bits) for bits in every), (word, word)]
         options += [("by layer", value)] if isinstance(value, Mapping) else []
         return W.SelectionSlider(options=options, value=value, **label)
-    raise TypeError(f"there is no control for {name}, whose default is {default!r}")
+    if isinstance(default, str):
+        return W.Text(value=value, **label)
+    text = "null" if value is None else str(value)
+    return InYaml(value=text, **{**label, "description": f"{known.title} (YAML)"})
+
+
+class InYaml(W.Text):
+    """A value that no other control is made for, written as in a YAML file."""
+
+
+def value_of(control: W.Widget, word: str | None) -> Any:
+    """What a control says; ``word`` stands for ``None``."""
+    if isinstance(control, InYaml):
+        try:
+            return yaml.safe_load(control.value)
+        except yaml.YAMLError:
+            return control.value  # which the check of the choice then refuses
+    return None if word is not None and control.value == word else control.value
 
 
 def control_of_method(method: str) -> W.Widget:

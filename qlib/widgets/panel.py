@@ -31,13 +31,13 @@ from ..choices import choices as stated
 from ..config import QuantConfig
 from ..evaluation import examples, measured
 from ..footprints import Footprint, footprint
-from ..methods import spelled, unspelled
+from ..methods import spelled, unspelled, words
 from ..metrics import Measurement, Metric, find_metric
-from ..network import evaluation_copy
+from ..network import Network, evaluation_copy, read
 from ..network.inputs import as_inputs, examples_in, first, inputs_of, picked
 from ..quantization import quantize
 from .answer import STYLE, code, impossible, numbers
-from .controls import control_of, control_of_method, folded, modules_with_weights
+from .controls import control_of, control_of_method, folded, modules_with_weights, value_of
 
 FEW = 64  # calibration images of the first answer
 # Its validation images: parts are added until so many are seen, or so many seconds spent
@@ -84,7 +84,7 @@ def explore(
     network, calibration_images, images
         Of a bench: which of its networks, how many images of either kind.
     method
-        With which it starts, as for `quantize`.
+        With which it starts: a name, ``FILE.py:NAME``, a mapping of name and settings, or a list of such.
     metric
         What is measured, as for `evaluate`; top-1, or what the bench says, unless given.
     config_class
@@ -181,6 +181,7 @@ class Panel:
         }
         self._in_float: dict[Any, np.ndarray] = {}  # what the float network gives, by part of the images
         self.baseline: Measurement | None = None
+        self._networks: dict[tuple[str, ...], Network] = {}
         # A network so small that threads would wait for one another, beside those of the kernel's cells
         self._light = True
         modules = modules_with_weights(self.model)
@@ -250,11 +251,8 @@ class Panel:
 
     def _said(self) -> dict[str, Any]:
         """What the controls say, by field."""
-        words = {name: choice.none for name, choice in stated(self.config_class).items()}
-        return {
-            name: None if words[name] is not None and control.value == words[name] else control.value
-            for name, control in self.controls.items()
-        }
+        none = {name: choice.none for name, choice in stated(self.config_class).items()}
+        return {name: value_of(control, none[name]) for name, control in self.controls.items()}
 
     @property
     def accuracy(self) -> Measurement | None:
@@ -272,9 +270,8 @@ class Panel:
             return self._card_of(self.config, self.method, **measured)
 
     def _card_of(self, config: QuantConfig, method: str, **measured: Any) -> QuantizationCard:
-        return QuantizationCard.from_run(
-            config, baseline=self.baseline, method=unspelled(method), **measured, **self._known
-        )
+        known = {**self._known, **words(unspelled(method))} if not config.in_float else self._known
+        return QuantizationCard.from_run(config, baseline=self.baseline, **measured, **known)
 
     def wait(self, timeout: float | None = None) -> Panel:
         """Return when the present setting is measured, or found to be impossible; ``TimeoutError`` after
@@ -345,8 +342,8 @@ class Panel:
         finally:
             torch.set_num_threads(self._threads)
             self._light = self._light and time.monotonic() - began < LIGHT
-        size = footprint(self.model, first(as_inputs(self.validation[0][0]), 1), config)
-        network = quantize(self.model, config, self.calibration, unspelled(method))
+        size = footprint(self._read(config), first(as_inputs(self.validation[0][0]), 1), config)
+        network = quantize(self._read(config), config, self.calibration, unspelled(method))
         calibrated = self._calibration_images
         said = time.monotonic()
         seen = []
@@ -378,7 +375,7 @@ class Panel:
 
     def _first_answer(self, move: int, config: QuantConfig, method: str, began: float) -> None:
         """That on few images, the time of which may be up before all of them are seen."""
-        network = quantize(self.model, config, self._few or None, unspelled(method))
+        network = quantize(self._read(config), config, self._few or None, unspelled(method))
         inputs, targets = self.validation[0]
         inputs = as_inputs(inputs)
         seen = []
@@ -392,6 +389,15 @@ class Panel:
         calibrated = sum(map(examples_in, self._few))
         said = numbers(self.metric, seen, in_float)
         self._say(move, said, self._stands_on(seen, calibrated), busy=True)
+
+    def _read(self, config: QuantConfig) -> nn.Module | Network:
+        """The float network, read once for the layers that are left in float; unread where all is."""
+        if config.in_float:
+            return self.model
+        if config.float_layers not in self._networks:
+            examples = self._few[0] if self._few else None
+            self._networks = {config.float_layers: read(self.model, examples, config.float_layers)}
+        return self._networks[config.float_layers]
 
     def _found(self, network: nn.Module, batches: Batches) -> np.ndarray:
         return examples(network, batches, self.metric, self.model)
