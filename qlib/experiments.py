@@ -47,12 +47,11 @@ class Allocation(LearnerSettings):
 
     Parameters
     ----------
-    labels
-        {"true", "hard", "soft"} What bits are learned on: true labels, or hard or soft ones of the float
-        network.
-    largest_map_bits
-        Int, optional Bits are analytic: no feature map is larger than the largest of a network with so many
-        in every layer but the last.
+    labels : {"true", "hard", "soft"}
+        What bits are learned on: true labels, or hard or soft ones of the float network.
+    largest_map_bits : int, optional
+        Bits are analytic: no feature map is larger than the largest of a network with so many in every layer
+        but the last.
     **settings
         The fields of `LearnerSettings`.
 

@@ -144,8 +144,7 @@ def export_onnx(
         if isinstance(layer, TRANSPOSED):
             raise ValueError(
                 f"{name!r} is a transposed convolution, whose ranges per output channel are not written yet: "
-                "use "
-                f"float_layers=({name!r},)"
+                f"use float_layers=({name!r},)"
             )
     work = prepare(floats, config, batches, find_methods(method), ranges)
     network = work.network

@@ -190,8 +190,7 @@ def _labels(outputs: Tensor, labels: Tensor) -> Tensor:
         what = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else f"a {type(outputs).__name__}"
         raise ValueError(
             f"the network gives {what}, not a row of class scores for each example: pass a metric of your "
-            "own, a "
-            "function of (outputs, targets)"
+            "own, a function of (outputs, targets)"
         )
     places = (n, *outputs.shape[2:])
     if not isinstance(labels, torch.Tensor) or labels.shape != places or labels.is_floating_point():

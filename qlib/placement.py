@@ -102,9 +102,8 @@ class _Placer:
         self.ends = frozenset(layers[:1] + layers[-1:])
         self.last = layers[-1] if layers else ""
         self.producers = {o.result: o for o in network.operations.values()}
-        self.wishes: dict[fx.Node, dict[fx.Node, _Wish]] = {
-            n: {} for n in network.module.graph.nodes
-        }  # by producer, consumer
+        # By producer, consumer
+        self.wishes: dict[fx.Node, dict[fx.Node, _Wish]] = {n: {} for n in network.module.graph.nodes}
         self.quantized: set[fx.Node] = set()
         self.settled = self._settled()
 

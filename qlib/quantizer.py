@@ -16,9 +16,8 @@ from .ranges import check_span, collector, find_range
 def grid_of(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: str) -> Grid:
     """`qlib.affine.make_grid`, also for one number of bits a channel."""
     if isinstance(bits, tuple):
-        bits = torch.tensor(bits, device=low.device) + torch.zeros_like(
-            low
-        )  # one for every range, also of every example
+        # One for every range, also of every example
+        bits = torch.tensor(bits, device=low.device) + torch.zeros_like(low)
     return make_grid(low, high, bits, symmetric, variant)
 
 
@@ -96,9 +95,8 @@ class Quantizer(nn.Module):
         """``x`` quantized. ``examples``: how many there are, where each has a range of its own."""
         if not x.is_floating_point() or x.numel() == 0:
             return x
-        x = x.to(
-            torch.promote_types(x.dtype, torch.float32)
-        )  # autocast's bfloat16 cannot hold the codes of 9 bits and more
+        # Autocast's bfloat16 cannot hold the codes of 9 bits and more
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.collector is not None:
             return self._collect(x)
         if self.config.activation_dynamic:

@@ -86,10 +86,8 @@ class Percentile:
         self.percentile = percentile
         self.seen = 0
         self.total = None
-        self.tails: list[Tensor | None] = [
-            None,
-            None,
-        ]  # of the values, of the negated values; each sorted downwards
+        # Of the values, of the negated values; each sorted downwards
+        self.tails: list[Tensor | None] = [None, None]
 
     def update(self, x: Tensor, total: int) -> None:
         if self.total not in (None, total):

@@ -250,9 +250,8 @@ def test_a_card_of_recorded_rows(table, cards):
     )
     assert card["seeds"] == len(rows) == 5 and card["weights_hash"] == rows.weights.iloc[0]
     assert card["spread"] == pytest.approx(rows.top1.std(), abs=0.01)
-    assert (
-        card["float_accuracy"]["top1"] == 77.31 and card["max_activation_bytes"] == 4608 * 4
-    )  # a residual in float
+    # A residual in float
+    assert card["float_accuracy"]["top1"] == 77.31 and card["max_activation_bytes"] == 4608 * 4
     assert card.data["deviations"] == {
         "activation_bits": [3, 5, 6, 7, 8],
         "quantize_skip": [False],

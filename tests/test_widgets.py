@@ -138,10 +138,8 @@ def test_ten_quick_moves_leave_no_stale_result_and_no_queue(own, monkeypatch):
         panel.wait(0.1)
     gate.set()
     accuracy = panel.wait(SOON).accuracy
-    assert started in (
-        [2, 11, 11],
-        [11, 11],
-    )  # the few images and all of them; whatever ran at first was let go
+    # The few images and all of them; whatever ran at first was let go
+    assert started in ([2, 11, 11], [11, 11])
     assert (
         accuracy.correct == expected(panel).correct
     ).all() and f"<b>{accuracy.top1:.2f} %</b>" in panel._answer.value

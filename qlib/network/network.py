@@ -153,9 +153,8 @@ def read(model: nn.Module | Network, example: object = None, float_layers: tuple
     _refuse_other_weights(module)
     folds = fold_batch_norms(module, functools.cache(lambda: _ranks(module, example)))
     separate_elements(module)
-    module.graph.eliminate_dead_code(
-        lambda node: known_name(node) not in VIEWS
-    )  # which rewrites have made idle
+    # Rewrites have made views idle
+    module.graph.eliminate_dead_code(lambda node: known_name(node) not in VIEWS)
     module.recompile()
     network = Network(module, {}, folds=folds, rounded=rounded, given=given, float_layers=float_layers)
     network.unverified = model
@@ -168,9 +167,8 @@ def read(model: nn.Module | Network, example: object = None, float_layers: tuple
         raise ValueError(f"{type(model).__name__} has no convolution or linear layer: {why}")
     for name, parameter in [*module.named_parameters(), *module.named_buffers()]:
         if not isinstance(parameter, nn.Parameter):
-            parameter = parameter.masked_fill(
-                parameter == float("-inf"), 0
-            )  # which masks of attention may hold
+            # Masks of attention may hold -inf
+            parameter = parameter.masked_fill(parameter == float("-inf"), 0)
         if parameter.is_floating_point() and not parameter.is_meta and not torch.isfinite(parameter).all():
             raise ValueError(
                 f"{name} holds NaN or infinity (after folding batch norm): mend the weights first"
@@ -249,9 +247,8 @@ def _refuse_unknown_layer(node: fx.Node, layer: nn.Module) -> None:
     if weights and not fine:
         raise ValueError(
             f"layer {node.target!r} ({type(layer).__name__}) holds the weight {weights[0]!r}, and only "
-            "convolution "
-            "(Conv1d to Conv3d, also transposed) and Linear layers can be quantized: replace it by these, "
-            f"{way_out(node)}"
+            "convolution (Conv1d to Conv3d, also transposed) and Linear layers can be quantized: replace it "
+            f"by these, {way_out(node)}"
         )
 
 

@@ -160,8 +160,7 @@ def _way_out(error: Exception, path: list[str]) -> str:
         return f"Leave that module in float: {left}"
     return (
         "Control flow that depends on values or shapes of tensors must be rewritten, moved into a function "
-        "marked by "
-        f"torch.fx.wrap, or moved into a module that is left in float: {left}"
+        f"marked by torch.fx.wrap, or moved into a module that is left in float: {left}"
     )
 
 

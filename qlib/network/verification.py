@@ -66,8 +66,7 @@ def _refuse(model: nn.Module, given: nn.Module, found: Network, inputs: Any, exp
     if not again:
         raise ValueError(
             f"{type(model).__name__} gives other outputs when it is run again, in evaluation mode: look for "
-            "dropout "
-            "or random numbers that evaluation mode does not switch off"
+            "dropout or random numbers that evaluation mode does not switch off"
         )
     left = (
         "move it into a module and leave that in float"
@@ -76,8 +75,7 @@ def _refuse(model: nn.Module, given: nn.Module, found: Network, inputs: Any, exp
     )
     raise ValueError(
         f"{type(model).__name__} was read wrongly: the outputs of {where} differ from those of the network "
-        "given. "
-        f"Write that part in other words, or {left}"
+        f"given. Write that part in other words, or {left}"
     )
 
 

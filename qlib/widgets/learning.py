@@ -22,9 +22,8 @@ def learning_steps(learned: LearnedBitwidths, limit: float, kind: str = "weight"
         raise ValueError(
             f"no {kind} bits were learned; columns of history are {', '.join(history.columns[:8])} ..."
         )
-    choices = np.array(
-        [b for b in config.bit_choices if b > getattr(config, f"{kind}_symmetric")]
-    )  # which need two bits
+    # Symmetric grids need two bits
+    choices = np.array([b for b in config.bit_choices if b > getattr(config, f"{kind}_symmetric")])
     values = history[[f"{kind}:{name}" for name in layers]].to_numpy(float)
     bits = choices[np.searchsorted((choices[1:] + choices[:-1]) / 2, values)].tolist()
     average = history[f"average_{kind}_bits"]
