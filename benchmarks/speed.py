@@ -132,7 +132,8 @@ def torchao(converted: bool) -> Build:
                 network(x)
         if converted:
             network = move_exported_model_to_eval(convert_pt2e(network))
-        network.eval = network.train = lambda mode=False: network  # which exported networks refuse
+        network.train = lambda mode=False: network  # which exported networks refuse
+        network.eval = network.train
         return network.apply(disable_observer)
 
     return build

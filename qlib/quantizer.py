@@ -72,7 +72,8 @@ class Quantizer(nn.Module):
         self.share = (1, 1)
         self.dims = 0
         self.range: tuple[Tensor, Tensor] | None = None
-        self.rectifies = self.in_place = False  # whether it does a ReLU's work, and may overwrite its input
+        self.rectifies = False  # whether it does a ReLU's work
+        self.in_place = False  # whether it may overwrite its input
         self._constants: tuple[float | Tensor, ...] | None = None
 
     def extra_repr(self) -> str:
@@ -117,7 +118,8 @@ class Quantizer(nn.Module):
         high = self.code_max - self.zero_point
         constants = (1 / self.scale, low.clamp(min=0) if self.rectifies else low, high, self.scale)
         if all(c.numel() == 1 for c in constants):  # tensors would not follow a move to another device
-            self._constants = constants = tuple(c.item() for c in constants)
+            constants = tuple(c.item() for c in constants)
+            self._constants = constants
         return constants
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -62,7 +62,8 @@ class MinMax:
     """Smallest and largest value seen."""
 
     def __init__(self):
-        self.low = self.high = None
+        self.low = None
+        self.high = None
 
     def update(self, x: Tensor, total: int) -> None:
         low, high = torch.aminmax(x, dim=1) if len(x) > 1 else (e.reshape(1) for e in torch.aminmax(x))

@@ -26,6 +26,7 @@ SITE = ROOT / "_build" / "html"
 PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TOP = urlsplit(site(repository())).path or "/"  # what the host puts before the addresses of the site
+# By us, or the glossary itself
 NOT_WRITTEN = {"404", "genindex", "glossary", "index", "py-modindex", "references", "search"}
 
 built = pytest.mark.skipif(not PAGES, reason="the site is not built: run `make book` first")

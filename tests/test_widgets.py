@@ -105,7 +105,8 @@ def test_choices_of_values_by_name_such_as_bits_by_layer(own):
     panel = explore(*own, choices=choices)
     assert panel.config.weight_bits == {"default": 2, layers[-1]: 7} and panel.config.first_last_bits is None
     for index, (bits, ends) in enumerate([({"default": 2, layers[-1]: 7}, None), (3, 8)]):
-        panel.controls["weight_bits"].index = panel.controls["first_last_bits"].index = index
+        panel.controls["weight_bits"].index = index
+        panel.controls["first_last_bits"].index = index
         assert (panel.config.weight_bits, panel.config.first_last_bits) == (bits, ends)
         assert (panel.wait(SOON).accuracy.correct == expected(panel).correct).all()
     assert explore(*own, weight_bits={"default": 5}).config.weight_bits == {"default": 5}
@@ -264,7 +265,8 @@ def test_layers_left_in_float_are_chosen_among_those_of_the_network(own):
     assert not control.disabled and panel.config.float_layers == ()
     control.value = ("first", "body")
     assert panel.config.float_layers == ("body", "first") and panel.card["float_layers"] == ["body", "first"]
-    panel.controls["weight_bits"].value = panel.controls["activation_bits"].value = "float"
+    panel.controls["weight_bits"].value = "float"
+    panel.controls["activation_bits"].value = "float"
     assert control.disabled
 
 

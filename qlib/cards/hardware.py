@@ -169,7 +169,8 @@ def check(card: Card, target: str | Path | Mapping[str, Any]) -> list[Finding]:
                 else "cannot"
             )
             values, layers = by_verdict.setdefault(verdict, ({}, {}))
-            values[value] = layers[layer] = True
+            values[value] = True
+            layers[layer] = True
         for verdict, (values, layers) in by_verdict.items():
             if verdict is not None:
                 value = list(values) if len(values) > 1 else next(iter(values))

@@ -276,7 +276,8 @@ def _classify(network: Network) -> None:
             continue
         kind = kind_of(node, module, network.aside)
         path = node.target if node.op == "call_module" else place_of(node) + "." + (label(node) or node.name)
-        stem = name = str(path).removeprefix(f"{TOP}.")
+        stem = str(path).removeprefix(f"{TOP}.")
+        name = stem
         number = 1
         while name in taken:
             name = f"{stem}_{number}"

@@ -283,7 +283,8 @@ class _Tracer(fx.Tracer):
         with self._replaced_forward(m, path):
             result = super().call_module(m, forward, args, kwargs)
         self.path.pop()
-        call = self.calls[path] = self.calls.get(path, 0) + 1
+        call = self.calls.get(path, 0) + 1
+        self.calls[path] = call
         if isinstance(result, fx.Proxy):
             result.node.meta.setdefault("gives", []).append((path, call))
         return result

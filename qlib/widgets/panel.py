@@ -444,7 +444,8 @@ def _stop(panel: weakref.ref[Panel]) -> None:
     """End what a panel measures before the interpreter goes away beneath it."""
     if (alive := panel()) is not None and (thread := alive._thread) is not None:
         with alive._changed:
-            alive._move = alive._measured = alive._move + 1
+            alive._move += 1
+            alive._measured = alive._move
         thread.join(5)
 
 
