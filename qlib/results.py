@@ -211,7 +211,14 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Means over calibration draws, a row for each combination of the columns ``by``.
+    """Means over calibration draws.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows as `load_table` gives them.
+    by : sequence of str
+        Columns; the result has a row for each combination of their values.
 
     Returns
     -------

@@ -64,16 +64,34 @@ class Operation:
 
 @dataclass
 class Network:
-    """A folded, traced network in evaluation mode, its operations by node, and its weight layers in execution
-    order.
+    """A folded, traced network in evaluation mode.
 
-    ``aside``: nodes that hold shapes, or follow from parameters alone; to a quantizer they are not there.
-    ``tied``: layers whose weight is that of an earlier one, and the first that has it. ``folds``: the layer
-    and the batch norm that every folded layer is made of. ``rounded``: whether weights were computed first,
-    so that float32 rounded them once more. ``channels``: by node, the axis of channels of what it gives,
-    where that is known. ``moves_examples``: an operation after which examples may no longer be the first
-    axis, or nothing. ``given``: a copy of what was read, where there is one at hand. ``float_layers``: those
-    that it was read with. ``unverified``: the network given, until what was read has been compared with it.
+    Parameters
+    ----------
+    module
+        The graph that is run.
+    operations
+        By node.
+    layers
+        Its weight layers, in execution order.
+    aside
+        Nodes that hold shapes, or follow from parameters alone; to a quantizer they are not there.
+    tied
+        Layers whose weight is that of an earlier one, and the first that has it.
+    folds
+        The layer and the batch norm that every folded layer is made of.
+    rounded
+        Whether weights were computed first, so that float32 rounded them once more.
+    channels
+        By node, the axis of channels of what it gives, where that is known.
+    moves_examples
+        An operation after which examples may no longer be the first axis, or nothing.
+    given
+        A copy of what was read, where there is one at hand.
+    float_layers
+        Those that it was read with.
+    unverified
+        The network given, until what was read has been compared with it.
     """
 
     module: fx.GraphModule
@@ -127,13 +145,26 @@ class Network:
 def read(model: nn.Module | Network, example: object = None, float_layers: tuple[str, ...] = ()) -> Network:
     """Trace a copy of ``model`` in evaluation mode, fold its batch norms and classify its operations.
 
-    ``model``: a module; or a network that was read before, of which a copy is given. ``example``: inputs of a
-    few examples, as the network takes them (a tensor, a tuple, or a dictionary by name), where there are
-    some: they say which inputs are given, and how many axes tensors have. ``float_layers``: as in
-    `QuantConfig`.
+    Parameters
+    ----------
+    model : nn.Module or Network
+        A module; or a network that was read before, of which a copy is given.
+    example : Tensor, tuple or dict, optional
+        Inputs of a few examples, as the network takes them (a tensor, a tuple, or a dictionary by name),
+        where there are some: they say which inputs are given, and how many axes tensors have.
+    float_layers : tuple of str
+        As in `QuantConfig`.
 
-    Raises ``ValueError`` naming the layer when the model cannot be traced, holds weights that are not
-    convolution or linear layers, or no weights at all; and when a weight is NaN or infinite.
+    Returns
+    -------
+    Network
+        Not compared yet with what was given: see `verify`.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer when the model cannot be traced, holds weights that are not convolution or linear
+        layers, or no weights at all; and when a weight is NaN or infinite.
     """
     if isinstance(model, Network):
         if model.float_layers != float_layers:
