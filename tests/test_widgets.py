@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ipywidgets
 import pytest
 import torch
+from choice_strategies import other_values
 from helpers import FLOAT, Block, images
 from hypothesis import given
 from hypothesis import strategies as st
@@ -212,22 +213,10 @@ configs = st.fixed_dictionaries(
     }
 )
 OTHER = {
-    "weight_symmetric": True,
-    "activation_symmetric": True,
-    "symmetric_grid": "restricted",
+    **other_values(),
     "percentile": 80.0,
-    "weight_granularity": "per_tensor",
-    "activation_granularity": "per_channel",
-    "weight_range": "mse",
     "input_bits": 2,
-    "activation_range": "mse",
-    "activation_dynamic": True,
-    "pooling": "low_precision",
-    "quantize_output": False,
-    "calibration_upstream": "quantized",
     "first_last_bits": 2,
-    "quantize_skip": False,
-    "quantize_residual": False,
     "float_layers": ("body",),
     "bit_choices": (1,),
 }
