@@ -43,8 +43,8 @@ class Metric:
         Which way is up.
     margin
         Within which two values count as equal, in ``unit``; ``None`` where none is known.
-    against
-        ``"targets"`` or ``"reference"``.
+    against : {"targets", "reference"}
+        What ``each`` looks at beside the outputs.
     whole
         From means of parts ``(..., k)`` to values ``(...)``, where a value is not a mean over examples.
     loss

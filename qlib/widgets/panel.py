@@ -240,7 +240,13 @@ class Panel:
 
     @property
     def config(self) -> QuantConfig:
-        """What the controls say. Raises ``ValueError`` where they contradict one another."""
+        """What the controls say.
+
+        Raises
+        ------
+        ValueError
+            They contradict one another.
+        """
         return self.config_class(**self._said())
 
     @property
@@ -277,8 +283,17 @@ class Panel:
         )
 
     def wait(self, timeout: float | None = None) -> Panel:
-        """Return when the present setting is measured, or found to be impossible; ``TimeoutError`` after
-        ``timeout`` seconds.
+        """Return when the present setting is measured, or found to be impossible.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            In seconds.
+
+        Raises
+        ------
+        TimeoutError
+            It takes longer.
         """
         with self._changed:
             if not self._changed.wait_for(self._settled, timeout):
