@@ -132,15 +132,15 @@ def torchao(converted: bool) -> Build:
                 network(x)
         if converted:
             network = move_exported_model_to_eval(convert_pt2e(network))
-        network.eval = network.train = lambda mode=False: network  # which exported networks refuse
+        network.train = lambda mode=False: network  # which exported networks refuse
+        network.eval = network.train
         return network.apply(disable_observer)
 
     return build
 
 
-PEERS: dict[
-    str, tuple[str, Callable[[], Build]]
-] = {  # label: the package it needs, and how to get the builder
+# Label: the package it needs, and how to get the builder
+PEERS: dict[str, tuple[str, Callable[[], Build]]] = {
     "Brevitas fx, inference mode": ("brevitas", lambda: brevitas("fx", cached=False)),
     "Brevitas fx, inference mode, weights cached": ("brevitas", lambda: brevitas("fx", cached=True)),
     "Brevitas layerwise, weights cached": ("brevitas", lambda: brevitas("layerwise", cached=True)),
@@ -231,9 +231,8 @@ def run(
     if compiled:
         chosen = ["float again", "qlib", *(label for label in networks if "layerwise" in label)]
         for label in chosen:
-            evaluate(
-                networks[label], batches[:1]
-            )  # quantizers settle at their first call, best before compilation
+            # Quantizers settle at their first call, best before compilation
+            evaluate(networks[label], batches[:1])
             network = torch.compile(networks[label])
             label = f"{label.removesuffix(' again')}, compiled"
             start = time.perf_counter()

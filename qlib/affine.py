@@ -20,13 +20,21 @@ from .config import SYMMETRIC_GRIDS
 
 
 class Grid(NamedTuple):
-    """The values a quantizer can represent. Fields are 0-d tensors, or tensors that broadcast against the
-    data.
+    """The values a quantizer can represent.
 
-    ``scale``: float32, the step between neighbouring values, in the unit of the data. ``zero_point``: float32
-    holding an integer, the code of 0. ``code_min``, ``code_max``: float32 holding integers. ``clip``: only
-    for the ``authors`` grid, the magnitude at which values are clamped in float before they are rounded; else
-    ``None``.
+    Each part is a 0-d tensor, or one that broadcasts against the data.
+
+    Parameters
+    ----------
+    scale : Tensor
+        float32, the step between neighbouring values, in the unit of the data.
+    zero_point : Tensor
+        float32 holding an integer, the code of 0.
+    code_min, code_max : Tensor
+        float32 holding integers.
+    clip : Tensor, optional
+        Only for the ``authors`` grid, the magnitude at which values are clamped in float before they are
+        rounded; else ``None``.
     """
 
     scale: Tensor
@@ -45,16 +53,36 @@ def make_grid(
 ) -> Grid:
     """The grid of ``2**bits`` codes (or as the variant says) for values in ``[low, high]``.
 
-    ``low`` and ``high`` are float32 tensors of one shape (a range per tensor, channel or image); ``bits`` is
-    an int or a tensor that broadcasts against them. The range is widened to hold 0, so 0 is represented
-    exactly; an all-zero range has scale 1.
+    The range is widened to hold 0, so 0 is represented exactly; an all-zero range has scale 1.
 
-    - asymmetric: codes ``0 .. 2**B - 1``, ``scale = (high - low) / (2**B - 1)``;
-    - symmetric, with ``m = max(|low|, |high|)`` and zero-point 0: ``full``: codes ``-2**(B-1) .. 2**(B-1) -
-      1``, ``scale = 2 m / (2**B - 1)``, as torch's observers; ``restricted``: codes ``-(2**(B-1) - 1) ..
-      2**(B-1) - 1``, ``scale = m / (2**(B-1) - 1)``; ``authors``: the published code's rule
-      (github.com/sahajgarg/low_precision_nn): values are clamped to ``[-m, m]`` in float, then rounded to
-      multiples of ``2 m / (2**B - 1)``. Up to ``2**B + 1`` codes, so not a B-bit code.
+    Parameters
+    ----------
+    low, high : Tensor
+        float32, of one shape (a range per tensor, channel or image).
+    bits : int or Tensor
+        Broadcasts against them.
+    symmetric : bool
+        Without it, codes are ``0 .. 2**B - 1`` and ``scale = (high - low) / (2**B - 1)``; with it, the
+        zero-point is 0, and with ``m = max(|low|, |high|)`` the rest as ``symmetric_grid`` says.
+    symmetric_grid : {"full", "restricted", "authors"}
+        - ``full``: codes ``-2**(B-1) .. 2**(B-1) - 1``, ``scale = 2 m / (2**B - 1)``, as torch's observers;
+        - ``restricted``: codes ``-(2**(B-1) - 1) .. 2**(B-1) - 1``, ``scale = m / (2**(B-1) - 1)``;
+        - ``authors``: the published code's rule: values are clamped to ``[-m, m]`` in float, then rounded to
+          multiples of ``2 m / (2**B - 1)``. Up to ``2**B + 1`` codes, so not a B-bit code.
+
+    Returns
+    -------
+    Grid
+        A code for every value in range.
+
+    Raises
+    ------
+    ValueError
+        There is no such symmetric grid.
+
+    Source
+    ------
+    Section 2; the authors' code, github.com/sahajgarg/low_precision_nn.
     """
     low = low.float().clamp(max=0)
     high = high.float().clamp(min=0)
@@ -109,8 +137,12 @@ def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     """``dequantize(quantize(x))`` in float32, with straight-through gradients.
 
     The gradient with respect to ``x`` is 1 where ``x`` falls on a code inside the limits and 0 where it is
-    clipped (Bengio et al. 2013); bit for bit and gradient for gradient that of
-    ``torch.fake_quantize_per_tensor_affine`` and its per-channel twin.
+    clipped; bit for bit and gradient for gradient that of ``torch.fake_quantize_per_tensor_affine`` and its
+    per-channel twin.
+
+    Source
+    ------
+    Bengio et al. 2013.
     """
     return _FakeQuantize.apply(x, grid)
 

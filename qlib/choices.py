@@ -85,7 +85,17 @@ class Choice:
 
 
 def choice(default: Any, title: str, help: str, **more: Any) -> Any:
-    """A field of a frozen dataclass derived from `Settings`; ``more``: what else `Choice` has."""
+    """A field of a frozen dataclass derived from `Settings`.
+
+    Parameters
+    ----------
+    default
+        Its default.
+    title, help : str
+        As of `Choice`.
+    **more
+        What else `Choice` has.
+    """
     return dataclasses.field(default=default, metadata={"choice": Choice(title, help, **more)})
 
 
@@ -110,8 +120,12 @@ class Settings:
     """Base of frozen dataclasses whose fields are choices. A field's value is checked by what is stated about
     it: one of its words, a switch, a whole number or a number within its bounds.
 
-    Raises ``ValueError`` naming field, value and what is allowed; ``TypeError`` for a field that is not
-    there.
+    Raises
+    ------
+    ValueError
+        Naming field, value and what is allowed.
+    TypeError
+        For a field that is not there.
     """
 
     __signature__ = _Signature()

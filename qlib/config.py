@@ -69,35 +69,58 @@ class QuantConfig(Settings):
     """How a network is quantized; the object that builds the model also labels its result and prints as its
     card.
 
-    ``weight_bits``, ``activation_bits``: an int (1 to 16), ``None`` to leave that side in float, or a
-    dictionary from layer or tensor name (as `qlib.footprint` lists them) to bits, where ``"default"`` (8 if
-    absent) is for names not given, and a value may be a tuple with one int per output channel. In a
-    dictionary 17 to 32 bits are allowed: such a tensor stays in float and counts at its bits (paper, figure
-    7). A name may be a shell pattern, such as ``"layer1.*"`` (with case): an exact name goes before a
-    pattern, a pattern before ``"default"``, of two patterns the more specific (more characters that are no
-    wildcards); two equally specific ones that fit one name are an error.
+    Parameters
+    ----------
+    weight_bits, activation_bits : int, dict or None
+        An int (1 to 16), ``None`` to leave that side in float, or a dictionary from layer or tensor name (as
+        `qlib.footprint` lists them) to bits, where ``"default"`` (8 if absent) is for names not given, and a
+        value may be a tuple with one int per output channel. In a dictionary 17 to 32 bits are allowed: such
+        a tensor stays in float and counts at its bits (paper, figure 7). A name may be a shell pattern, such
+        as ``"layer1.*"`` (with case): an exact name goes before a pattern, a pattern before ``"default"``, of
+        two patterns the more specific (more characters that are no wildcards); two equally specific ones that
+        fit one name are an error.
+    weight_symmetric, activation_symmetric : bool
+        Whether a grid has its zero-point at 0; symmetric needs 2 bits or more.
+    symmetric_grid : {"full", "restricted", "authors"}
+        Section 2.1 and `qlib.affine.make_grid`.
+    weight_granularity : {"per_channel", "per_tensor"}
+        One range per output channel of a weight (axis 0), or one per tensor.
+    activation_granularity : {"per_tensor", "per_channel"}
+        One range per tensor, or per channel of an activation (axis 1).
+    weight_range, activation_range : {"minmax", "percentile", "mse"}
+        How the clipping range is found, see `qlib.ranges`.
+    percentile : float
+        Where it is found by one.
+    activation_dynamic : bool
+        A range per image, found while it runs.
+    quantize_skip, quantize_residual : bool
+        Figure 1 of the paper is (True, True), (True, False), (False, False); what each leaves in float:
+        `qlib.placement`.
+    pooling : {"high_precision", "low_precision", "float"}
+        Average pooling in float and requantized, as a rounded integer mean, or left in float; it acts where
+        the averaged map is quantized, so not with ``quantize_skip=False``.
+    input_bits : int or None
+        Of the image (``None``: float).
+    quantize_output : bool
+        Quantize the logits.
+    calibration_upstream : {"float", "quantized"}
+        Whether layers upstream compute in float while ranges are found, or quantized as in the published
+        code.
+    first_last_bits : int or None
+        Of the first and the last layer's weights and of what these two produce (``None``: treated like the
+        rest).
+    float_layers : tuple of str
+        Names or shell patterns of modules that are left in float whole, whatever they hold (embeddings,
+        recurrent layers, modules of your own, a whole submodule). What enters them is not quantized for them;
+        what leaves them is float until it enters a layer. They count 32 bits and are never the first or the
+        last layer. A convolution or linear layer with 32 bits in both dictionaries is the same thing.
+    bit_choices : tuple of int
+        What mixed precision may choose from (section 2.3).
 
-    ``weight_symmetric``, ``activation_symmetric``, ``symmetric_grid``: section 2.1 and
-    `qlib.affine.make_grid`; symmetric needs 2 bits or more. ``..._granularity``: one range per output channel
-    of a weight (axis 0), per channel of an activation (axis 1), or one per tensor. ``..._range`` and
-    ``percentile``: how the clipping range is found, see `qlib.ranges`. ``activation_dynamic``: a range per
-    image, found while it runs. ``calibration_upstream``: whether layers upstream compute in float while
-    ranges are found, or quantized as in the published code.
-
-    ``quantize_skip``, ``quantize_residual``: figure 1 of the paper is (True, True), (True, False), (False,
-    False); what each leaves in float: `qlib.placement`. ``pooling``: average pooling in float and
-    requantized, as a rounded integer mean, or left in float; it acts where the averaged map is quantized, so
-    not with ``quantize_skip=False``. ``input_bits``: of the image (``None``: float). ``quantize_output``:
-    quantize the logits. ``first_last_bits``: of the first and the last layer's weights and of what these two
-    produce (``None``: treated like the rest). ``bit_choices``: what mixed precision may choose from (section
-    2.3).
-
-    ``float_layers``: names or shell patterns of modules that are left in float whole, whatever they hold
-    (embeddings, recurrent layers, modules of your own, a whole submodule). What enters them is not quantized
-    for them; what leaves them is float until it enters a layer. They count 32 bits and are never the first or
-    the last layer. A convolution or linear layer with 32 bits in both dictionaries is the same thing.
-
-    Raises ``ValueError`` naming the field, the value and what is allowed.
+    Raises
+    ------
+    ValueError
+        Naming the field, the value and what is allowed.
     """
 
     weight_bits: int | Mapping[str, Bits] | None = choice(

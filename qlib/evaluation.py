@@ -171,6 +171,16 @@ class Mean:
 def mean_of(several: Sequence[Measurement]) -> Mean:
     """The mean of measurements of the same examples.
 
+    Parameters
+    ----------
+    several : sequence of Measurement
+        One a seed or draw.
+
+    Returns
+    -------
+    Mean
+        With its interval and its spread.
+
     Raises
     ------
     ValueError
@@ -190,8 +200,18 @@ def mean_of(several: Sequence[Measurement]) -> Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """The value of one configuration minus that of another on the same ``n`` examples, in the unit of
-    ``metric``, with its 95 % interval.
+    """The value of one configuration minus that of another on the same examples.
+
+    Parameters
+    ----------
+    value : float
+        In the unit of ``metric``.
+    interval : (float, float)
+        95 %, in that unit.
+    n : int
+        How many examples.
+    metric : Metric
+        What was measured.
     """
 
     value: float
@@ -225,8 +245,16 @@ class Difference:
 def compare(a: Measurement | Sequence[Measurement], b: Measurement | Sequence[Measurement]) -> Difference:
     """``a`` minus ``b``, paired example by example.
 
-    Either side may be several measurements of the same examples (calibration draws, seeds): an example then
-    counts with its mean value.
+    Parameters
+    ----------
+    a, b : Measurement or sequence of Measurement
+        Either side may be several measurements of the same examples (calibration draws, seeds): an example
+        then counts with its mean value.
+
+    Returns
+    -------
+    Difference
+        With its 95 % interval.
 
     Raises
     ------
@@ -275,14 +303,24 @@ def verdict(interval: tuple[float, float], claim: str = "greater", margin: float
 
     Parameters
     ----------
-    interval
+    interval : (float, float)
         In the metric's unit.
-    claim
+    claim : {"greater", "less", "no difference"}
         ``"greater"`` *holds* if the interval lies above zero, *does not hold* if below, else *undecided
         here*; ``"less"`` is the mirror image. ``"no difference"`` *holds* if the interval lies within
         ``margin`` of zero, else *does not hold* if it excludes zero, else undecided.
-    margin
+    margin : float, optional
         In the metric's unit.
+
+    Returns
+    -------
+    str
+        ``"holds"``, ``"does not hold"`` or ``"undecided here"``.
+
+    Raises
+    ------
+    ValueError
+        There is no such claim, or no margin for it.
     """
     low, high = interval if claim != "less" else (-interval[1], -interval[0])
     if claim in ("greater", "less"):

@@ -47,12 +47,11 @@ class Allocation(LearnerSettings):
 
     Parameters
     ----------
-    labels
-        {"true", "hard", "soft"} What bits are learned on: true labels, or hard or soft ones of the float
-        network.
-    largest_map_bits
-        Int, optional Bits are analytic: no feature map is larger than the largest of a network with so many
-        in every layer but the last.
+    labels : {"true", "hard", "soft"}
+        What bits are learned on: true labels, or hard or soft ones of the float network.
+    largest_map_bits : int, optional
+        Bits are analytic: no feature map is larger than the largest of a network with so many in every layer
+        but the last.
     **settings
         The fields of `LearnerSettings`.
 
@@ -96,8 +95,22 @@ class Run:
     """One row to be: what is quantized, how, and on which data it is calibrated (and, if so, learned) and
     evaluated.
 
-    Bits are learned on ``calibration_images`` training images, drawn from ``calibration_seed``, which are
-    also calibrated on. ``method``: as `qlib.methods.spelled` has it. ``metric``: a name, or ``FILE.py:NAME``.
+    Parameters
+    ----------
+    bench, network : str
+        Their names.
+    config : QuantConfig
+        The choices.
+    calibration_images, calibration_seed : int
+        How many training images are calibrated on, and what draws them; bits are learned on these too.
+    images : int
+        How many images are evaluated.
+    allocation : Allocation, optional
+        How bits by layer are chosen; ``None`` for those of ``config``.
+    method : str
+        As `qlib.methods.spelled` has it.
+    metric : str
+        A name, or ``FILE.py:NAME``.
     """
 
     bench: str
@@ -113,15 +126,34 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A grid of runs on one bench. The configurations are all combinations of one element from each list in
-    ``vary``, each with every number of ``calibration_images`` and every one of the ``seeds`` that draw these.
+    """A grid of runs on one bench.
 
-    ``fixed`` and the elements of ``vary`` are partial configurations: mappings from field of `QuantConfig` or
-    of `Allocation` to value, or from ``method`` to a name, a mapping of name and settings, or a list of such.
-    ``metric``: what is measured; ``None`` for what the bench says, or else top-1. If ``float_baseline`` is
-    set, every network is also recorded unquantized, unless it is what the metric measures against. ``own``:
-    as for `qlib.load_bench`. ``config_class``: where a configuration with more choices stands,
-    ``FILE.py:NAME``.
+    Parameters
+    ----------
+    name, bench : str
+        Its name, and that of the bench.
+    fixed : mapping
+        A partial configuration, which all runs share: from field of `QuantConfig` or of `Allocation` to
+        value, or from ``method`` to a name, a mapping of name and settings, or a list of such.
+    vary : tuple of tuples of mappings
+        The configurations are all combinations of one element, a partial configuration like ``fixed``, from
+        each list in it.
+    networks : tuple of str
+        Of the bench.
+    images : int
+        How many images are evaluated.
+    calibration_images : tuple of int
+        Each configuration is run with every number.
+    seeds : tuple of int
+        And with every one of these, which draw the calibration images.
+    float_baseline : bool
+        Whether every network is also recorded unquantized, unless it is what the metric measures against.
+    own : mapping, optional
+        As for `qlib.load_bench`.
+    metric : str, optional
+        What is measured; ``None`` for what the bench says, or else top-1.
+    config_class : str, optional
+        Where a configuration with more choices stands, ``FILE.py:NAME``.
     """
 
     name: str
@@ -160,9 +192,18 @@ class Experiment:
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
-        """From a YAML file with these fields; ``vary`` is a list of axes, each a list of partial
-        configurations or one mapping from a field to its values. Raises ``ValueError`` naming the file and
-        the field.
+        """From a YAML file with these fields.
+
+        Parameters
+        ----------
+        path : Path
+            In the file, ``vary`` is a list of axes, each a list of partial configurations or one mapping from
+            a field to its values.
+
+        Raises
+        ------
+        ValueError
+            Naming the file and the field.
         """
         known = [f.name for f in dataclasses.fields(cls)]
         try:

@@ -32,8 +32,16 @@ OPSET_OF_4_BITS = 21
 
 
 def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path) -> None:
-    """Write a network that `qlib.quantize` made under ``config`` to ``folder``: ``weights.safetensors`` and
-    ``config.yaml``.
+    """Write a quantized network to a folder: ``weights.safetensors`` and ``config.yaml``.
+
+    Parameters
+    ----------
+    quantized : nn.Module
+        What `qlib.quantize` made.
+    config : QuantConfig
+        What it was made under.
+    folder : str or Path
+        Is made if it is not there.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,12 +121,24 @@ def export_onnx(
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Quantize ``model`` as `qlib.quantize` does and write it as ONNX: weights as integer codes, and a pair
-    of QuantizeLinear and DequantizeLinear where `qlib` has a quantizer. The first dimension of
-    ``example_input`` may vary later.
+    of QuantizeLinear and DequantizeLinear where `qlib` has a quantizer.
 
-    Needs the extra ``onnx``. Raises ``ValueError`` naming the layer for what such pairs cannot say: bits
-    other than 4 and 8, ranges per image, ranges per channel of activations, bits per channel, the ``authors``
-    grid, and means of codes.
+    Needs the extra ``onnx``.
+
+    Parameters
+    ----------
+    model, config, calibration, method, ranges
+        As for `qlib.quantize`.
+    example_input : Tensor
+        A batch ``(n, ...)``; its first dimension may vary later.
+    path : str or Path
+        Where the file is written.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer for what such pairs cannot say: bits other than 4 and 8, ranges per image, ranges per
+        channel of activations, bits per channel, the ``authors`` grid, and means of codes.
     """
     try:
         import onnx
@@ -144,8 +164,7 @@ def export_onnx(
         if isinstance(layer, TRANSPOSED):
             raise ValueError(
                 f"{name!r} is a transposed convolution, whose ranges per output channel are not written yet: "
-                "use "
-                f"float_layers=({name!r},)"
+                f"use float_layers=({name!r},)"
             )
     work = prepare(floats, config, batches, find_methods(method), ranges)
     network = work.network

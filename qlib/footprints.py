@@ -26,8 +26,18 @@ FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation. ``weight_bits``, ``activation_bits``: means over channels; ``counted``: as a feature
-    map.
+    """One operation.
+
+    Parameters
+    ----------
+    name, kind : str
+        Its name, and what it is, in words.
+    weight_elements, activation_elements : int
+        How many weights it has, and how many values an image it gives.
+    weight_bits, activation_bits : float
+        Means over channels.
+    counted : bool
+        As a feature map.
     """
 
     name: str
@@ -49,8 +59,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sums over ``layers``; bytes are floats, activations are per image. ``in_float``: what computes in float
-    whatever the configuration, such as ``LayerNorm`` and ``softmax``.
+    """Sums over layers; bytes are floats, activations are per image.
+
+    Parameters
+    ----------
+    layers : tuple of Layer
+        What is summed.
+    in_float : tuple of str
+        What computes in float whatever the configuration, such as ``LayerNorm`` and ``softmax``.
     """
 
     layers: tuple[Layer, ...]
@@ -101,11 +117,33 @@ class Footprint:
 def footprint(model: nn.Module | Network, example_input: Any, config: QuantConfig) -> Footprint:
     """The cost of ``model`` under ``config``, from shapes alone.
 
-    ``example_input``: a batch ``(n, ...)`` of any size, or a tuple or dictionary of several inputs; values do
-    not matter. Nothing is computed where shapes follow from shapes, and nothing is compared: whether the
-    network was read rightly is seen by `qlib.quantize`. What ``float_layers`` leave in float counts 32 bits:
-    modules that are looked into, a row for each of their operations; others, such as recurrent layers, one
-    for their weights and output. Raises ``ValueError`` like `qlib.quantize`.
+    Nothing is computed where shapes follow from shapes, and nothing is compared: whether the network was read
+    rightly is seen by `qlib.quantize`.
+
+    Parameters
+    ----------
+    model : nn.Module or Network
+        The float network.
+    example_input : Tensor, tuple or dict
+        A batch ``(n, ...)`` of any size, or several inputs; values do not matter.
+    config : QuantConfig
+        The choices.
+
+    Returns
+    -------
+    Footprint
+        A row for each operation. What ``float_layers`` leave in float counts 32 bits: modules that are looked
+        into, a row for each of their operations; others, such as recurrent layers, one for their weights and
+        output.
+
+    Raises
+    ------
+    ValueError
+        Like `qlib.quantize`.
+
+    Source
+    ------
+    Table 2.
     """
     check_inputs(
         example_input,

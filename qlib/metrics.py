@@ -44,8 +44,8 @@ class Metric:
         Which way is up.
     margin
         Within which two values count as equal, in ``unit``; ``None`` where none is known.
-    against
-        ``"targets"`` or ``"reference"``.
+    against : {"targets", "reference"}
+        What ``each`` looks at beside the outputs.
     whole
         From means of parts ``(..., k)`` to values ``(...)``, where a value is not a mean over examples.
     loss
@@ -192,8 +192,7 @@ def _labels(outputs: Tensor, labels: Tensor) -> Tensor:
         what = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else f"a {type(outputs).__name__}"
         raise ValueError(
             f"the network gives {what}, not a row of class scores for each example: pass a metric of your "
-            "own, a "
-            "function of (outputs, targets)"
+            "own, a function of (outputs, targets)"
         )
     places = (n, *outputs.shape[2:])
     if not isinstance(labels, torch.Tensor) or labels.shape != places or labels.is_floating_point():

@@ -53,12 +53,22 @@ from .network.operations import TUPLES, argument, data_of, known_name, moves_cha
 class Placement:
     """Where a configuration puts its quantizers.
 
-    ``weight_bits``: bits by layer, in execution order; empty if weights stay in float. ``quantizers``: name
-    and bits of the tensor quantized right behind a node (bits above 16 stay in float and have none).
-    ``takes_quantized``: the (consumer, producer) edges that carry the quantized tensor. ``integer_means``:
-    poolings that work on codes, with the node whose quantizer made these. ``feature_maps``: by operation
-    name, the bits its tensor is stored with, ``None`` where it is float. ``ends``: the first and the last
-    layer; ``last``: the latter. ``in_float``: the operations left in float whole.
+    Parameters
+    ----------
+    weight_bits
+        Bits by layer, in execution order; empty if weights stay in float.
+    quantizers
+        Name and bits of the tensor quantized right behind a node (bits above 16 stay in float and have none).
+    takes_quantized
+        The (consumer, producer) edges that carry the quantized tensor.
+    integer_means
+        Poolings that work on codes, with the node whose quantizer made these.
+    feature_maps
+        By operation name, the bits its tensor is stored with, ``None`` where it is float.
+    ends, last
+        The first and the last layer; the latter.
+    in_float
+        The operations left in float whole.
     """
 
     weight_bits: dict[str, Bits]
@@ -72,8 +82,24 @@ class Placement:
 
 
 def place(network: Network, config: QuantConfig) -> Placement:
-    """Where quantizers go in ``network`` under ``config``. Raises ``ValueError`` for bits of a layer that is
-    not there.
+    """Where quantizers go in ``network`` under ``config``.
+
+    Parameters
+    ----------
+    network : Network
+        As `qlib.network.read` gives it; its data is not looked at.
+    config : QuantConfig
+        The choices.
+
+    Returns
+    -------
+    Placement
+        Of weights and activations.
+
+    Raises
+    ------
+    ValueError
+        For bits of a layer that is not there.
     """
     return _Placer(network, config).place()
 
@@ -102,9 +128,8 @@ class _Placer:
         self.ends = frozenset(layers[:1] + layers[-1:])
         self.last = layers[-1] if layers else ""
         self.producers = {o.result: o for o in network.operations.values()}
-        self.wishes: dict[fx.Node, dict[fx.Node, _Wish]] = {
-            n: {} for n in network.module.graph.nodes
-        }  # by producer, consumer
+        # By producer, consumer
+        self.wishes: dict[fx.Node, dict[fx.Node, _Wish]] = {n: {} for n in network.module.graph.nodes}
         self.quantized: set[fx.Node] = set()
         self.settled = self._settled()
 

@@ -81,11 +81,29 @@ def accuracy_curves(
     baseline: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Accuracy against column ``x`` of a `qlib.results.summary`, a line per value of ``series`` (in the order
-    of ``colours``).
+    """Accuracy against a column of a summary, with bars that are the 95 % intervals in ``low`` and ``high``.
 
-    Bars are the 95 % intervals in ``low`` and ``high``; ``baseline`` draws the float accuracy. All in
-    percent.
+    Parameters
+    ----------
+    summary : DataFrame
+        As `qlib.results.summary` gives it; values in percent.
+    x : str
+        The column along the axis.
+    series : str
+        The column of whose values each has a line.
+    colours : mapping
+        By value of ``series``, in the order of lines.
+    xlabel : str
+        Of the axis.
+    baseline : float, optional
+        The float accuracy, drawn as a line; in percent.
+    ax : Axes, optional
+        Where to draw; ``None`` for a figure of its own.
+
+    Returns
+    -------
+    Axes
+        With the curves.
     """
     ax = ax or plt.subplots()[1]
     names = [name for name in colours if name in set(summary[series])]
@@ -133,8 +151,21 @@ def _difference(gains: Mapping[str, Sequence[Difference]]) -> str:
 def residual_placements(
     modes: Sequence[tuple[bool, bool]] = ((True, True), (True, False), (False, False)),
 ) -> Figure:
-    """The paper's figure 1: a residual block, and where its quantizers (Q) sit under ``(quantize_skip,
-    quantize_residual)``.
+    """A residual block, and where its quantizers (Q) sit.
+
+    Parameters
+    ----------
+    modes : sequence of (bool, bool)
+        A block for each, under ``(quantize_skip, quantize_residual)``.
+
+    Returns
+    -------
+    Figure
+        Its blocks side by side.
+
+    Source
+    ------
+    Figure 1.
     """
     figure, axes = plt.subplots(1, len(modes), figsize=(3.1 * len(modes), 4.6))
     for ax, mode in zip(axes, modes, strict=True):
@@ -209,8 +240,25 @@ def paired_gains(
     xlabel: str = "activation bits",
     ax: Axes | None = None,
 ) -> Axes:
-    """Paired differences in points against ``x``, a line per entry of ``gains``, with their 95 %
-    intervals.
+    """Paired differences in points, with their 95 % intervals.
+
+    Parameters
+    ----------
+    x : sequence of float
+        Where the differences stand.
+    gains : mapping
+        By name, differences, one for each of ``x``; each entry has a line.
+    colours : sequence of str
+        Of the lines.
+    xlabel : str
+        Of the axis.
+    ax : Axes, optional
+        Where to draw; ``None`` for a figure of its own.
+
+    Returns
+    -------
+    Axes
+        With the lines.
     """
     ax = ax or plt.subplots()[1]
     for i, ((name, differences), colour) in enumerate(zip(gains.items(), colours, strict=True)):
@@ -230,9 +278,27 @@ def paired_gains(
 
 
 def codes_on_histogram(x: Tensor, grid: Grid, name: str, colour: str, ax: Axes | None = None) -> Axes:
-    """A histogram of the values ``x`` and a line at the value of every code of ``grid`` (one range for all of
-    ``x``): in ``colour`` where some value uses the code, dotted grey where none does. Both are counted in the
-    label.
+    """A histogram of values and a line at the value of every code, dotted grey where none uses the code.
+
+    Used codes and all codes are counted in the label.
+
+    Parameters
+    ----------
+    x : Tensor
+        The values.
+    grid : Grid
+        One range for all of ``x``.
+    name : str
+        Of the grid, in the label.
+    colour : str
+        Of lines where some value uses the code.
+    ax : Axes, optional
+        Where to draw; ``None`` for a figure of its own.
+
+    Returns
+    -------
+    Axes
+        With histogram and lines.
     """
     ax = ax or plt.subplots()[1]
     codes = range(int(grid.code_min), int(grid.code_max) + 1)
@@ -262,9 +328,18 @@ def spread_curves(
     xlabel: str,
     ax: Axes | None = None,
 ) -> Axes:
-    """Mean accuracy against column ``x`` (on a logarithmic scale) of a `qlib.results.summary`, a line per
-    value of ``series`` (in the order of ``colours``); bars are the standard deviations over draws in
-    ``spread``, in points.
+    """Mean accuracy against a column of a summary, on a logarithmic scale, with bars that are the standard
+    deviations over draws in ``spread``, in points.
+
+    Parameters
+    ----------
+    summary, x, series, colours, xlabel, ax
+        As for `accuracy_curves`.
+
+    Returns
+    -------
+    Axes
+        With the curves.
     """
     ax = ax or plt.subplots()[1]
     for i, (name, colour) in enumerate(colours.items()):

@@ -168,20 +168,17 @@ def _check_examples(model: nn.Module, network: Network, batches: list[Any]) -> N
         if network.moves_examples:
             raise ValueError(
                 f"activation_dynamic finds a range for each example, and {network.moves_examples} may move "
-                "or mix "
-                "examples: pass one batch as calibration, so that this can be looked at, or use static ranges"
+                "or mix examples: pass one batch as calibration, so that this can be looked at, or use "
+                "static ranges"
             )
         return
     if network.moves_examples and not examples_first(model, batches[0]):
         raise ValueError(
             "activation_dynamic finds a range for each example, but along the first axis of its inputs this "
-            "network "
-            "does not treat examples one by one: use static ranges"
+            "network does not treat examples one by one: use static ranges"
         )
-    for count in {
-        1,
-        min(EXAMPLES - 1, examples_in(batches[0])),
-    }:  # a first axis of that length by chance is of another next time
+    # Several counts: a first axis of that length by chance is of another next time
+    for count in {1, min(EXAMPLES - 1, examples_in(batches[0]))}:
         with torch.no_grad():
             some = copied(on(first(batches[0], count), device_of(network.module)))
             run(network.module, some, f"{count} example(s)")

@@ -16,9 +16,8 @@ from .ranges import check_span, collector, find_range
 def grid_of(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: str) -> Grid:
     """`qlib.affine.make_grid`, also for one number of bits a channel."""
     if isinstance(bits, tuple):
-        bits = torch.tensor(bits, device=low.device) + torch.zeros_like(
-            low
-        )  # one for every range, also of every example
+        # One for every range, also of every example
+        bits = torch.tensor(bits, device=low.device) + torch.zeros_like(low)
     return make_grid(low, high, bits, symmetric, variant)
 
 
@@ -73,7 +72,8 @@ class Quantizer(nn.Module):
         self.share = (1, 1)
         self.dims = 0
         self.range: tuple[Tensor, Tensor] | None = None
-        self.rectifies = self.in_place = False  # whether it does a ReLU's work, and may overwrite its input
+        self.rectifies = False  # whether it does a ReLU's work
+        self.in_place = False  # whether it may overwrite its input
         self._constants: tuple[float | Tensor, ...] | None = None
 
     def extra_repr(self) -> str:
@@ -96,9 +96,8 @@ class Quantizer(nn.Module):
         """``x`` quantized. ``examples``: how many there are, where each has a range of its own."""
         if not x.is_floating_point() or x.numel() == 0:
             return x
-        x = x.to(
-            torch.promote_types(x.dtype, torch.float32)
-        )  # autocast's bfloat16 cannot hold the codes of 9 bits and more
+        # Autocast's bfloat16 cannot hold the codes of 9 bits and more
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.collector is not None:
             return self._collect(x)
         if self.config.activation_dynamic:
@@ -119,7 +118,8 @@ class Quantizer(nn.Module):
         high = self.code_max - self.zero_point
         constants = (1 / self.scale, low.clamp(min=0) if self.rectifies else low, high, self.scale)
         if all(c.numel() == 1 for c in constants):  # tensors would not follow a move to another device
-            self._constants = constants = tuple(c.item() for c in constants)
+            constants = tuple(c.item() for c in constants)
+            self._constants = constants
         return constants
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -28,8 +28,21 @@ WIDE = 1 << 24  # and on other devices: enough to be worth a launch; also the mo
 
 
 def collector(method: str, percentile: float, make_grid: MakeGrid) -> MinMax | Percentile | SquaredError:
-    """A fresh collector for ``method``. ``make_grid(low, high)`` is the grid whose squared error ``mse``
-    minimises.
+    """A fresh collector.
+
+    Parameters
+    ----------
+    method : {"minmax", "percentile", "mse"}
+        How a range is found.
+    percentile : float
+        Of the method of that name.
+    make_grid : callable
+        ``make_grid(low, high)`` is the grid whose squared error ``mse`` minimises.
+
+    Returns
+    -------
+    MinMax, Percentile or SquaredError
+        Has seen nothing yet.
     """
     if method == "minmax":
         return MinMax()
@@ -39,8 +52,19 @@ def collector(method: str, percentile: float, make_grid: MakeGrid) -> MinMax | P
 
 
 def find_range(x: Tensor, method: str, percentile: float, make_grid: MakeGrid) -> tuple[Tensor, Tensor]:
-    """The range of each row of ``x`` ``(rows, values)``, exactly; ``percentile`` and ``make_grid`` as for
-    `collector`.
+    """The range of each row of ``x``, exactly.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(rows, values)``.
+    method, percentile, make_grid
+        As for `collector`.
+
+    Returns
+    -------
+    low, high : Tensor
+        ``(rows,)``, in the unit of ``x``.
     """
     if method == "mse":
         return _shrink(x, x.amin(1), x.amax(1), make_grid, lambda errors: errors.mean(-1))
@@ -62,7 +86,8 @@ class MinMax:
     """Smallest and largest value seen."""
 
     def __init__(self):
-        self.low = self.high = None
+        self.low = None
+        self.high = None
 
     def update(self, x: Tensor, total: int) -> None:
         low, high = torch.aminmax(x, dim=1) if len(x) > 1 else (e.reshape(1) for e in torch.aminmax(x))
@@ -86,10 +111,8 @@ class Percentile:
         self.percentile = percentile
         self.seen = 0
         self.total = None
-        self.tails: list[Tensor | None] = [
-            None,
-            None,
-        ]  # of the values, of the negated values; each sorted downwards
+        # Of the values, of the negated values; each sorted downwards
+        self.tails: list[Tensor | None] = [None, None]
 
     def update(self, x: Tensor, total: int) -> None:
         if self.total not in (None, total):

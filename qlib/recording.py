@@ -51,17 +51,47 @@ def record(
     keep: bool = False,
     bench: Bench | None = None,
 ) -> pd.DataFrame:
-    """Compute the rows of ``experiment`` that the table at ``path`` (CSV) lacks, and return the table.
+    """Compute the rows of ``experiment`` that a table lacks, and return the table.
 
-    ``device`` and ``precision`` as for `Laboratory`; ``workers`` and ``scheduler`` as for
-    `qlib.workers.spread`, where every row is computed by one thread, so that the table does not depend on how
-    many work on it. ``shard``: the i-th of n parts of the rows, in a table of its own beside ``path``, for
-    machines that share no disk; `merge` puts such tables together. A run that fails is noted with its error
-    beside the table and does not stop the rest; it is tried again with ``retry``. ``bench``: one made in
-    Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes do not have it.
+    A run that fails is noted with its error beside the table and does not stop the rest. Several recordings
+    of one table at once keep each other's rows.
 
-    Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no
-    longer asks for, unless ``keep``. Several recordings of one table at once keep each other's rows.
+    Parameters
+    ----------
+    experiment : Experiment
+        The rows that are wanted.
+    path : Path
+        The table, CSV.
+    command : str
+        What makes the table again, for its notes.
+    progress : bool
+        Whether a bar is shown.
+    device, precision : str
+        As for `Laboratory`.
+    workers, scheduler : int; str, optional
+        As for `qlib.workers.spread`, where every row is computed by one thread, so that the table does not
+        depend on how many work on it.
+    shard : (int, int)
+        The i-th of n parts of the rows, in a table of its own beside ``path``, for machines that share no
+        disk; `merge` puts such tables together.
+    retry : bool
+        Whether runs that failed are tried again.
+    keep : bool
+        Whether rows of other code versions, weights or data than today's, and rows that the experiment no
+        longer asks for, stay; else they are dropped.
+    bench : Bench, optional
+        One made in Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes
+        do not have it.
+
+    Returns
+    -------
+    DataFrame
+        As `qlib.results.load_table` gives it.
+
+    Raises
+    ------
+    ValueError
+        A choice is called like a column of every table, or ``bench`` was to go to other processes.
     """
     from tqdm import tqdm
 
@@ -150,9 +180,24 @@ def _attempt_elsewhere(place: tuple[str, ...], item: tuple[str, Run]) -> dict[st
 
 
 def merge(experiment: Experiment, path: Path) -> pd.DataFrame:
-    """Put the shards' tables beside ``path`` into the table there, delete them, and return it.
+    """Put the shards' tables beside ``path`` into the table there, and delete them.
 
-    Raises ``FileNotFoundError`` if there are none.
+    Parameters
+    ----------
+    experiment : Experiment
+        The grid whose shards they are; it says the order of rows.
+    path : Path
+        The table, CSV.
+
+    Returns
+    -------
+    DataFrame
+        The table.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are no shards.
     """
     shards = sorted(path.parent.glob(f"{path.stem}.*-of-*.csv"))
     if not shards:

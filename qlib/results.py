@@ -33,6 +33,11 @@ SETTING = (*FIELDS, "bench", "network", "allocation", "method", "metric", "calib
 def load_table(path: Path) -> pd.DataFrame:
     """A recorded table, one row a run.
 
+    Parameters
+    ----------
+    path : Path
+        CSV, beside its notes.
+
     Returns
     -------
     DataFrame
@@ -82,8 +87,17 @@ def failures(path: Path) -> dict[str, str]:
 
 
 def table_path(bench: str, name: str) -> Path:
-    """Where a recorded table lies in a clone: ``book/results/<bench>/<name>.csv``, seen from any folder of
-    the clone.
+    """Where a recorded table lies in a clone, seen from any folder of the clone.
+
+    Parameters
+    ----------
+    bench, name : str
+        Of ``book/results/<bench>/<name>.csv``.
+
+    Returns
+    -------
+    Path
+        Whether it is there or not.
     """
     return clone() / "book" / "results" / bench / f"{name}.csv"
 
@@ -104,9 +118,18 @@ def experiments() -> dict[str, Path]:
 
 
 def measurement_of(row: Mapping[str, Any]) -> Measurement:
-    """What a row measured, with its value for every example; an `Accuracy` of top-1, one label an image.
+    """What a row measured.
 
-    A metric of the reader's own is described by the row; it can be compared, not measured again.
+    Parameters
+    ----------
+    row : mapping
+        One of a table of `load_table`.
+
+    Returns
+    -------
+    Measurement
+        With its value for every example; an `Accuracy` of top-1, one label an image. A metric of the reader's
+        own is described by the row; it can be compared, not measured again.
     """
     if row["correct"]:
         bits = np.unpackbits(np.frombuffer(base64.b64decode(row["correct"]), np.uint8))
@@ -130,7 +153,19 @@ def accuracy_of(row: Mapping[str, Any]) -> Accuracy:
 
 
 def measurements(table: pd.DataFrame, **where: Any) -> list[Measurement]:
-    """Of the rows whose columns equal ``where``, in order: one for every calibration draw.
+    """What some rows measured.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `load_table` gives it.
+    **where
+        What columns must equal.
+
+    Returns
+    -------
+    list of Measurement
+        Of the rows whose columns equal ``where``, in order: one for every calibration draw.
 
     Raises
     ------
@@ -188,8 +223,15 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
     Parameters
     ----------
-    conditions
+    table : DataFrame
+        As `load_table` gives it.
+    conditions : sequence of str
         Each ``FIELD=VALUE`` with the value as in YAML; fields are columns, or what an allocation has.
+
+    Returns
+    -------
+    DataFrame
+        One row or more.
 
     Raises
     ------
@@ -211,7 +253,14 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Means over calibration draws, a row for each combination of the columns ``by``.
+    """Means over calibration draws.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows as `load_table` gives them.
+    by : sequence of str
+        Columns; the result has a row for each combination of their values.
 
     Returns
     -------

@@ -79,8 +79,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         if set(COLUMNS) - given - set(LATER) or given - set(COLUMNS) - set(own):
             raise ValueError(
                 f"{path} is not a table of this version of qlib (its columns differ): move it away and "
-                "record "
-                "again"
+                "record again"
             )
         later = {name: cell(value) for name, value in LATER.items()}
         found = [{**later, **own, **row} for row in reader]

@@ -57,9 +57,8 @@ def spread(
 def _alone(call: Callable[[Any], Any], item: Any) -> Any:
     import torch
 
-    torch.set_num_threads(
-        1
-    )  # sums depend on how many threads share them: a row must not depend on how many workers there are
+    # Sums depend on how many threads share them: a row must not depend on how many workers there are
+    torch.set_num_threads(1)
     return call(item)
 
 

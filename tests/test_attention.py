@@ -76,9 +76,8 @@ def test_keys_and_values_of_other_sizes():
 
 
 @pytest.mark.parametrize("make", [torchvision.models.swin_t, torchvision.models.swin_v2_t])
-@pytest.mark.parametrize(
-    "size", [64, 100, 256]
-)  # windows that cover the image, images that need padding, windows that shift
+# Windows that cover the image, images that need padding, windows that shift
+@pytest.mark.parametrize("size", [64, 100, 256])
 def test_shifted_windows_are_what_torchvision_computes(make, size):
     network = make(num_classes=5).eval()
     x = images(2, 3, size)
@@ -114,9 +113,8 @@ def test_layers_and_products_get_quantized_inputs_under_every_configuration(tran
     scores = [
         seen.tensors[n.args[0]] for n in seen.tensors if n.op == "call_function" and n.target is F.softmax
     ]
-    assert all(
-        (levels(tensor) <= 8) == (mode != (False, False)) for tensor in scores
-    )  # scaled, but on a grid
+    # Scaled, but on a grid
+    assert all((levels(tensor) <= 8) == (mode != (False, False)) for tensor in scores)
 
 
 def test_what_a_transformer_weighs(transformer):

@@ -161,12 +161,10 @@ def test_gradients_equal_those_of_the_formula_in_tensor_operations(net, data, sy
             torch.maximum(x, (codes.code_min - codes.zero_point - 0.5) * codes.scale),
             (codes.code_max - codes.zero_point + 0.5) * codes.scale,
         )
-        rounded = (
-            clipped / scale + (fake_quantize(x, codes) / codes.scale - clipped / scale).detach()
-        )  # straight through
-        return torch.where(
-            clipped == x, rounded * scale, fake_quantize(x, codes)
-        )  # what is clipped does not depend on bits
+        # Straight through
+        rounded = clipped / scale + (fake_quantize(x, codes) / codes.scale - clipped / scale).detach()
+        # What is clipped does not depend on bits
+        return torch.where(clipped == x, rounded * scale, fake_quantize(x, codes))
 
     learners = {
         module.fixed.name: module for module in student.modules() if isinstance(module, LearnedQuantizer)
@@ -197,9 +195,8 @@ def test_gradients_equal_those_of_the_formula_in_tensor_operations(net, data, sy
     h = fake_quantize(h.mean((2, 3)), pool.grid)
     out = activation(names[3], F.linear(h, layer(2, "last"), net.last.bias.detach()))
     F.cross_entropy(out, y).backward()
-    at_the_border = (
-        2e-2 if symmetric and grid == "full" else 2e-3
-    )  # the largest weight is half a step beyond the last code
+    # The largest weight is half a step beyond the last code
+    at_the_border = 2e-2 if symmetric and grid == "full" else 2e-3
     assert torch.allclose(weights.parameter.grad, b_w.grad, rtol=at_the_border, atol=1e-6)
     assert torch.allclose(
         activations.parameter.grad, torch.stack([b.grad for b in b_a.values()]), rtol=2e-3, atol=1e-6

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from card_strategies import CARDS
+from choice_strategies import allowed
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -131,26 +132,11 @@ def test_what_is_left_out_is_not_reported():
 
 
 LAYERS = st.dictionaries(st.sampled_from(["default", "fc", "conv1"]), st.integers(2, 16), min_size=1)
-RANGES = st.sampled_from(["minmax", "percentile", "mse"])
-SWITCH = st.booleans()
 CHOICES = {
+    **allowed(),
     "weight_bits": st.integers(2, 16) | LAYERS | st.none(),
     "activation_bits": st.integers(2, 16) | LAYERS | st.none(),
-    "weight_symmetric": SWITCH,
-    "activation_symmetric": SWITCH,
-    "symmetric_grid": st.sampled_from(["full", "restricted", "authors"]),
-    "weight_granularity": st.sampled_from(["per_channel", "per_tensor"]),
-    "activation_granularity": st.sampled_from(["per_tensor", "per_channel"]),
-    "weight_range": RANGES,
-    "activation_range": RANGES,
-    "percentile": st.floats(50, 100, exclude_min=True),
-    "activation_dynamic": SWITCH,
-    "quantize_skip": SWITCH,
-    "quantize_residual": SWITCH,
-    "pooling": st.sampled_from(["high_precision", "low_precision", "float"]),
     "input_bits": st.integers(2, 16) | st.none(),
-    "quantize_output": SWITCH,
-    "calibration_upstream": st.sampled_from(["float", "quantized"]),
     "first_last_bits": st.integers(2, 16) | st.none(),
     "float_layers": st.sampled_from([(), ("fc",), ("fc", "layer1.*")]),
     "bit_choices": st.lists(st.integers(2, 16), min_size=1, max_size=4, unique=True).map(
@@ -250,9 +236,8 @@ def test_a_card_of_recorded_rows(table, cards):
     )
     assert card["seeds"] == len(rows) == 5 and card["weights_hash"] == rows.weights.iloc[0]
     assert card["spread"] == pytest.approx(rows.top1.std(), abs=0.01)
-    assert (
-        card["float_accuracy"]["top1"] == 77.31 and card["max_activation_bytes"] == 4608 * 4
-    )  # a residual in float
+    # A residual in float
+    assert card["float_accuracy"]["top1"] == 77.31 and card["max_activation_bytes"] == 4608 * 4
     assert card.data["deviations"] == {
         "activation_bits": [3, 5, 6, 7, 8],
         "quantize_skip": [False],

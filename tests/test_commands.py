@@ -91,9 +91,8 @@ def test_a_card_says_in_which_precision_its_rows_were_computed(tmp_path):
 def test_run_takes_a_network_and_images_of_ones_own(own, capsys):
     assert main(["run", "weight_bits=4", "--images", "12", "--calibration-images", "6", *own]) == 0
     assert "n = 12" in capsys.readouterr().out
-    assert (
-        main(["run", *own, "weight_bits=4", "activation_bits=5"]) == 0
-    )  # fields last, and all the images of a small folder
+    # Fields last, and all the images of a small folder
+    assert main(["run", *own, "weight_bits=4", "activation_bits=5"]) == 0
     assert (
         "weight_bits=4 activation_bits=5: " in (out := capsys.readouterr().out) and out.count("n = 12)") == 2
     )
@@ -113,9 +112,8 @@ def test_sweep_takes_a_grid_and_any_number_of_processes(own, tmp_path, workers, 
     assert "base in float: " in capsys.readouterr().out
     table = results.load_table(tmp_path / "grid.rows.csv")
     assert len(table) == 3 and set(table.bench) == {"pictures"}
-    assert (
-        (tmp_path / "grid.yaml").read_text().startswith("bench: mine")
-    )  # not overwritten by what stands beside the rows
+    # Not overwritten by what stands beside the rows
+    assert (tmp_path / "grid.yaml").read_text().startswith("bench: mine")
 
 
 def test_loaders_of_ones_own_from_python(tmp_path):
@@ -138,9 +136,8 @@ def test_loaders_of_ones_own_from_python(tmp_path):
         seeds=(0, 1),
     )
     rows = recording.record(grid, tmp_path / "grid.csv", bench=bench, progress=False)
-    assert (
-        len(rows) == 5 and set(rows.bench) == {"mine"} and rows.data.nunique() == 3
-    )  # float, and a draw for each seed
+    # Float, and a draw for each seed
+    assert len(rows) == 5 and set(rows.bench) == {"mine"} and rows.data.nunique() == 3
     draws = [data_hash(bench.calibration(20, seed)) for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2] and sum(len(x) for x, _ in bench.validation(30)) == 30
     quantized = quantize(bench.models["base"], QuantConfig(activation_bits=3), bench.calibration(20))

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import yaml
+from choice_strategies import allowed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,26 +18,11 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_siz
 SOME_BITS = st.integers(2, 16)
 LAYER_BITS = st.one_of(st.integers(2, 32), st.lists(SOME_BITS, min_size=1, max_size=4).map(tuple))
 SIDE = st.one_of(st.none(), SOME_BITS, st.dictionaries(NAMES, LAYER_BITS, max_size=3))
-RANGES = st.sampled_from(["minmax", "percentile", "mse"])
-GRANULARITIES = st.sampled_from(["per_channel", "per_tensor"])
 STRATEGIES = {
+    **allowed(),
     "weight_bits": SIDE,
     "activation_bits": SIDE,
-    "weight_symmetric": st.booleans(),
-    "activation_symmetric": st.booleans(),
-    "symmetric_grid": st.sampled_from(["full", "restricted", "authors"]),
-    "weight_granularity": GRANULARITIES,
-    "activation_granularity": GRANULARITIES,
-    "weight_range": RANGES,
-    "activation_range": RANGES,
-    "percentile": st.floats(50, 100, exclude_min=True),
-    "activation_dynamic": st.booleans(),
-    "quantize_skip": st.booleans(),
-    "quantize_residual": st.booleans(),
-    "pooling": st.sampled_from(["high_precision", "low_precision", "float"]),
     "input_bits": st.one_of(st.none(), SOME_BITS),
-    "quantize_output": st.booleans(),
-    "calibration_upstream": st.sampled_from(["float", "quantized"]),
     "first_last_bits": st.one_of(st.none(), SOME_BITS),
     "float_layers": st.lists(NAMES.filter(str.strip), max_size=3),
     "bit_choices": st.lists(st.integers(1, 16), min_size=1, max_size=5),

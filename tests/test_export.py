@@ -58,9 +58,8 @@ def test_onnx_runtime_gives_the_same_accuracy(written, bench):
     config, path, ours = written
     plain = answers(path, bench.validation(1000), "ORT_DISABLE_ALL")
     assert abs(100 * plain.mean() - ours.top1) <= 0.5 and (plain == ours.correct).mean() > 0.95
-    if (
-        config.activation_bits == 8
-    ):  # at 4 bits another order of float32's additions moves more than that: see the limits page
+    # At 4 bits another order of float32's additions moves more than that: see the limits page
+    if config.activation_bits == 8:
         fused = answers(path, bench.validation(1000), "ORT_ENABLE_ALL")
         assert abs(100 * fused.mean() - ours.top1) <= 0.5
 
@@ -71,9 +70,8 @@ def test_its_card_is_that_of_the_run(written):
     run = QuantizationCard.from_run(config)
     shown = {name for name in FIELDS if NOT_REPORTED not in (card[name], run[name])}
     same_bits = {"first_last_bits"} if config.weight_bits == config.activation_bits == 8 else set()
-    unquantized = (
-        {"pooling", "quantize_output"} if not config.quantize_skip else set()
-    )  # the placement overrules these
+    # The placement overrules these
+    unquantized = {"pooling", "quantize_output"} if not config.quantize_skip else set()
     assert {name for name in shown if card[name] != run[name]} <= same_bits | unquantized
     assert {
         "weight_bits",
@@ -176,9 +174,8 @@ def test_a_saved_network_answers_as_before(bench, tmp_path, fields):
     model = bench.models["base"]
     quantized = quantize(model, config, bench.calibration(32, seed=0))
     save_quantized(quantized, config, tmp_path / "saved")
-    loaded = load_quantized(
-        bench.models["better"], tmp_path / "saved"
-    )  # another network's weights, the same graph
+    # Another network's weights, the same graph
+    loaded = load_quantized(bench.models["better"], tmp_path / "saved")
     with torch.inference_mode():
         assert torch.equal(loaded(images[0][0].clone()), quantized(images[0][0].clone()))
     assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.yaml", "weights.safetensors"]

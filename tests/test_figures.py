@@ -190,9 +190,8 @@ NONSENSE = (
 
 
 @pytest.mark.parametrize("query", NONSENSE)
-def test_an_address_that_makes_no_sense_gives_what_is_usual(
-    show, query
-):  # or, of bits, the nearest that there are
+def test_an_address_that_makes_no_sense_gives_what_is_usual(show, query):
+    # Or, of bits, the nearest that there are
     name = query[1:].split(".")[0]
     page = show(name, query)
     usual = show(name)

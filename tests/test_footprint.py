@@ -17,9 +17,8 @@ MAPS = 16_634_344
 BRANCHES = 5_519_360
 PROJECTIONS = 802_816 + 401_408 + 200_704 + 100_352
 LOGITS = 1000
-SUMS = (
-    BRANCHES - 802_816 - 401_408 - 200_704
-)  # without a stage's last: it feeds layers only, which all quantize it
+# Without a stage's last: it feeds layers only, which all quantize it
+SUMS = BRANCHES - 802_816 - 401_408 - 200_704
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,8 @@ import qlib
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = [*qlib.__all__, "explore"]
 MODULES = [module.name for module in iter_modules(qlib.__path__)]
-GRAMMAR = (
-    "jsonschema",
-    "rfc3987_syntax",
-    "lark",
-)  # Jupyter brings a grammar of addresses, compiled on import
+# Jupyter brings a grammar of addresses, compiled on import
+GRAMMAR = ("jsonschema", "rfc3987_syntax", "lark")
 WHEN_USED = (
     "pandas",
     "torchvision",

@@ -117,9 +117,8 @@ def test_many_families_of_other_libraries_are_recorded(library):
 
 def test_a_network_that_is_read_still_computes_the_same():
     rows = RECORDED[RECORDED.read]
-    assert (rows.layers > 0).all() and (
-        rows.error_float <= rows.error_16 / 10
-    ).all()  # float32's roundings, amplified
+    # Float32's roundings, amplified
+    assert (rows.layers > 0).all() and (rows.error_float <= rows.error_16 / 10).all()
     others = RECORDED[~RECORDED.read]
     assert others.reason.str.len().min() > 20  # why not
 

@@ -77,9 +77,8 @@ def test_static_settings_are_recovered(float_model, tmp_path, form, weights, per
         activation_type=U8,
     )
     card = QuantizationCard.from_onnx(path)
-    mixed = (
-        weights == U8 and per_channel and form == CODES
-    )  # there ONNX Runtime makes weights of convolutions signed after all
+    # There ONNX Runtime makes weights of convolutions signed after all
+    mixed = weights == U8 and per_channel and form == CODES
     assert (
         card["weight_symmetric"] == (NOT_REPORTED if mixed else weights == S8)
         and card["activation_symmetric"] is False

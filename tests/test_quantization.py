@@ -95,9 +95,8 @@ POOLS = {
 @pytest.mark.parametrize("pool", POOLS)
 def test_low_precision_pooling_is_the_rounded_integer_mean_ties_included(pool, options):
     x = torch.randint(-5, 11, (16, 3, 4, 4)).float()
-    x[:, :, 0, :2] = torch.tensor(
-        [-5.0, 10.0]
-    )  # every range is of 15 steps, so values are codes, with zero-point 5
+    # Every range is of 15 steps, so values are codes, with zero-point 5
+    x[:, :, 0, :2] = torch.tensor([-5.0, 10.0])
     config = QuantConfig(None, 4, input_bits=None, pooling="low_precision", first_last_bits=None, **options)
     with torch.no_grad():
         actual = quantize(Pooled(POOLS[pool]), config, x)(x)
@@ -118,10 +117,8 @@ def test_calibration_may_be_a_batch_batches_pairs_or_a_generator():
     pairs = [(part, torch.zeros(len(part))) for part in parts]
     for calibration in ([x], list(parts), parts, pairs, iter(parts)):
         found = quantizers(quantize(network, QuantConfig(4, 4), calibration))
-        for (
-            name,
-            quantizer,
-        ) in expected.items():  # close: a convolution may add in another order for another batch size
+        # Close: a convolution may add in another order for another batch size
+        for name, quantizer in expected.items():
             torch.testing.assert_close(found[name].scale, quantizer.scale)
             assert torch.equal(found[name].zero_point, quantizer.zero_point)
 
@@ -289,9 +286,8 @@ def test_a_copy_of_a_quantized_network_computes_the_same():
             expected = network(x)
             network_copy = copy.deepcopy(network)
             for quantizer in quantizers(network).values():
-                quantizer.grid = make_grid(
-                    torch.tensor(0.0), torch.tensor(0.01), 2
-                )  # the copy must not look here
+                # The copy must not look here
+                quantizer.grid = make_grid(torch.tensor(0.0), torch.tensor(0.01), 2)
             assert torch.equal(network_copy(x), expected)
 
 

@@ -204,9 +204,8 @@ def test_percentile_of_calibration_images_of_different_sizes_is_refused():
     batches = [images(3, 1, 4), images(3, 1, 12)]
     with pytest.raises(ValueError, match="activation_range of 'input.*images of one size"):
         quantize(net, QuantConfig(activation_range="percentile"), batches)
-    grid = quantizers(quantize(net, QuantConfig(), batches))[
-        "input_1"
-    ].grid  # other ranges have no need of it
+    # Other ranges have no need of it
+    grid = quantizers(quantize(net, QuantConfig(), batches))["input_1"].grid
     extent = max(b.max() for b in batches) - min(b.min() for b in batches)
     assert grid.scale.item() == pytest.approx(extent.item() / 255)
 

@@ -231,9 +231,8 @@ def test_a_random_row_of_every_table_is_recomputed(path, image_files):
     assert laboratory.identity(run)["key"] == row["key"]
     now = results.accuracy_of({**laboratory.measure(run), "n": run.images})
     then = results.accuracy_of(row)
-    learned = (
-        run.allocation is not None and run.allocation.learned
-    )  # such a rounding changes the path of all later steps
+    # Such a rounding changes the path of all later steps
+    learned = run.allocation is not None and run.allocation.learned
     assert isinstance(now, Accuracy) and abs(now.top1 - then.top1) < (3 if learned else 2 if foreign else 0.5)
     assert (now.correct != then.correct).mean() < (0.2 if learned or foreign else 0.01)
 

@@ -26,15 +26,8 @@ SITE = ROOT / "_build" / "html"
 PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TOP = urlsplit(site(repository())).path or "/"  # what the host puts before the addresses of the site
-NOT_WRITTEN = {
-    "404",
-    "genindex",
-    "glossary",
-    "index",
-    "py-modindex",
-    "references",
-    "search",
-}  # by us, or the glossary itself
+# By us, or the glossary itself
+NOT_WRITTEN = {"404", "genindex", "glossary", "index", "py-modindex", "references", "search"}
 
 built = pytest.mark.skipif(not PAGES, reason="the site is not built: run `make book` first")
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(SITE).as_posix())

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ipywidgets
 import pytest
 import torch
+from choice_strategies import other_values
 from helpers import FLOAT, Block, images
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,7 +106,8 @@ def test_choices_of_values_by_name_such_as_bits_by_layer(own):
     panel = explore(*own, choices=choices)
     assert panel.config.weight_bits == {"default": 2, layers[-1]: 7} and panel.config.first_last_bits is None
     for index, (bits, ends) in enumerate([({"default": 2, layers[-1]: 7}, None), (3, 8)]):
-        panel.controls["weight_bits"].index = panel.controls["first_last_bits"].index = index
+        panel.controls["weight_bits"].index = index
+        panel.controls["first_last_bits"].index = index
         assert (panel.config.weight_bits, panel.config.first_last_bits) == (bits, ends)
         assert (panel.wait(SOON).accuracy.correct == expected(panel).correct).all()
     assert explore(*own, weight_bits={"default": 5}).config.weight_bits == {"default": 5}
@@ -138,10 +140,8 @@ def test_ten_quick_moves_leave_no_stale_result_and_no_queue(own, monkeypatch):
         panel.wait(0.1)
     gate.set()
     accuracy = panel.wait(SOON).accuracy
-    assert started in (
-        [2, 11, 11],
-        [11, 11],
-    )  # the few images and all of them; whatever ran at first was let go
+    # The few images and all of them; whatever ran at first was let go
+    assert started in ([2, 11, 11], [11, 11])
     assert (
         accuracy.correct == expected(panel).correct
     ).all() and f"<b>{accuracy.top1:.2f} %</b>" in panel._answer.value
@@ -213,22 +213,10 @@ configs = st.fixed_dictionaries(
     }
 )
 OTHER = {
-    "weight_symmetric": True,
-    "activation_symmetric": True,
-    "symmetric_grid": "restricted",
+    **other_values(),
     "percentile": 80.0,
-    "weight_granularity": "per_tensor",
-    "activation_granularity": "per_channel",
-    "weight_range": "mse",
     "input_bits": 2,
-    "activation_range": "mse",
-    "activation_dynamic": True,
-    "pooling": "low_precision",
-    "quantize_output": False,
-    "calibration_upstream": "quantized",
     "first_last_bits": 2,
-    "quantize_skip": False,
-    "quantize_residual": False,
     "float_layers": ("body",),
     "bit_choices": (1,),
 }
@@ -266,7 +254,8 @@ def test_layers_left_in_float_are_chosen_among_those_of_the_network(own):
     assert not control.disabled and panel.config.float_layers == ()
     control.value = ("first", "body")
     assert panel.config.float_layers == ("body", "first") and panel.card["float_layers"] == ["body", "first"]
-    panel.controls["weight_bits"].value = panel.controls["activation_bits"].value = "float"
+    panel.controls["weight_bits"].value = "float"
+    panel.controls["activation_bits"].value = "float"
     assert control.disabled
 
 

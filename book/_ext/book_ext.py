@@ -242,9 +242,8 @@ def _summary(app, doctree):
         for p in paragraphs
         if any(not isinstance(n, nodes.emphasis) for n in p) and p.astext().strip()
     )
-    images = (
-        doctree.findall(nodes.image) if doctree else ()
-    )  # by now their addresses are those of the written page
+    # By now the addresses of images are those of the written page
+    images = doctree.findall(nodes.image) if doctree else ()
     pictures = (
         (n["uri"][n["uri"].index(app.builder.imagedir) :], n.get("alt", ""))
         for n in images

@@ -18,8 +18,9 @@ Batches = Sequence[tuple["Tensor", "Tensor"]]
 
 
 class Bench(Protocol):
-    """Data and networks. Batches are pairs of float32 images ``(b, c, h, w)``, ready for the network, and
-    int64 labels.
+    """Data and networks.
+
+    Batches are pairs of float32 images ``(b, c, h, w)``, ready for the network, and int64 labels.
     """
 
     name: str
@@ -46,11 +47,26 @@ BENCHES = {  # by name: module and what makes it
 
 @dataclass(frozen=True)
 class Loaders:
-    """A bench of your own loaders: ``train`` and ``held_out`` give batches of inputs and targets, such as a
-    ``DataLoader`` does; inputs are a tensor, a tuple or a dictionary of such, targets what ``metric`` takes.
+    """A bench of your own loaders.
 
-    Draws are the first images that ``train`` gives after its seed is set, so a loader that shuffles gives
-    others for every seed; ``held_out`` must not shuffle. ``ValueError`` where a loader has too few images.
+    Parameters
+    ----------
+    name : str
+        Its name.
+    models : mapping
+        Float networks by name.
+    train, held_out : iterable of pairs
+        Give batches of inputs and targets, such as a ``DataLoader`` does; inputs are a tensor, a tuple or a
+        dictionary of such, targets what ``metric`` takes. Draws are the first images that ``train`` gives
+        after its seed is set, so a loader that shuffles gives others for every seed; ``held_out`` must not
+        shuffle.
+    metric : str
+        What is measured.
+
+    Raises
+    ------
+    ValueError
+        When data is asked for, where a loader has too few images.
     """
 
     name: str
@@ -90,12 +106,27 @@ class Loaders:
 
 
 def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
-    """The bench of that name: ``"digits"`` is built in, the modules of the others say what they need. With
-    ``own``, the arguments of `qlib.benches.images.own`, a bench of your own network and images, called
-    ``name``.
+    """The bench of that name.
 
-    Raises ``ValueError`` for a name that is not known or a folder that is not named, ``OSError`` for data
-    that is not there.
+    Parameters
+    ----------
+    name : str
+        ``"digits"`` is built in, the modules of the others say what they need.
+    own : mapping, optional
+        The arguments of `qlib.benches.images.own`: a bench of your own network and images, called ``name``;
+        or ``{"bench": "FILE.py:NAME"}``, one that a file makes.
+
+    Returns
+    -------
+    Bench
+        Data and networks.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not known or a folder that is not named.
+    OSError
+        For data that is not there.
     """
     if own and set(own) == {"bench"}:
         return _own_bench(str(own["bench"]))

@@ -80,7 +80,9 @@ def _stamp(canvas: np.ndarray, glyph: np.ndarray, x, y, half, tangent, quarter, 
     margin = (canvas.shape[1] - SIZE) // 2
     cos = (1 - tangent * tangent) / (1 + tangent * tangent)
     sin = 2 * tangent / (1 + tangent * tangent)
-    cos, sin = np.choose(quarter, (cos, -sin, -cos, sin)), np.choose(quarter, (sin, cos, -sin, -cos))
+    turned = np.choose(quarter, (cos, -sin, -cos, sin))
+    sin = np.choose(quarter, (sin, cos, -sin, -cos))
+    cos = turned
     reach = margin  # the transformed glyph lies within this many pixels of its centre
     left = np.floor(x).astype(np.int64) - reach
     top = np.floor(y).astype(np.int64) - reach

@@ -228,8 +228,7 @@ class ImageBench:
         if missing := sorted(set(train.classes) ^ set(held_out.classes)):
             raise ValueError(
                 f"the training and the validation images of {name!r} have different classes: only one of "
-                "them has "
-                f"{', '.join(missing[:5])}"
+                f"them has {', '.join(missing[:5])}"
             )
         self.name = name
         self.train = train

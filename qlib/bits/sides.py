@@ -131,9 +131,7 @@ class Side:
         }
 
     def set_gradient(self, penalty: float) -> None:
-        """Of the loss: the cross-entropy's by every bitwidth, plus the hinge's, straight through the
-        rounding.
-        """
+        """Of the loss: the metric's by every bitwidth, plus the hinge's, straight through the rounding."""
         gradient = self._gradient()
         if self.average() > self.target:
             gradient = gradient + penalty * (self.elements / self.total).float()

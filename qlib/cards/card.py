@@ -194,7 +194,13 @@ class QuantizationCard:
 
     @classmethod
     def from_yaml(cls, text: str, config_class: type[QuantConfig] = QuantConfig) -> QuantizationCard:
-        """From a card's YAML. Raises ``ValueError`` in one line."""
+        """From a card's YAML.
+
+        Raises
+        ------
+        ValueError
+            In one line.
+        """
         return cls(read_yaml(text), config_class)
 
     @classmethod
@@ -221,8 +227,16 @@ class QuantizationCard:
 
     @classmethod
     def from_onnx(cls, path: str | Path, name: str | None = None, **known: Any) -> QuantizationCard:
-        """What a quantized ONNX model's graph shows, see `qlib.cards.from_onnx`; ``known``: what it does not
-        show.
+        """What a quantized ONNX model's graph shows, see `qlib.cards.from_onnx`.
+
+        Parameters
+        ----------
+        path : path
+            Of the ONNX file.
+        name : str, optional
+            Of the card; ``None`` for the file's.
+        known
+            What the graph does not show.
         """
         from .from_onnx import from_onnx
 

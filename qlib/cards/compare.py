@@ -21,8 +21,20 @@ from .render import shown
 
 @dataclass(frozen=True)
 class Worth:
-    """What a choice was worth when nothing else changed: the accuracy with ``a`` minus that with ``b``, in
-    points, on recorded rows of ``table`` under ``condition``.
+    """What a choice was worth when nothing else changed.
+
+    Parameters
+    ----------
+    field : str
+        The choice.
+    table : str
+        Of recorded rows.
+    a, b
+        Its two values.
+    condition : str
+        Under which the rows were recorded.
+    points : Difference
+        The accuracy with ``a`` minus that with ``b``, in points.
     """
 
     field: str
@@ -40,7 +52,18 @@ class Worth:
 @dataclass(frozen=True)
 class Choice:
     """One field in which two cards differ, or that one of them does not report (``confound``): then nobody
-    can say. ``fields``: among which it is.
+    can say.
+
+    Parameters
+    ----------
+    field : str
+        Its name.
+    a, b
+        Its value on either card.
+    worth : tuple of Worth
+        What it was worth on recorded rows.
+    fields : Fields
+        Among which it is.
     """
 
     field: str

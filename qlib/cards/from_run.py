@@ -134,7 +134,8 @@ def from_rows(
         raise ValueError(
             f"these rows differ in {', '.join(differs)}: a card is about one setting; select by it"
         )
-    row, *_ = records = rows.to_dict("records")
+    records = rows.to_dict("records")
+    row = records[0]
     table = rows if table is None else table
     config = config_class.from_dict({name: row[name] for name in names})
     return {

@@ -54,11 +54,22 @@ PROFILE_SCHEMA = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A choice that the target ``cannot`` run or runs ``slower``, or that is ``unknown`` because the card
-    does not say.
+    """A choice that the target cannot run or runs slower, or of which the card does not say.
 
-    ``value``: of a choice that holds several values, those concerned; ``layers``: the layers that have them,
-    if the card says; ``fields``: those of the card.
+    Parameters
+    ----------
+    field : str
+        The choice.
+    value
+        Of a choice that holds several values, those concerned.
+    verdict : {"cannot", "slower", "unknown"}
+        ``"unknown"`` where the card does not say.
+    why, link : str
+        The reason, and where it is written.
+    layers : tuple of str
+        The layers that have the value, if the card says.
+    fields : Fields
+        Those of the card.
     """
 
     field: str
@@ -169,7 +180,8 @@ def check(card: Card, target: str | Path | Mapping[str, Any]) -> list[Finding]:
                 else "cannot"
             )
             values, layers = by_verdict.setdefault(verdict, ({}, {}))
-            values[value] = layers[layer] = True
+            values[value] = True
+            layers[layer] = True
         for verdict, (values, layers) in by_verdict.items():
             if verdict is not None:
                 value = list(values) if len(values) > 1 else next(iter(values))

@@ -17,11 +17,8 @@ import numpy as np
 from .fields import NOT_REPORTED
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-CODE_LAYERS = (
-    "QLinearConv",
-    "QLinearMatMul",
-    "QGemm",
-)  # inputs: x, its scale and zero-point, w, its scale and zero-point
+# Inputs: x, its scale and zero-point, w, its scale and zero-point
+CODE_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm")
 DYNAMIC_LAYERS = ("ConvInteger", "MatMulInteger")
 WEIGHTED = (*LAYERS, *CODE_LAYERS, *DYNAMIC_LAYERS)
 ADDITIONS = ("Add", "QLinearAdd")
@@ -74,9 +71,8 @@ class Graph:
             ) from None
         try:
             model = onnx.load(str(path), load_external_data=False)  # never follow a path that the file names
-            onnx.checker.check_model(
-                model
-            )  # so that nodes have their inputs and there is no circle among them
+            # So that nodes have their inputs and there is no circle among them
+            onnx.checker.check_model(model)
             nodes = list(model.graph.node)
         except OSError:
             raise
@@ -269,9 +265,8 @@ class Graph:
                 continue
             if node.op_type == "QuantizeLinear" and self.constant(node.input[0]) is None:
                 found.append(self.codes(node.input[1], node.input[2] if len(node.input) > 2 else None))
-            elif node.op_type.startswith(
-                "QLinear"
-            ):  # the output's scale and zero-point follow those of the operands
+            elif node.op_type.startswith("QLinear"):
+                # The output's scale and zero-point follow those of the operands
                 i = 3 if node.op_type in POOLINGS else 6
                 found.append(self.codes(*node.input[i : i + 2]))
             elif node.op_type == "DynamicQuantizeLinear":

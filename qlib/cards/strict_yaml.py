@@ -17,9 +17,8 @@ import yaml
 MAX_BYTES = 1_000_000
 MAX_VALUES = 100_000
 MAX_DEPTH = 20
-BREAKS = re.compile(
-    "[\x85\u2028\u2029]"
-)  # ends of a line to YAML, which are written bare where a text may fold
+# Ends of a line to YAML, which are written bare where a text may fold
+BREAKS = re.compile("[\x85\u2028\u2029]")
 # What YAML forbids or takes for the end of a line, and JSON allows
 BARE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 

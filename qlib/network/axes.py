@@ -34,8 +34,7 @@ _RESHAPES = (
 )
 _ALONG = (  # functions that work along the axis that is their second argument, or all axes
     "mean sum prod amax amin max min argmax argmin std var norm logsumexp cumsum cumprod cummax cummin "
-    "softmax log_softmax "
-    "sort argsort flip roll unbind index_select gather scatter"
+    "softmax log_softmax sort argsort flip roll unbind index_select gather scatter"
 ).split()
 
 

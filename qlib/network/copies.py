@@ -19,15 +19,13 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected a torch.nn.Module, got {type(model).__name__}")
     held = [value for module in model.modules() for value in vars(module).values()]
-    copies: dict[int, object] = {
-        id(d): OrderedDict() for d in held if type(d) is OrderedDict and not d
-    }  # saves half the time
+    # Empty dictionaries are not copied but made anew: it saves half the time
+    copies: dict[int, object] = {id(d): OrderedDict() for d in held if type(d) is OrderedDict and not d}
     shared: dict[tuple, list[nn.Parameter]] = {}
     for parameter in model.parameters():
         shared.setdefault(same_tensor(parameter), []).append(parameter)
-    for several in (
-        parameters for parameters in shared.values() if len(parameters) > 1
-    ):  # one memory: one tensor
+    # One memory: one tensor
+    for several in (parameters for parameters in shared.values() if len(parameters) > 1):
         copies |= dict.fromkeys(map(id, several), copy.deepcopy(several[0]))
     for nested in (False, True):
         tensors = pytree.tree_leaves([dict(vars(m)) for m in model.modules()]) if nested else held

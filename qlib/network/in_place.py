@@ -35,8 +35,7 @@ def without_in_place(module: fx.GraphModule) -> None:
         if root.op == "get_attr":
             raise ValueError(
                 f"{place_of(node)} changes {root.target!r} in place while it runs: compute a new tensor "
-                "instead, "
-                f"{way_out(node)}"
+                f"instead, {way_out(node)}"
             )
         before = [n for n in _same_memory(root, module) if order.get(n, order[node]) < order[node]]
         later = {n: [u for u in n.users if order[u] > order[node]] for n in before}

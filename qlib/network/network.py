@@ -64,16 +64,34 @@ class Operation:
 
 @dataclass
 class Network:
-    """A folded, traced network in evaluation mode, its operations by node, and its weight layers in execution
-    order.
+    """A folded, traced network in evaluation mode.
 
-    ``aside``: nodes that hold shapes, or follow from parameters alone; to a quantizer they are not there.
-    ``tied``: layers whose weight is that of an earlier one, and the first that has it. ``folds``: the layer
-    and the batch norm that every folded layer is made of. ``rounded``: whether weights were computed first,
-    so that float32 rounded them once more. ``channels``: by node, the axis of channels of what it gives,
-    where that is known. ``moves_examples``: an operation after which examples may no longer be the first
-    axis, or nothing. ``given``: a copy of what was read, where there is one at hand. ``float_layers``: those
-    that it was read with. ``unverified``: the network given, until what was read has been compared with it.
+    Parameters
+    ----------
+    module
+        The graph that is run.
+    operations
+        By node.
+    layers
+        Its weight layers, in execution order.
+    aside
+        Nodes that hold shapes, or follow from parameters alone; to a quantizer they are not there.
+    tied
+        Layers whose weight is that of an earlier one, and the first that has it.
+    folds
+        The layer and the batch norm that every folded layer is made of.
+    rounded
+        Whether weights were computed first, so that float32 rounded them once more.
+    channels
+        By node, the axis of channels of what it gives, where that is known.
+    moves_examples
+        An operation after which examples may no longer be the first axis, or nothing.
+    given
+        A copy of what was read, where there is one at hand.
+    float_layers
+        Those that it was read with.
+    unverified
+        The network given, until what was read has been compared with it.
     """
 
     module: fx.GraphModule
@@ -127,13 +145,26 @@ class Network:
 def read(model: nn.Module | Network, example: object = None, float_layers: tuple[str, ...] = ()) -> Network:
     """Trace a copy of ``model`` in evaluation mode, fold its batch norms and classify its operations.
 
-    ``model``: a module; or a network that was read before, of which a copy is given. ``example``: inputs of a
-    few examples, as the network takes them (a tensor, a tuple, or a dictionary by name), where there are
-    some: they say which inputs are given, and how many axes tensors have. ``float_layers``: as in
-    `QuantConfig`.
+    Parameters
+    ----------
+    model : nn.Module or Network
+        A module; or a network that was read before, of which a copy is given.
+    example : Tensor, tuple or dict, optional
+        Inputs of a few examples, as the network takes them (a tensor, a tuple, or a dictionary by name),
+        where there are some: they say which inputs are given, and how many axes tensors have.
+    float_layers : tuple of str
+        As in `QuantConfig`.
 
-    Raises ``ValueError`` naming the layer when the model cannot be traced, holds weights that are not
-    convolution or linear layers, or no weights at all; and when a weight is NaN or infinite.
+    Returns
+    -------
+    Network
+        Not compared yet with what was given: see `verify`.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer when the model cannot be traced, holds weights that are not convolution or linear
+        layers, or no weights at all; and when a weight is NaN or infinite.
     """
     if isinstance(model, Network):
         if model.float_layers != float_layers:
@@ -153,9 +184,8 @@ def read(model: nn.Module | Network, example: object = None, float_layers: tuple
     _refuse_other_weights(module)
     folds = fold_batch_norms(module, functools.cache(lambda: _ranks(module, example)))
     separate_elements(module)
-    module.graph.eliminate_dead_code(
-        lambda node: known_name(node) not in VIEWS
-    )  # which rewrites have made idle
+    # Rewrites have made views idle
+    module.graph.eliminate_dead_code(lambda node: known_name(node) not in VIEWS)
     module.recompile()
     network = Network(module, {}, folds=folds, rounded=rounded, given=given, float_layers=float_layers)
     network.unverified = model
@@ -168,9 +198,8 @@ def read(model: nn.Module | Network, example: object = None, float_layers: tuple
         raise ValueError(f"{type(model).__name__} has no convolution or linear layer: {why}")
     for name, parameter in [*module.named_parameters(), *module.named_buffers()]:
         if not isinstance(parameter, nn.Parameter):
-            parameter = parameter.masked_fill(
-                parameter == float("-inf"), 0
-            )  # which masks of attention may hold
+            # Masks of attention may hold -inf
+            parameter = parameter.masked_fill(parameter == float("-inf"), 0)
         if parameter.is_floating_point() and not parameter.is_meta and not torch.isfinite(parameter).all():
             raise ValueError(
                 f"{name} holds NaN or infinity (after folding batch norm): mend the weights first"
@@ -249,9 +278,8 @@ def _refuse_unknown_layer(node: fx.Node, layer: nn.Module) -> None:
     if weights and not fine:
         raise ValueError(
             f"layer {node.target!r} ({type(layer).__name__}) holds the weight {weights[0]!r}, and only "
-            "convolution "
-            "(Conv1d to Conv3d, also transposed) and Linear layers can be quantized: replace it by these, "
-            f"{way_out(node)}"
+            "convolution (Conv1d to Conv3d, also transposed) and Linear layers can be quantized: replace it "
+            f"by these, {way_out(node)}"
         )
 
 
@@ -279,7 +307,8 @@ def _classify(network: Network) -> None:
             continue
         kind = kind_of(node, module, network.aside)
         path = node.target if node.op == "call_module" else place_of(node) + "." + (label(node) or node.name)
-        stem = name = str(path).removeprefix(f"{TOP}.")
+        stem = str(path).removeprefix(f"{TOP}.")
+        name = stem
         number = 1
         while name in taken:
             name = f"{stem}_{number}"

@@ -33,7 +33,8 @@ def overwritten(whole: Tensor, part: Tensor, path: Sequence[tuple]) -> Tensor:
     ``path``: names of methods (or properties) of tensors, each with its arguments, called one on the result
     of the other.
     """
-    whole = view = whole.clone()
+    whole = whole.clone()
+    view = whole
     for name, args, kwargs in path:
         step = getattr(view, name)
         view = step(*args, **kwargs) if callable(step) else step

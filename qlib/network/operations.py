@@ -65,16 +65,14 @@ TABLE: dict[Kind, Known] = {
     Kind.WEIGHT: Known(
         WEIGHT_LAYERS,
         "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear bilinear "
-        "embedding "
-        "embedding_bag multi_head_attention_forward",
+        "embedding embedding_bag multi_head_attention_forward",
     ),
     Kind.ADD: Known(names="add"),
     Kind.MULTIPLY: Known(names="mul multiply"),
     Kind.CONCAT: Known(names="cat concat concatenate", functions=(overwritten,)),
     Kind.PRODUCT: Known(
         names="matmul bmm mm einsum baddbmm addbmm addmm addmv addr mv dot vdot vecdot inner outer ger "
-        "tensordot multi_dot "
-        "chain_matmul matrix_power cdist kron"
+        "tensordot multi_dot chain_matmul matrix_power cdist kron"
     ),
     Kind.POOL: Known(
         (
@@ -107,14 +105,11 @@ TABLE: dict[Kind, Known] = {
             nn.ChannelShuffle,
         ),
         "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d boolean_dispatch pad "
-        "dropout dropout1d "
-        "dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout stochastic_depth "
-        "drop_block2d flatten view "
-        "reshape permute transpose squeeze unsqueeze chunk split tensor_split narrow select getitem "
-        "contiguous clone detach "
-        "expand pixel_shuffle pixel_unshuffle channel_shuffle t T mT movedim moveaxis swapaxes swapdims "
-        "unflatten roll flip "
-        "amax amin max min unbind tile repeat _patch_merging_pad",
+        "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout "
+        "stochastic_depth drop_block2d flatten view reshape permute transpose squeeze unsqueeze chunk split "
+        "tensor_split narrow select getitem contiguous clone detach expand pixel_shuffle pixel_unshuffle "
+        "channel_shuffle t T mT movedim moveaxis swapaxes swapdims unflatten roll flip amax amin max min "
+        "unbind tile repeat _patch_merging_pad",
         (windows, image_of_windows, single, of_rank),
     ),
     Kind.ACTIVATION: Known(
@@ -143,42 +138,28 @@ TABLE: dict[Kind, Known] = {
     Kind.OTHER: Known(
         NORMS,
         "layer_norm group_norm batch_norm instance_norm rms_norm normalize softmax log_softmax sub subtract "
-        "rsub div divide "
-        "truediv floordiv true_divide pow exp exp2 log sqrt rsqrt reciprocal abs neg sin cos clamp clip "
-        "clamp_min clamp_max "
-        "where maximum minimum masked_fill masked_select gather take_along_dim index_select index_add "
-        "scatter take "
-        "expand_as view_as reshape_as type_as to float double half stack hstack vstack broadcast_to lerp "
-        "addcmul addcdiv "
-        "eq ne lt le gt ge and_ or_ xor logical_and logical_or logical_not sum prod cumsum var std norm "
-        "interpolate "
-        "grid_sample fold unfold size dim numel shape ndim dtype device is_cuda copy_ fill_ zeros_like "
-        "ones_like",
+        "rsub div divide truediv floordiv true_divide pow exp exp2 log sqrt rsqrt reciprocal abs neg sin cos "
+        "clamp clip clamp_min clamp_max where maximum minimum masked_fill masked_select gather "
+        "take_along_dim index_select index_add scatter take expand_as view_as reshape_as type_as to float "
+        "double half stack hstack vstack broadcast_to lerp addcmul addcdiv eq ne lt le gt ge and_ or_ xor "
+        "logical_and logical_or logical_not sum prod cumsum var std norm interpolate grid_sample fold unfold "
+        "size dim numel shape ndim dtype device is_cuda copy_ fill_ zeros_like ones_like",
         (masked,),
     ),
 }
 SHAPES = frozenset("size dim numel shape ndim dtype device is_cuda".split())
 VIEWS = frozenset(  # what they give may be the same memory as what they got
     "flatten view reshape permute transpose squeeze unsqueeze chunk split tensor_split narrow select getitem "
-    "contiguous detach "
-    "expand t T mT movedim moveaxis swapaxes swapdims unflatten unbind diagonal dropout to float data hsplit "
-    "vsplit dsplit "
-    "view_as type_as adjoint real ravel pos positive reshape_as expand_as broadcast_to split_with_sizes "
-    "unsafe_chunk "
-    "unsafe_split as_strided sum_to_size mH cpu dropout1d dropout2d dropout3d alpha_dropout "
-    "feature_alpha_dropout".split()
+    "contiguous detach expand t T mT movedim moveaxis swapaxes swapdims unflatten unbind diagonal dropout to "
+    "float data hsplit vsplit dsplit view_as type_as adjoint real ravel pos positive reshape_as expand_as "
+    "broadcast_to split_with_sizes unsafe_chunk unsafe_split as_strided sum_to_size mH cpu dropout1d "
+    "dropout2d dropout3d alpha_dropout feature_alpha_dropout".split()
 )
 TUPLES = frozenset("chunk split tensor_split unbind".split())  # keep the grid, and give several tensors
 _BY_NAME = {name: kind for kind, known in TABLE.items() for name in known.names.split()}
 _BY_FUNCTION = {function: kind for kind, known in TABLE.items() for function in known.functions}
-_TRUSTED = (
-    "torch",
-    "torchvision",
-    "_operator",
-    "operator",
-    "builtins",
-    "math",
-)  # whose functions the names are
+# Whose functions the names are
+_TRUSTED = ("torch", "torchvision", "_operator", "operator", "builtins", "math")
 
 
 def layer_of(node: fx.Node, module: nn.Module) -> nn.Module | None:

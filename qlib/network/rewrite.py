@@ -81,9 +81,8 @@ def compute_constants(module: fx.GraphModule) -> bool:
         if node.op == "get_attr" or not wanted:
             continue
         if isinstance(value, Tensor):
-            weighs = all(
-                user.target in AS_LAYERS for user in wanted
-            )  # and so is seen to share memory, if it does
+            # A weight is not copied, and so is seen to share memory, if it does
+            weighs = all(user.target in AS_LAYERS for user in wanted)
             value = value.detach() if weighs else value.detach().clone()
             module.register_buffer(name := free_name(module, f"constant_{node.name}"), value)
             with graph.inserting_before(node):
@@ -160,9 +159,8 @@ def _layer_path(
         else place_of(node)
     )
     there = dict(module.named_modules()).get(path)
-    bare = type(there) is nn.Module and not list(
-        there.children()
-    )  # what is left of a layer that was traced into
+    # What is left of a layer that was traced into
+    bare = type(there) is nn.Module and not list(there.children())
     wanted = {n.target for n in module.graph.nodes if n.op == "get_attr" and n.target.startswith(f"{path}.")}
     free = (there is None or bare) and wanted <= {f"{path}.weight", f"{path}.bias"}
     called = any(n.op == "call_module" and n.target == path for n in module.graph.nodes)
@@ -192,9 +190,8 @@ def _layer(kind: type[nn.Module], weight: Tensor, bias: Tensor | None, **options
 # ------------------------------------------------------------------------------------------------------------
 # Batch norms
 
-Folds = dict[
-    str, tuple[nn.Module, nn.Module]
-]  # the layer and the batch norm that a folded layer is made of, by its path
+# The layer and the batch norm that a folded layer is made of, by its path
+Folds = dict[str, tuple[nn.Module, nn.Module]]
 
 
 def fold_batch_norms(module: fx.GraphModule, ranks: Callable[[], dict[fx.Node, int]]) -> Folds:
@@ -226,8 +223,7 @@ def fold_batch_norms(module: fx.GraphModule, ranks: Callable[[], dict[fx.Node, i
         if norm.running_mean is None:
             raise ValueError(
                 f"batch norm {node.target!r} keeps no running statistics, so it cannot be folded: give it "
-                "some, "
-                f"{way_out(node)}"
+                f"some, {way_out(node)}"
             )
         rank = ranks().get(before) if isinstance(layer, nn.Linear) else 2
         if rank not in (None, 2):
@@ -240,8 +236,7 @@ def fold_batch_norms(module: fx.GraphModule, ranks: Callable[[], dict[fx.Node, i
         if rank is None:
             why = (
                 f"batch norm {node.target!r} is folded into {before.target!r}, which is right for inputs (n, "
-                "features) "
-                "alone: pass data (calibration, or an example input) so that this can be known"
+                "features) alone: pass data (calibration, or an example input) so that this can be known"
             )
             entering = before.all_input_nodes[0]
             with module.graph.inserting_before(before):

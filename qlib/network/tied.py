@@ -44,8 +44,7 @@ def tied_layers(network: Network) -> dict[str, str]:
             if _form(operation, network) != _form(earlier, network):
                 raise ValueError(
                     f"{operation.name!r} and {earlier.name!r} share a weight, but not its axis of output "
-                    "channels: "
-                    f"give them weights of their own, {way_out(operation.node)}"
+                    f"channels: give them weights of their own, {way_out(operation.node)}"
                 )
             tied[operation.node.target] = earlier.node.target
     _refuse_overlaps(owners)
@@ -66,7 +65,7 @@ def _refuse_overlaps(owners: dict[tuple, Operation]) -> None:
             if start < other_end and other_start < end and not (operation.in_float and other.in_float):
                 raise ValueError(
                     f"the weights of {other.name!r} and {operation.name!r} are different views of one "
-                    "tensor, whose "
-                    f"codes cannot serve both: give them weights of their own, {way_out(operation.node)}"
+                    "tensor, whose codes cannot serve both: give them weights of their own, "
+                    f"{way_out(operation.node)}"
                 )
         seen[storage].append((start, end, operation))

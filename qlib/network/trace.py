@@ -160,8 +160,7 @@ def _way_out(error: Exception, path: list[str]) -> str:
         return f"Leave that module in float: {left}"
     return (
         "Control flow that depends on values or shapes of tensors must be rewritten, moved into a function "
-        "marked by "
-        f"torch.fx.wrap, or moved into a module that is left in float: {left}"
+        f"marked by torch.fx.wrap, or moved into a module that is left in float: {left}"
     )
 
 
@@ -284,7 +283,8 @@ class _Tracer(fx.Tracer):
         with self._replaced_forward(m, path):
             result = super().call_module(m, forward, args, kwargs)
         self.path.pop()
-        call = self.calls[path] = self.calls.get(path, 0) + 1
+        call = self.calls.get(path, 0) + 1
+        self.calls[path] = call
         if isinstance(result, fx.Proxy):
             result.node.meta.setdefault("gives", []).append((path, call))
         return result

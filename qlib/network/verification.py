@@ -25,11 +25,26 @@ LEAST_SPREAD = 1e-5  # of outputs, relative to their size: below, what examples 
 def verify(
     model: nn.Module, network: Network, inputs: Any, what: str, float_layers: tuple[str, ...] = ()
 ) -> None:
-    """Compare once what was read (``network``) with what was given (``model``), on up to four examples, both
-    in float64.
+    """Compare once what was read with what was given, on up to four examples, both in float64.
 
-    ``inputs``: of a batch, which ``what`` names. Raises ``ValueError`` naming the first layer whose outputs
-    differ, if those of the networks differ by more than 1e-6 of how much they differ between examples.
+    Parameters
+    ----------
+    model : nn.Module
+        What was given.
+    network : Network
+        What was read.
+    inputs : Tensor, tuple or dict
+        Of a batch.
+    what : str
+        The name of that batch, for errors.
+    float_layers : tuple of str
+        Those that it was read with.
+
+    Raises
+    ------
+    ValueError
+        Naming the first layer whose outputs differ, if those of the networks differ by more than 1e-6 of how
+        much they differ between examples.
     """
     inputs = on(inputs, device_of(model))
     given = network.given or evaluation_copy(model)
@@ -66,8 +81,7 @@ def _refuse(model: nn.Module, given: nn.Module, found: Network, inputs: Any, exp
     if not again:
         raise ValueError(
             f"{type(model).__name__} gives other outputs when it is run again, in evaluation mode: look for "
-            "dropout "
-            "or random numbers that evaluation mode does not switch off"
+            "dropout or random numbers that evaluation mode does not switch off"
         )
     left = (
         "move it into a module and leave that in float"
@@ -76,8 +90,7 @@ def _refuse(model: nn.Module, given: nn.Module, found: Network, inputs: Any, exp
     )
     raise ValueError(
         f"{type(model).__name__} was read wrongly: the outputs of {where} differ from those of the network "
-        "given. "
-        f"Write that part in other words, or {left}"
+        f"given. Write that part in other words, or {left}"
     )
 
 

@@ -18,9 +18,20 @@ from .figure import Figure
 def card_comparison(
     cards: Mapping[str, QuantizationCard], first: str | None = None, second: str | None = None
 ) -> Figure:
-    """A figure in which a reader picks two of ``cards`` and a target. It says what
-    `QuantizationCard.differences` and `QuantizationCard.fits` say. ``first``, ``second``: those that are
-    compared at the beginning.
+    """A figure in which a reader picks two cards and a target; it says what `QuantizationCard.differences`
+    and `QuantizationCard.fits` say.
+
+    Parameters
+    ----------
+    cards : mapping
+        Two or more, by name.
+    first, second : str, optional
+        Those that are compared at the beginning.
+
+    Returns
+    -------
+    Figure
+        Acts without a kernel.
     """
     if len(cards) < 2:
         raise ValueError(f"a comparison needs two cards, got {len(cards)}")

@@ -46,9 +46,16 @@ def _address(name: str) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure drawn by ``<name>.js`` from ``state`` (what JSON can hold). ``fallback``: HTML shown where no
-    script runs, as in print made without one, and to search engines. A notebook shows it as a cell's last
-    value.
+    """A figure that a script draws. A notebook shows it as a cell's last value.
+
+    Parameters
+    ----------
+    name : str
+        ``<name>.js`` draws it.
+    state : mapping
+        From this: what JSON can hold.
+    fallback : str
+        HTML shown where no script runs, as in print made without one, and to search engines.
     """
 
     name: str

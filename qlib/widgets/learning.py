@@ -9,11 +9,26 @@ from .figure import Figure, table
 
 
 def learning_steps(learned: LearnedBitwidths, limit: float, kind: str = "weight") -> Figure:
-    """A figure with a slider over the steps of ``learned.history``, which begins at the step that was kept.
+    """A figure with a slider over the steps of learning, which begins at the step that was kept.
 
-    ``limit``: of the average bits. ``kind``: whose bits, ``"weight"`` or ``"activation"``; rounded as the
-    learner rounds them, of a layer with bits by channel their mean. Raises ``ValueError`` where no bits of
-    that kind were learned.
+    Parameters
+    ----------
+    learned : LearnedBitwidths
+        Its ``history`` has the steps.
+    limit : float
+        Of the average bits.
+    kind : {"weight", "activation"}
+        Whose bits; rounded as the learner rounds them, of a layer with bits by channel their mean.
+
+    Returns
+    -------
+    Figure
+        Acts without a kernel.
+
+    Raises
+    ------
+    ValueError
+        No bits of that kind were learned.
     """
     history = learned.history
     config = learned.config
@@ -22,9 +37,8 @@ def learning_steps(learned: LearnedBitwidths, limit: float, kind: str = "weight"
         raise ValueError(
             f"no {kind} bits were learned; columns of history are {', '.join(history.columns[:8])} ..."
         )
-    choices = np.array(
-        [b for b in config.bit_choices if b > getattr(config, f"{kind}_symmetric")]
-    )  # which need two bits
+    # Symmetric grids need two bits
+    choices = np.array([b for b in config.bit_choices if b > getattr(config, f"{kind}_symmetric")])
     values = history[[f"{kind}:{name}" for name in layers]].to_numpy(float)
     bits = choices[np.searchsorted((choices[1:] + choices[:-1]) / 2, values)].tolist()
     average = history[f"average_{kind}_bits"]

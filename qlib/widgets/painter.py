@@ -27,8 +27,22 @@ _ALIKE = QuantConfig(first_last_bits=None)
 def bits_painter(model: nn.Module, example_input: Tensor, presets: Presets, side: str = "weights") -> Figure:
     """The painter for a page without a kernel: sizes equal those of `qlib.footprint`.
 
-    ``presets``: by name, a configuration whose bits the painter starts from, and what is known of its
-    accuracy (one sentence). ``side``: whose bars are shown at first, ``"weights"`` or ``"maps"``.
+    Parameters
+    ----------
+    model : nn.Module
+        The float network.
+    example_input : Tensor
+        A batch ``(n, ...)``; its values do not matter.
+    presets : mapping
+        By name, a configuration whose bits the painter starts from, and what is known of its accuracy (one
+        sentence).
+    side : {"weights", "maps"}
+        Whose bars are shown at first.
+
+    Returns
+    -------
+    Figure
+        Acts without a kernel.
     """
     state = painter_state(model, example_input, presets, side)
     name, (config, recorded) = next(iter(presets.items()))
@@ -169,7 +183,20 @@ def paint_bits(
 ) -> Painter:
     """Bars of bits by layer to drag, with sizes at once and, where there is a kernel, accuracy below.
 
-    ``presets``, ``side``: as for `bits_painter`; without presets, those recorded on the bench. ``start``:
-    other fields of `QuantConfig`.
+    Parameters
+    ----------
+    bench : Bench
+        Whose network is painted.
+    network : str
+        Its name.
+    presets, side
+        As for `bits_painter`; without presets, those recorded on the bench.
+    **start
+        Other fields of `QuantConfig`.
+
+    Returns
+    -------
+    Painter
+        A notebook shows it as a cell's last value.
     """
     return Painter(bench, network, presets or recorded_presets(bench.name), side, **start)

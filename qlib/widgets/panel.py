@@ -241,7 +241,13 @@ class Panel:
 
     @property
     def config(self) -> QuantConfig:
-        """What the controls say. Raises ``ValueError`` where they contradict one another."""
+        """What the controls say.
+
+        Raises
+        ------
+        ValueError
+            They contradict one another.
+        """
         return self.config_class(**self._said())
 
     @property
@@ -274,8 +280,17 @@ class Panel:
         return QuantizationCard.from_run(config, baseline=self.baseline, **measured, **known)
 
     def wait(self, timeout: float | None = None) -> Panel:
-        """Return when the present setting is measured, or found to be impossible; ``TimeoutError`` after
-        ``timeout`` seconds.
+        """Return when the present setting is measured, or found to be impossible.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            In seconds.
+
+        Raises
+        ------
+        TimeoutError
+            It takes longer.
         """
         with self._changed:
             if not self._changed.wait_for(self._settled, timeout):
@@ -450,7 +465,8 @@ def _stop(panel: weakref.ref[Panel]) -> None:
     """End what a panel measures before the interpreter goes away beneath it."""
     if (alive := panel()) is not None and (thread := alive._thread) is not None:
         with alive._changed:
-            alive._move = alive._measured = alive._move + 1
+            alive._move += 1
+            alive._measured = alive._move
         thread.join(5)
 
 

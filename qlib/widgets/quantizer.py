@@ -70,13 +70,25 @@ def measure(
     granularity: str = "per_tensor",
     channel: int | None = None,
 ) -> dict[str, Any]:
-    """What a quantizer does to a tensor ``(channels, values)``: the numbers that the explorer shows.
+    """What a quantizer does to a tensor: the numbers that the explorer shows.
 
-    ``grid``: the kind of symmetric grid. ``channel``: look at this one only; with ``per_tensor`` its range is
-    still that of all. Gives smallest and largest ``scale`` and ``zero_point``, ``levels`` that occur (a mean
-    over channels where each has its own), percent ``clipped`` (beyond the outermost values of codes), mean
-    squared ``error`` and its parts by ``rounding`` and by ``clipping``, and the signal-to-noise ratio ``snr``
-    in decibels.
+    Parameters
+    ----------
+    rows : Tensor
+        ``(channels, values)``.
+    bits, percentile, symmetric, granularity
+        As in `QuantConfig`.
+    grid : str
+        The kind of symmetric grid.
+    channel : int, optional
+        Look at this one only; with ``per_tensor`` its range is still that of all.
+
+    Returns
+    -------
+    dict
+        Smallest and largest ``scale`` and ``zero_point``, ``levels`` that occur (a mean over channels where
+        each has its own), percent ``clipped`` (beyond the outermost values of codes), mean squared ``error``
+        and its parts by ``rounding`` and by ``clipping``, and the signal-to-noise ratio ``snr`` in decibels.
     """
     make = partial(make_grid, bits=bits, symmetric=symmetric, symmetric_grid=grid)
     wide = rows if granularity == "per_channel" else rows.reshape(1, -1)

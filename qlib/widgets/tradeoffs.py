@@ -59,9 +59,24 @@ RULES = {"minmax": "min/max", "mse": "squared error"}
 def tradeoff_explorer(
     lesson: str | None = None, benches: Iterable[str] = ("digits", "cifar10-jpeg", "imagenet")
 ) -> Figure:
-    """The figure, from the tables of ``book/explorer.yaml`` that are recorded on ``benches``: all of them, or
-    those of a lesson, such as ``"03-skip-and-residual"``. It acts without a kernel. Raises ``ValueError`` for
-    a lesson that has no table.
+    """The figure, from the tables of ``book/explorer.yaml``; it acts without a kernel.
+
+    Parameters
+    ----------
+    lesson : str, optional
+        Whose tables are shown, such as ``"03-skip-and-residual"``; ``None`` for all of them.
+    benches : iterable of str
+        On which they are recorded.
+
+    Returns
+    -------
+    Figure
+        With what is recorded.
+
+    Raises
+    ------
+    ValueError
+        For a lesson that has no table.
     """
     plan = yaml.safe_load((results.clone() / "book" / "explorer.yaml").read_text("utf8"))
     lessons = sorted({entry["lesson"] for entry in plan["tables"]})
