@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from qlib import compare, results
+from qlib.book import evidence
 from qlib.evaluation import mean_of
 from qlib.intervals import agresti_min, two_way
 from qlib.metrics import MSE, Accuracy, Measurement
@@ -231,3 +232,40 @@ def test_for_images_only_half_of_the_intervals_miss_zero_where_seeds_vary_as_our
     of_images = (of_examples + inner / 5) / n
     missed = 2 * stats.norm.sf(1.96 * (of_images / (of_images + of_seeds / 5)) ** 0.5)
     assert missed > 0.5
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What the recorded rows say by this rule, and what an audit with code of its own found
+
+
+@pytest.mark.parametrize(
+    "words, bench, before, each, after",
+    [
+        ("hard pseudo", "cifar10-jpeg", (-1.35, -0.07), (-3.4, -3.4, 4.7, 0.7, -2.1), (-5.0, 3.6)),
+        ("end layers", "digits", (0.62, 1.39), (0.1, 2.3, -0.1, 1.0, 1.6), (-0.2, 2.2)),
+        ("end layers", "cifar10-jpeg", (1.20, 2.33), (-1.2, 3.4, 1.7, 2.4, 2.5), (-0.4, 4.0)),
+        ("at an average of 6", "cifar10-jpeg", (-0.08, 0.89), (-0.3, 0.1, 1.4), (-1.4, 2.2)),
+    ],
+)
+def test_four_verdicts_flip_because_seeds_vary(words, bench, before, each, after):
+    (claim,) = (claim for claim in evidence.claims() if claim["claim"].startswith(words))
+    found = evidence.measured(claim, bench)
+    assert [round(points, 1) for points in found.seeds] == list(each)
+    change = evidence.change(claim, bench)
+    assert change.interval_before == pytest.approx(before, abs=0.006)
+    assert found.interval == change.interval_after == pytest.approx(after, abs=0.051)
+    assert (change.before, change.after, change.why) == ("holds", "undecided here", "seeds vary")
+
+
+def test_a_limit_of_a_fiftieth_of_a_bit_more_is_no_certain_difference():
+    table = results.load_table(results.table_path("cifar10-jpeg", "first-last-learned"))
+    table = results.with_allocation(table)
+    table = table[[bits is None for bits in table.first_last_bits]]
+    limits = sorted(x for x in set(table.target_weight_bits) if round(x, 2) in (3, 3.02))
+    some, more = (results.accuracies(table, target_weight_bits=limit) for limit in limits)
+    found = compare(more, some)
+    images = evidence._interval_before(more, some)
+    assert found.value == pytest.approx(-1.91, abs=0.006)
+    assert images == pytest.approx((-2.36, -1.46), abs=0.006)
+    assert (round(min(found.seeds), 1), round(max(found.seeds), 1)) == (-6.7, 2.1)
+    assert found.verdict() == "undecided here"
