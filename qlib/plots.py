@@ -210,7 +210,7 @@ def paired_gains(
     ax: Axes | None = None,
 ) -> Axes:
     """Paired differences in points against ``x``, a line per entry of ``gains``, with their 95 %
-    intervals.
+    intervals; where there are several seeds, each as a dot.
     """
     ax = ax or plt.subplots()[1]
     for i, ((name, differences), colour) in enumerate(zip(gains.items(), colours, strict=True)):
@@ -223,6 +223,9 @@ def paired_gains(
         ax.errorbar(
             at, points, yerr=ends, color=colour, marker=MARKERS[i], markersize=6, capsize=3, label=name
         )
+        for place, difference in zip(at, differences, strict=True):
+            if len(difference.seeds) > 1:
+                ax.plot([place] * len(difference.seeds), difference.seeds, ".", color=colour, alpha=0.5)
     ax.axhline(0, color=COLOURS["grey"], linewidth=1)
     ax.set(xlabel=xlabel, ylabel=_difference(gains), xticks=list(x))
     ax.legend()
