@@ -1,4 +1,4 @@
-"""95 % intervals: of a share, of a mean."""
+"""95 % intervals: of a share, of a mean, of a mean over seeds and examples."""
 
 from __future__ import annotations
 
@@ -26,4 +26,58 @@ def around(centre: float, values: np.ndarray) -> tuple[float, float]:
     from scipy.special import stdtrit
 
     half = float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / n**0.5
+    return centre - half, centre + half
+
+
+def agresti_min(differences: np.ndarray) -> tuple[float, float]:
+    """Centre and variance of a paired difference of shares.
+
+    Parameters
+    ----------
+    differences
+        ``(n,)``, of one example each, between -1 and 1.
+
+    Source
+    ------
+    Agresti and Min (2005): half an example is added to each cell of the two-by-two table of (in)correct
+    answers, so the variance is above zero even where the two never disagree.
+    """
+    n = len(differences) + 2
+    centre = float(differences.sum()) / n
+    return centre, ((float((differences**2).sum()) + 1) / n - centre**2) / n
+
+
+def two_way(centre: float, values: np.ndarray, floor: float = 0.0) -> tuple[float, float]:
+    """The 95 % interval around ``centre`` of a mean over seeds and examples, both of which are random.
+
+    Parameters
+    ----------
+    values
+        ``(seeds, examples)``: one of each seed and example; of a comparison, the value on one side minus
+        that on the other.
+    floor
+        The least that the variance of the mean may be.
+
+    Source
+    ------
+    The two-way layout of random effects with one value a cell (Searle, Casella and McCulloch 1992). With the
+    variances a of the mean over seeds, b over examples, c of what is left, the variance of the mean is
+    a + b - c, here at least a and at least b; degrees of freedom by Satterthwaite (1946), at least those of
+    the seeds.
+    """
+    seeds, n = values.shape
+    if seeds == 1 or n == 1 or not np.isfinite(values).all():
+        return float("nan"), float("nan")
+    from scipy.special import stdtrit
+
+    of_seeds = values.mean(1)
+    of_examples = values.mean(0)
+    rest = values - of_seeds[:, None] - of_examples + values.mean()
+    a = float(of_seeds.var(ddof=1)) / seeds
+    b = float(of_examples.var(ddof=1)) / n
+    c = float((rest**2).sum()) / ((seeds - 1) * (n - 1)) / (seeds * n)
+    variance = max(a + b - c, a, b, floor)
+    spread = a**2 / (seeds - 1) + b**2 / (n - 1) + c**2 / ((seeds - 1) * (n - 1))
+    freedom = max(seeds - 1, variance**2 / spread) if spread else seeds - 1
+    half = float(stdtrit(freedom, 0.975)) * variance**0.5
     return centre - half, centre + half

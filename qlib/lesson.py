@@ -82,7 +82,8 @@ def row(table: pd.DataFrame, **where: Any) -> Any:
 
 
 def gain(table: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any], **where: Any) -> Difference:
-    """Accuracy of the rows that have ``a`` minus that of the rows that have ``b``, paired image by image.
+    """Accuracy of the rows that have ``a`` minus that of the rows that have ``b``, paired image by image and
+    seed by seed.
 
     Parameters
     ----------
@@ -304,9 +305,12 @@ def versus(
 
 
 def points(difference: Difference, digits: int = 2) -> str:
-    """A difference and its interval in short, such as ``"+1.20 (+0.31 to +2.09)"``."""
+    """A difference and its interval in short, such as ``"+1.20 (+0.31 to +2.09)"``; of fewer than three seeds
+    it says that the interval is for images only.
+    """
     low, high = difference.interval
-    return f"{difference.points:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    only = ", images only" if difference.images_only else ""
+    return f"{difference.points:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}{only})"
 
 
 def seed_by_seed(a: Sequence[Accuracy], b: Sequence[Accuracy]) -> str:
@@ -315,14 +319,14 @@ def seed_by_seed(a: Sequence[Accuracy], b: Sequence[Accuracy]) -> str:
     Parameters
     ----------
     a, b : sequence of Accuracy
-        Seeds in the same order.
+        Of the same seeds.
 
     Raises
     ------
     ValueError
-        If one side has more.
+        If one side has others.
     """
-    return ", ".join(f"{x.top1 - y.top1:+.1f}" for x, y in zip(a, b, strict=True))
+    return ", ".join(f"{points:+.1f}" for points in compare(a, b).seeds)
 
 
 def averaged(summary: pd.DataFrame, draws: str = "calibration draws") -> str:
@@ -342,7 +346,7 @@ def averaged(summary: pd.DataFrame, draws: str = "calibration draws") -> str:
 
 
 def half_width(summary: pd.DataFrame) -> float:
-    """The largest half width, in points, of a summary's 95 % intervals for the sampling of images."""
+    """The largest half width, in points, of a summary's 95 % intervals."""
     return ((summary.high - summary.low) / 2).max()
 
 

@@ -9,7 +9,7 @@ Nothing here imports torch before a network is measured: recorded rows are compa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -117,11 +117,15 @@ class Measurement:
     values
         One an example ``(n,)``, in its unit: their mean is ``value``, or, where that is no mean, close to it
         (jackknife values).
+    label
+        What distinguishes it from others of one setting, and pairs it with one of another setting: a seed,
+        or, where several factors vary, a tuple of their labels, the outermost first, such as (network, seed).
     """
 
     metric: Metric
     value: float
     values: np.ndarray
+    label: Hashable = None
 
     @property
     def n(self) -> int:
@@ -155,11 +159,13 @@ class Accuracy(Measurement):
     ----------
     correct
         Bool ``(n,)``, whether each image was classified correctly.
+    label
+        As of a `Measurement`.
     """
 
-    def __init__(self, correct: np.ndarray):
+    def __init__(self, correct: np.ndarray, label: Hashable = None):
         correct = np.asarray(correct, dtype=bool)
-        super().__init__(TOP1, 100 * float(correct.mean()), np.where(correct, 100.0, 0.0))
+        super().__init__(TOP1, 100 * float(correct.mean()), np.where(correct, 100.0, 0.0), label)
 
     @property
     def correct(self) -> np.ndarray:
@@ -281,14 +287,14 @@ def _mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean()
 
 
-TOP1 = Metric("top1", partial(_among_best, 1), "top-1 accuracy", "%", margin=2.0, loss=_cross_entropy)
-TOP5 = Metric("top5", partial(_among_best, 5), "top-5 accuracy", "%", margin=2.0, loss=_cross_entropy)
+TOP1 = Metric("top1", partial(_among_best, 1), "top-1 accuracy", "%", margin=1.0, loss=_cross_entropy)
+TOP5 = Metric("top5", partial(_among_best, 5), "top-5 accuracy", "%", margin=1.0, loss=_cross_entropy)
 AGREEMENT = Metric(
     "agreement",
     _agreement,
     "agreement with float",
     "%",
-    margin=2.0,
+    margin=1.0,
     against="reference",
     loss=_answer_of_reference,
 )

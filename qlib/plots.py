@@ -240,7 +240,7 @@ def paired_gains(
     xlabel: str = "activation bits",
     ax: Axes | None = None,
 ) -> Axes:
-    """Paired differences in points, with their 95 % intervals.
+    """Paired differences in points, with their 95 % intervals; where there are several seeds, each as a dot.
 
     Parameters
     ----------
@@ -271,6 +271,9 @@ def paired_gains(
         ax.errorbar(
             at, points, yerr=ends, color=colour, marker=MARKERS[i], markersize=6, capsize=3, label=name
         )
+        for place, difference in zip(at, differences, strict=True):
+            if len(difference.seeds) > 1:
+                ax.plot([place] * len(difference.seeds), difference.seeds, ".", color=colour, alpha=0.5)
     ax.axhline(0, color=COLOURS["grey"], linewidth=1)
     ax.set(xlabel=xlabel, ylabel=_difference(gains), xticks=list(x))
     ax.legend()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,13 +117,15 @@ def experiments() -> dict[str, Path]:
     return {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.glob("*/*.yaml"))}
 
 
-def measurement_of(row: Mapping[str, Any]) -> Measurement:
+def measurement_of(row: Mapping[str, Any], label: Hashable = None) -> Measurement:
     """What a row measured.
 
     Parameters
     ----------
     row : mapping
         One of a table of `load_table`.
+    label : hashable, optional
+        Its label; by default the seed that the row's calibration images were drawn with.
 
     Returns
     -------
@@ -131,11 +133,12 @@ def measurement_of(row: Mapping[str, Any]) -> Measurement:
         With its value for every example; an `Accuracy` of top-1, one label an image. A metric of the reader's
         own is described by the row; it can be compared, not measured again.
     """
+    label = row.get("calibration_seed") if label is None else label
     if row["correct"]:
         bits = np.unpackbits(np.frombuffer(base64.b64decode(row["correct"]), np.uint8))
-        return Accuracy(bits[: int(row["n"])].astype(bool))
+        return Accuracy(bits[: int(row["n"])].astype(bool), label)
     each = np.frombuffer(base64.b64decode(row["values"]), "<f4").astype(float)
-    return Measurement(described(row["metric"]), float(row["value"]), each)
+    return Measurement(described(row["metric"]), float(row["value"]), each, label)
 
 
 def accuracy_of(row: Mapping[str, Any]) -> Accuracy:
@@ -165,7 +168,7 @@ def measurements(table: pd.DataFrame, **where: Any) -> list[Measurement]:
     Returns
     -------
     list of Measurement
-        Of the rows whose columns equal ``where``, in order: one for every calibration draw.
+        Of the rows whose columns equal ``where``, in order: one for every calibration draw. Labelled by the seed of the draw; where the rows differ in the network, too, by (network, seed).
 
     Raises
     ------
@@ -177,7 +180,10 @@ def measurements(table: pd.DataFrame, **where: Any) -> list[Measurement]:
         rows = rows[[same(found, value) for found in rows[name]]]
     if rows.empty:
         raise ValueError(f"no recorded row has {where}")
-    return [measurement_of(row) for row in rows.to_dict("records")]
+    records = rows.to_dict("records")
+    if rows.network.nunique() == 1:
+        return [measurement_of(row) for row in records]
+    return [measurement_of(row, (row["network"], int(row["calibration_seed"]))) for row in records]
 
 
 def accuracies(table: pd.DataFrame, **where: Any) -> list[Accuracy]:
@@ -265,8 +271,8 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``value`` (of top-1 also under that name), ``low`` and ``high`` (the 95 % interval for the
-        sampling of examples), ``spread`` (standard deviation over draws), ``draws``, ``n``;
+        Columns ``value`` (of top-1 also under that name), ``low`` and ``high`` (the 95 % interval, see
+        `mean_of`), ``spread`` (standard deviation over draws), ``draws``, ``n``;
         ``.attrs["metric"]`` is the metric that they are values of.
 
     Raises

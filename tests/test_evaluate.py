@@ -124,7 +124,7 @@ def test_pairing_makes_the_interval_narrow():
     assert np.diff(paired.interval) < np.diff(unpaired.interval) / 3
 
 
-def test_repeated_runs_are_averaged_image_by_image():
+def test_two_runs_are_averaged_image_by_image():
     a = [accuracy(1, 1, 0, 0), accuracy(1, 0, 0, 0)]
     b = accuracy(0, 1, 0, 0)
     assert compare([a[0], a[0]], b) == compare(a[0], b)
@@ -160,12 +160,14 @@ def test_paired_interval_covers_95_of_100():
         ((-5.0, -0.1), "less", "holds"),
         ((0.1, 5.0), "less", "does not hold"),
         ((-0.1, 5.0), "less", "undecided here"),
-        ((-1.9, 1.9), "no difference", "holds"),
-        ((0.5, 1.9), "no difference", "holds"),
-        ((-2.0, 2.0), "no difference", "holds"),
-        ((0.5, 2.1), "no difference", "does not hold"),
-        ((-3.0, -0.5), "no difference", "does not hold"),
-        ((-0.5, 2.1), "no difference", "undecided here"),
+        ((-0.9, 0.9), "no difference", "holds"),
+        ((0.5, 0.9), "no difference", "holds"),
+        ((-1.0, 1.0), "no difference", "holds"),
+        ((0.5, 1.1), "no difference", "undecided here"),
+        ((1.0, 2.0), "no difference", "undecided here"),
+        ((1.1, 2.0), "no difference", "does not hold"),
+        ((-3.0, -1.5), "no difference", "does not hold"),
+        ((-0.5, 1.1), "no difference", "undecided here"),
     ],
 )
 def test_verdicts(interval, claim, expected):
@@ -174,6 +176,13 @@ def test_verdicts(interval, claim, expected):
 
 def test_a_difference_knows_its_verdict_and_prints_itself():
     difference = compare(share(90, 100), share(10, 100))
-    assert difference.verdict() == "holds" and difference.verdict("less") == "does not hold"
-    assert str(difference).startswith("+80.00 points (") and str(difference).endswith("n = 100)")
+    assert difference.images_only and difference.seeds == (80.0,)
+    assert difference.verdict() == difference.verdict("less") == "undecided (images only)"
+    assert difference.verdict("no difference") == "undecided (images only)"
+    assert compare(share(50, 100), share(49, 100)).verdict() == "undecided here"
+    assert str(difference).startswith("+80.00 points (")
+    assert str(difference).endswith(", n = 100, images only)")
+    seeds = compare([share(90, 100), share(91, 100), share(92, 100)], share(10, 100))
+    assert seeds.verdict() == "holds" and seeds.verdict("less") == "does not hold"
+    assert seeds.seeds == (80.0, 81.0, 82.0) and str(seeds).endswith(", 3 seeds, n = 100)")
     assert str(share(760, 1000)) == "76.00 % (73.26 to 78.54, n = 1,000)"

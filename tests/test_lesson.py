@@ -131,13 +131,13 @@ def test_a_layer_has_its_place_in_its_block():
 
 
 def test_tables_and_verdicts_are_markdown(shown):
-    better = Difference(1.5, (0.5, 2.5), 100)
+    better = Difference(1.5, (0.5, 2.5), 100, seeds=(1.0, 1.5, 2.0))
     lesson.verdicts("bits", "a over b", {4: better, 8: Difference(-0.5, (-1.0, 0.5), 100)})
     assert shown == [
         "| bits | a over b | verdict |",
         "| --- | --- | --- |",
-        "| 4 | +1.50 points (+0.50 to +2.50, n = 100) | **holds** |",
-        "| 8 | -0.50 points (-1.00 to +0.50, n = 100) | **undecided here** |",
+        "| 4 | +1.50 points (+0.50 to +2.50, 3 seeds, n = 100) | **holds** |",
+        "| 8 | -0.50 points (-1.00 to +0.50, n = 100, images only) | **undecided here** |",
     ]
     assert lesson.judged(better, "less") == (str(better), "**does not hold**")
     assert lesson.points(better) == "+1.50 (+0.50 to +2.50)"
@@ -171,8 +171,9 @@ def test_sentences_say_draws_images_and_seeds(summary):
     assert lesson.half_width(summary) == max(summary.high - summary.low) / 2
     a, b = ([qlib.Accuracy(np.arange(10) < right) for right in sides] for sides in ((6, 5), (5, 7)))
     assert lesson.seed_by_seed(a, b) == "+10.0, -20.0"
+    assert lesson.seed_by_seed(a, b[:1]) == "+10.0, +0.0"
     with pytest.raises(ValueError):
-        lesson.seed_by_seed(a, b[:1])
+        lesson.seed_by_seed(a, [*b, b[0]])
 
 
 def test_live_and_recorded_agree_when_the_row_lies_in_the_live_interval(table):

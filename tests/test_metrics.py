@@ -285,7 +285,7 @@ def test_what_cannot_be_compared_is_refused(a, b, words):
 
 
 def between(low, high, metric):
-    return Difference((low + high) / 2, (low, high), 9, metric)
+    return Difference((low + high) / 2, (low, high), 9, metric, seeds=(low, (low + high) / 2, high))
 
 
 def test_a_verdict_knows_which_way_is_better():
@@ -303,7 +303,8 @@ def test_no_difference_is_one_within_the_metrics_margin():
     for metric in (TOP1, AGREEMENT, SQNR):
         assert between(-0.99 * metric.margin, 0.9 * metric.margin, metric).verdict("no difference") == "holds"
         wide = between(0.1, 1.1 * metric.margin, metric)
-        assert wide.verdict("no difference") == "does not hold"
+        assert wide.verdict("no difference") == "undecided here"
+        assert between(1.1 * metric.margin, 5, metric).verdict("no difference") == "does not hold"
         assert wide.verdict("no difference", margin=2 * metric.margin) == "holds"
     with pytest.raises(ValueError, match="no margin within which values count as equal: pass margin="):
         between(-1, 1, MSE).verdict("no difference")
@@ -317,7 +318,7 @@ def test_no_difference_is_one_within_the_metrics_margin():
 def test_values_and_differences_are_said_in_their_unit():
     assert str(of(SQNR, *[[4, 1]] * 3)).startswith("6.02 dB (6.02 to 6.02, n = 3)")
     assert str(of(MSE, 0.00012, 0.00014)).startswith("0.00013 (")
-    assert str(between(-1, 2, SQNR)) == "+0.50 dB (-1.00 to +2.00, n = 9)"
+    assert str(between(-1, 2, SQNR)) == "+0.50 dB (-1.00 to +2.00, 3 seeds, n = 9)"
     assert str(between(-1, 2, AGREEMENT)).startswith("+0.50 points (")
     assert (SQNR.label, MSE.label) == ("signal to quantization noise (dB)", "squared error")
 
@@ -467,7 +468,7 @@ def test_a_metric_of_ones_own_is_described_by_what_comparing_needs(own):
 def test_a_measured_and_a_described_value_of_one_metric_are_compared(own):
     batches = [(scores(3), scores(3))]
     a = evaluate(SAME, batches, f"{own}:ERROR")
-    b = described(description(f"{own}:ERROR")).measure(a.values + 1)
+    b = [described(description(f"{own}:ERROR")).measure(a.values + 1 + seed / 10) for seed in range(3)]
     assert compare(b, a).verdict("worse") == "holds" and compare(b, a).unit == "V"
 
 

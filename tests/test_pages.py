@@ -103,7 +103,7 @@ def test_what_a_choice_was_worth_is_computed_not_written():
     (claim,) = (c for c in evidence.claims() if c["claim"].startswith("as many bits"))
     shown = choose.fill("<!-- claim: as many bits -->")
     for bench in ("digits", "cifar10-jpeg"):
-        difference = evidence.measured(claim, bench)[0]
+        difference = evidence.measured(claim, bench)
         assert f"**{difference}** on {bench}, *{evidence.verdict(claim, difference)}*" in shown
 
 
@@ -151,11 +151,16 @@ def test_the_evidence_page_covers_every_observation_and_says_what_is_missing():
     assert found == set(range(1, 9))
     assert all(evidence.measured(claim, "digits") for claim in evidence.claims())
     text = evidence.as_markdown()
-    assert "not recorded" in text and text.count("| digits |") == len(evidence.claims())
+    assert "not recorded" in text and text.count("| digits |") == 2 * len(evidence.claims())
+    assert "Of 20 comparisons over three seeds or more" in text and "3 more are undecided" in text
+    assert all(claim["margin"] == 1 for claim in evidence.claims() if claim.get("kind") == "no difference")
     (skip,) = [c for c in evidence.claims() if c["claim"].startswith("quantizing only inputs")]
-    difference, draws = evidence.measured(skip, "digits")
+    difference = evidence.measured(skip, "digits")
+    draws = difference.seeds
     assert len(draws) == 5 and min(draws) > 0 and difference.n == 10_000 and difference.points > 0
     assert evidence.verdict(skip, difference) == "holds" and evidence.in_every_seed(skip, draws)
     (labels,) = [c for c in evidence.claims() if c["claim"].startswith("hard pseudo-labels")]
-    assert not evidence.in_every_seed(labels, [0.1, -2.1]) and evidence.in_every_seed(labels, [0.1, -1.9])
-    assert not evidence.in_every_seed(skip, [1.0, -0.1]) and "**holds**, but not in every seed" in text
+    assert not evidence.in_every_seed(labels, [0.1, -1.1]) and evidence.in_every_seed(labels, [0.1, -0.9])
+    assert not evidence.in_every_seed(skip, [1.0, -0.1])
+    against = dataclasses.replace(difference, seeds=(5.0, 4.0, -0.1))
+    assert evidence._but(skip, against) == ", but not in every seed" and not evidence._but(skip, difference)

@@ -63,7 +63,7 @@ def _claim(words: str) -> str:
     found = [claim for claim in evidence.claims() if claim["claim"].startswith(words)]
     measured = [(bench, evidence.measured(claim, bench)) for claim in found for bench in evidence.BENCHES]
     said = [
-        f"**{difference[0]}** on {bench}, *{evidence.verdict(found[0], difference[0])}*"
+        f"**{difference}** on {bench}, *{evidence.verdict(found[0], difference)}*"
         for bench, difference in measured
         if difference
     ]

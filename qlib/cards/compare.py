@@ -18,6 +18,8 @@ from ..evaluation import Difference, compare
 from .fields import NOT_REPORTED, PLAIN, Card, Fields
 from .render import shown
 
+DECIDED = ("holds", "does not hold")
+
 
 @dataclass(frozen=True)
 class Worth:
@@ -191,12 +193,12 @@ def report(a: Card, b: Card, found: Iterable[Choice]) -> str:
 
 
 def _apart(points: float, found: Iterable[Choice]) -> str:
-    """How far apart, and the choice that alone was surely worth most."""
+    """How far apart, and the choice that alone was surely worth most; fewer than three seeds leave no choice
+    sure.
+    """
     line = f"{abs(points):.1f} points apart"
     ends = {}
-    for worth in (
-        w for choice in found for w in choice.worth if w.points.interval[0] * w.points.interval[1] > 0
-    ):
+    for worth in (w for choice in found for w in choice.worth if w.points.verdict() in DECIDED):
         ends[worth] = sorted(abs(end) for end in worth.points.interval)
     if not ends:
         return line

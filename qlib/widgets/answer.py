@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,7 @@ def numbers(
     base = measured(metric, np.concatenate(in_float)) if in_float else None
     if base is not None:
         rows["In float"] = f"{metric.shown(base.value)} &nbsp;{_interval(base)}"
-        rows["Difference"] = str(compare(now, base)).split(", n =")[0] + ")"
+        rows["Difference"] = re.sub(r"n = [\d,]+, ", "", str(compare(now, base)))
     rows |= {"Weights": "...", "Feature maps": "..."}
     if size is not None:
         rows["Weights"] = f"{size.weight_bytes / 1e6:.3f} MB, {size.average_weight_bits:.2f} bits on average"

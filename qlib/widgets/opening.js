@@ -32,13 +32,16 @@ function render({ model, el }) {
       [points, low, high] = point.difference,
       clear = low > 0 || high < 0;
     const better = points >= 0 ? 0 : 1;
+    const draws = Math.min(...point.draws),
+      images = `${point.n.toLocaleString("en")} images`,
+      on = draws < 3 ? `${images}, for images only` : `${images} and ${draws} draws`;
     sentence.replaceChildren(
       `Same ${same}, same images, `,
       element("b", {}, `${point.bits}-bit ${of}`),
-      clear ? ". One choice that neither reports puts " : ". Here the choice between the two hardly matters: ",
+      clear ? ". One choice that neither reports puts " : ". Here it is undecided which of the two is better: ",
       clear ? element("b", {}, `${Math.abs(points).toFixed(1)} points`) : `${Math.abs(points).toFixed(2)} points`,
       clear ? ` between them: ${NAMES[better]} ${papers[better].says}.` : " lie between them.",
-      ` (Paired on ${point.n.toLocaleString("en")} images, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}.)`,
+      ` (Paired on ${on}, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}.)`,
     );
     spoken.say(sentence.textContent);
     redraw();

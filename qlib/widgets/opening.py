@@ -8,8 +8,7 @@ from typing import Any
 import yaml
 
 from .. import results
-from ..evaluation import compare
-from ..intervals import wilson
+from ..evaluation import compare, mean_of
 from .figure import Figure
 
 
@@ -34,8 +33,8 @@ def _choice(entry: dict[str, Any]) -> dict[str, Any]:
         difference = compare(*sides)
         papers = []
         for side in sides:
-            mean = sum(accuracy.top1 for accuracy in side) / len(side)
-            papers.append([round(mean, 3), *(round(end, 3) for end in wilson(mean / 100, side[0].n))])
+            mean = mean_of(side)
+            papers.append([round(number, 3) for number in (mean.value, *mean.interval)])
         points.append(
             {
                 "bits": bits,

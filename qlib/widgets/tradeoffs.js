@@ -300,7 +300,7 @@ function render({ model, el }) {
         element(
           "table",
           {},
-          element("caption", {}, "Mean over seeds; the interval is for the sampling of images"),
+          element("caption", {}, "Mean over seeds; the interval is for seeds and images, of fewer than three seeds for images only"),
           element("thead", {}, head),
           body,
         ),

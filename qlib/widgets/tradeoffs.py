@@ -148,8 +148,8 @@ def lines(table: pd.DataFrame, x: str, ends: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _accuracy(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds, its 95 % interval for the sampling of images, and every seed's, with an interval of
-    its own.
+    """Mean over seeds, its 95 % interval (see `mean_of`), and every seed's, with an interval of its own for
+    the sampling of images.
     """
     mean = mean_of([results.accuracy_of(row) for row in rows])
     low, high = mean.interval
