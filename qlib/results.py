@@ -168,7 +168,8 @@ def measurements(table: pd.DataFrame, **where: Any) -> list[Measurement]:
     Returns
     -------
     list of Measurement
-        Of the rows whose columns equal ``where``, in order: one for every calibration draw. Labelled by the seed of the draw; where the rows differ in the network, too, by (network, seed).
+        Of the rows whose columns equal ``where``, in order: one for every calibration draw, labelled by its
+        seed; where the rows differ in the network, too, by (network, seed).
 
     Raises
     ------
