@@ -100,6 +100,7 @@ def test_what_a_choice_was_worth_is_computed_not_written():
     assert (
         choose.fill("<!-- points: bit_choices -->") == f"{bits.points.points:.0f} points ({bits.condition})"
     )
+    assert choose.fill("<!-- points: weight_granularity -->").endswith(" points (3-bit weights, images only)")
     (claim,) = (c for c in evidence.claims() if c["claim"].startswith("as many bits"))
     shown = choose.fill("<!-- claim: as many bits -->")
     for bench in ("digits", "cifar10-jpeg"):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qlib import compare, results
+from qlib import compare, lesson, plots, results
 from qlib.book import evidence
 from qlib.evaluation import mean_of
 from qlib.intervals import agresti_min, two_way
-from qlib.metrics import MSE, Accuracy, Measurement
+from qlib.metrics import MSE, TOP1, Accuracy, Measurement
+from qlib.widgets import answer
 
 
 def by_hand(values):
@@ -81,6 +82,25 @@ def test_an_interval_of_a_mean_stays_within_0_and_100_percent():
     assert low < 91 and high == 100
     low, high = mean_of(rows_of([-49.9, -45, -30], n=1000)).interval
     assert low == 0 and high > 9
+
+
+def test_what_two_single_networks_differ_by_is_said_to_be_for_images_only():
+    now, in_float = rows_of([1, 2], n=100, labels=[None, None])
+    found = compare(now, in_float)
+    assert lesson.points(found).endswith(", images only)")
+    assert lesson.judged(found)[0].endswith(", n = 100, images only)")
+    shown = answer.numbers(TOP1, [now.values], [in_float.values])
+    low, high = found.interval
+    assert f"-1.00 points ({low:+.2f} to {high:+.2f}, images only)" in shown
+
+
+def test_seeds_are_drawn_as_dots():
+    several = compare(rows_of([1, 2, 3]), rows_of([0, 0, 0]))
+    single = compare(rows_of([1]), rows_of([0]))
+    ax = plots.paired_gains([3, 4], {"a over b": [several, single]}, ["red"])
+    dots = [line for line in ax.lines if line.get_marker() == "."]
+    assert [list(line.get_ydata()) for line in dots] == [list(several.seeds)]
+    plots.plt.close(ax.figure)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ def _worth(field: str) -> str:
 
 def _points(field: str) -> str:
     worth = _recorded(field)
-    return f"{worth.points.points:.0f} points ({worth.condition})"
+    only = ", images only" if worth.points.images_only else ""
+    return f"{worth.points.points:.0f} points ({worth.condition}{only})"
 
 
 def _recorded(field: str) -> Worth:
