@@ -31,7 +31,9 @@ class Choice:
     values
         The words that it may be; empty where its default's type, or a check of its own, decides.
     least, most
-        Bounds of a number, both allowed; ``above`` is a bound that is not.
+        Bound of a number, itself allowed.
+    above
+        Lower bound of a number, itself not allowed.
     whole
         Whether it is a whole number where its default, ``None``, does not say so.
     side
@@ -43,9 +45,12 @@ class Choice:
         only where it is not its default, so a default must never change.
     none
         The word for ``None``.
-    category, schema, examples
-        Its place on a card, the JSON schema of its value there (where ``values`` and type do not say it), and
-        examples of values.
+    category
+        Its place on a card.
+    schema
+        The JSON schema of its value there, where ``values`` and type do not say it.
+    examples
+        Of values on a card.
     observation
         The number of the paper's observation about it.
     paper
@@ -92,7 +97,7 @@ def choice(default: Any, title: str, help: str, **more: Any) -> Any:
     default
         Its default.
     title, help : str
-        As of `Choice`.
+        As for `Choice`.
     **more
         What else `Choice` has.
     """

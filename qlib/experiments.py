@@ -97,12 +97,16 @@ class Run:
 
     Parameters
     ----------
-    bench, network : str
-        Their names.
+    bench : str
+        Its name.
+    network : str
+        Its name on that bench.
     config : QuantConfig
         The choices.
-    calibration_images, calibration_seed : int
-        How many training images are calibrated on, and what draws them; bits are learned on these too.
+    calibration_images : int
+        How many training images are calibrated on; bits are learned on these too.
+    calibration_seed : int
+        What draws them.
     images : int
         How many images are evaluated.
     allocation : Allocation, optional
@@ -130,8 +134,10 @@ class Experiment:
 
     Parameters
     ----------
-    name, bench : str
-        Its name, and that of the bench.
+    name : str
+        Its name.
+    bench : str
+        The name of the bench.
     fixed : mapping
         A partial configuration, which all runs share: from field of `QuantConfig` or of `Allocation` to
         value, or from ``method`` to a name, a mapping of name and settings, or a list of such.
@@ -143,9 +149,9 @@ class Experiment:
     images : int
         How many images are evaluated.
     calibration_images : tuple of int
-        Each configuration is run with every number.
+        Each configuration is run with every number of them.
     seeds : tuple of int
-        And with every one of these, which draw the calibration images.
+        Each configuration is run with every one, which draws the calibration images.
     float_baseline : bool
         Whether every network is also recorded unquantized, unless it is what the metric measures against.
     own : mapping, optional

@@ -30,12 +30,16 @@ class Layer:
 
     Parameters
     ----------
-    name, kind : str
-        Its name, and what it is, in words.
-    weight_elements, activation_elements : int
-        How many weights it has, and how many values an image it gives.
+    name : str
+        By which a configuration gives it bits.
+    kind : str
+        What it is, in words.
+    weight_elements : int
+        How many weights it has.
     weight_bits, activation_bits : float
-        Means over channels.
+        A mean over channels.
+    activation_elements : int
+        How many values an image it gives.
     counted : bool
         As a feature map.
     """

@@ -65,8 +65,10 @@ class Placement:
         Poolings that work on codes, with the node whose quantizer made these.
     feature_maps
         By operation name, the bits its tensor is stored with, ``None`` where it is float.
-    ends, last
-        The first and the last layer; the latter.
+    ends
+        The first and the last layer.
+    last
+        The last one.
     in_float
         The operations left in float whole.
     """

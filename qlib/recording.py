@@ -68,9 +68,11 @@ def record(
         Whether a bar is shown.
     device, precision : str
         As for `Laboratory`.
-    workers, scheduler : int; str, optional
+    workers : int
         As for `qlib.workers.spread`, where every row is computed by one thread, so that the table does not
         depend on how many work on it.
+    scheduler : str, optional
+        Likewise.
     shard : (int, int)
         The i-th of n parts of the rows, in a table of its own beside ``path``, for machines that share no
         disk; `merge` puts such tables together.

@@ -92,7 +92,7 @@ def table_path(bench: str, name: str) -> Path:
     Parameters
     ----------
     bench, name : str
-        Of ``book/results/<bench>/<name>.csv``.
+        As in ``book/results/<bench>/<name>.csv``.
 
     Returns
     -------

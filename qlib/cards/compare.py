@@ -32,7 +32,7 @@ class Worth:
     table : str
         Of recorded rows.
     a, b
-        Its two values.
+        One of its two values.
     condition : str
         Under which the rows were recorded.
     points : Difference
@@ -61,7 +61,7 @@ class Choice:
     field : str
         Its name.
     a, b
-        Its value on either card.
+        Its value on the first card, on the second.
     worth : tuple of Worth
         What it was worth on recorded rows.
     fields : Fields

@@ -64,8 +64,10 @@ class Finding:
         Of a choice that holds several values, those concerned.
     verdict : {"cannot", "slower", "unknown"}
         ``"unknown"`` where the card does not say.
-    why, link : str
-        The reason, and where it is written.
+    why : str
+        The reason.
+    link : str
+        Where it is written.
     layers : tuple of str
         The layers that have the value, if the card says.
     fields : Fields
