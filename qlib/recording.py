@@ -61,7 +61,10 @@ def record(
     Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes do not have it.
 
     Rows of other code versions, weights or data than today's are dropped, as are rows that the experiment no
-    longer asks for, unless ``keep``. Several recordings of one table at once keep each other's rows.
+    longer asks for, unless ``keep``. Several recordings of one table at once keep each other's rows. The keys
+    of the rows that were asked for, in the order of the runs, are in ``.attrs["asked"]`` of the table.
+
+    Raises ``OSError`` where code of the reader's own changes while a row is computed.
     """
     from tqdm import tqdm
 
@@ -74,7 +77,9 @@ def record(
     bench = bench or experiment.load_bench()
     experiment = experiment.measuring(bench)
     laboratory = Laboratory(bench, device, precision)
-    wanted = {laboratory.identity(run)["key"]: run for run in experiment.runs()}
+    # Of this moment: files of the reader's own may be edited while rows are computed.
+    identities = {run: laboratory.identity(run) for run in experiment.runs()}
+    wanted = {identity["key"]: run for run, identity in identities.items()}
     part, parts = shard
     if parts > 1:
         path = shard_path(path, part, parts)
@@ -114,24 +119,39 @@ def record(
                 failed[key] = cells["error"]
             else:
                 empty = {**dict.fromkeys(COLUMNS), **LATER, **own}
-                row = {**empty, **laboratory.identity(run), **cells, "session": number}
+                row = {**empty, **identities[run], **cells, "session": number}
                 rows[key] = {name: cell(value) for name, value in row.items()}
             if failed != notes["failed"]:
                 write_notes(path, {**notes, "failed": failed})
             kept = [k for k in (*(k for k in rows if k not in wanted), *wanted) if k in rows]
             write_rows(path, [rows[k] for k in kept], notes["choices"])
-    return load_table(path)
+    table = load_table(path)
+    table.attrs["asked"] = list(wanted)
+    return table
 
 
 def _attempt(laboratory: Laboratory, item: tuple[str, Run]) -> dict[str, Any]:
     """The cells of a row that are results, or the error of a run that cannot be carried out. Other errors are
     the machine's.
     """
+    _refuse_changed(laboratory, item)
     start = time.perf_counter()
     try:
-        return {**laboratory.measure(item[1]), "seconds": round(time.perf_counter() - start, 2)}
+        cells = {**laboratory.measure(item[1]), "seconds": round(time.perf_counter() - start, 2)}
     except (ValueError, RuntimeError, ArithmeticError) as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        cells = {"error": f"{type(error).__name__}: {error}"}
+    _refuse_changed(laboratory, item)
+    return cells
+
+
+def _refuse_changed(laboratory: Laboratory, item: tuple[str, Run]) -> None:
+    """What is written under a key is what was measured: code of the reader's own is read when it is used."""
+    key, run = item
+    if laboratory.identity(run)["key"] != key:
+        raise OSError(
+            f"{platform.node()} has other code, weights or data than when the recording began, so this row "
+            "is not kept: leave the files alone while it runs, and give the command again"
+        )
 
 
 @functools.lru_cache(1)
@@ -141,12 +161,7 @@ def _laboratory(bench: str, own: str, *options: str) -> Laboratory:
 
 
 def _attempt_elsewhere(place: tuple[str, ...], item: tuple[str, Run]) -> dict[str, Any]:
-    laboratory = _laboratory(*place)
-    if laboratory.identity(item[1])["key"] != item[0]:
-        raise OSError(
-            f"a worker ({platform.node()}) has other code, weights or data than the process that records"
-        )
-    return _attempt(laboratory, item)
+    return _attempt(_laboratory(*place), item)
 
 
 def merge(experiment: Experiment, path: Path) -> pd.DataFrame:

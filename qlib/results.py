@@ -272,18 +272,6 @@ def run_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig
     return Run(row["bench"], row["network"], config, *numbers, allocation, method, metric)
 
 
-def rows_by_run(path: Path, config_class: type[QuantConfig] = QuantConfig) -> dict[Run, dict[str, Any]]:
-    """The rows of `load_rows` by the run that they record, but for those in which a choice that
-    ``config_class`` does not have is not at its default.
-    """
-    unknown = {k: v for k, v in read_notes(path)["choices"].items() if k not in config_class.defaults()}
-    found = {}
-    for row in load_rows(path):
-        if all(same(row[name], value) for name, value in unknown.items()):
-            found[run_of({k: v for k, v in row.items() if k not in unknown}, config_class)] = row
-    return found
-
-
 def config_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig) -> QuantConfig:
     """The configuration of a row.
 

@@ -62,6 +62,32 @@ def test_runs_gather_in_one_table(tmp_path):
     assert len(results.provenance(table)) == 2  # the third run found its row
 
 
+def test_run_says_the_row_of_the_precision_that_was_asked_for(tmp_path, capsys):
+    command = ["run", "activation_bits=2", *FEW, "--out", str(tmp_path / "mine.csv")]
+    lines = []
+    for precision in ("float32", "bfloat16", "float32"):
+        assert main([*command, "--precision", precision]) == 0
+        lines.append(capsys.readouterr().out)
+    rows = results.load_table(tmp_path / "mine.csv")
+    rows = rows[rows.activation_bits == 2]
+    expected = [str(results.measurement_of(row)) for row in rows.to_dict("records")]
+    assert list(rows.precision) == ["float32", "bfloat16"]
+    assert [line.splitlines()[1].partition(": ")[2] for line in lines] == [*expected, expected[0]]
+
+
+def test_run_says_the_row_of_the_weights_that_were_asked_for(own, tmp_path, capsys):
+    command = ["run", "weight_bits=4", *own, "--out", str(tmp_path / "mine.csv")]
+    assert main(command) == 0
+    block = Block()
+    torch.nn.init.zeros_(block.last.weight)
+    block.last.bias.data[:] = torch.arange(10)  # says the last class, which no image is of
+    save_file(block.state_dict(), tmp_path / "mine.safetensors")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert all(": 0.00 % (" in line for line in capsys.readouterr().out.splitlines())
+    assert len(results.load_table(tmp_path / "mine.csv")) == 4
+
+
 def test_a_card_says_in_which_precision_its_rows_were_computed(tmp_path):
     for precision in ("bfloat16", "float32"):
         assert (

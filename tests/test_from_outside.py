@@ -223,7 +223,7 @@ def test_one_table_may_hold_rows_with_and_without_a_choice(mine, table):
     kind = choice_grid(mine).configurations()
     runs = [results.run_of(row, kind) for row in rows.to_dict("records")]
     assert runs[-1].config == kind(2, first_last_bits=None)
-    assert results.rows_by_run(table)[plain.runs()[-1]]["weight_bits"] == 2
+    assert [only(rows, key=key)["weight_bits"] for key in rows.attrs["asked"]] == [None, 2]
 
 
 def test_rows_that_differ_in_a_choice_are_not_averaged(mine, table):
@@ -682,6 +682,45 @@ def test_a_copy_of_a_network_looks_at_no_file(tmp_path, mine):
     assert torch.equal(copy.deepcopy(quantized)(x), quantized(x)) and copy.deepcopy(config) == config
     with pytest.raises(ValueError, match="no settings .*mine.py:Config"):
         pickle.loads(pickle.dumps(config))
+
+
+def test_run_says_what_was_asked_for_and_no_older_row(tmp_path, mine, table, capsys):
+    command = ["run", *arguments(mine, "--out", str(table))]
+    assert main(command) == 0
+    before = capsys.readouterr().out.splitlines()
+    (tmp_path / "mine.py").write_text(MINE.replace(*CHANGED["of a method"]))
+    assert main(command) == 0
+    after = capsys.readouterr().out.splitlines()
+    assert after[0] == before[0] and after[1] != before[1]
+    (tmp_path / "mine.py").write_text(
+        MINE.replace("            factor =", "            1 / 0\n            factor =")
+    )
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == before[0] and said.out.endswith(" failed\n")
+    assert said.err == "qlib: ZeroDivisionError: division by zero\n"
+    (tmp_path / "mine.py").write_text(MINE)
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == before and said.err == ""
+    assert len(results.load_table(table)) == 5 and len(results.failures(table)) == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_file_that_is_edited_during_a_recording_ends_it(tmp_path, mine, table, late, monkeypatch):
+    measure = experiments.Laboratory.measure
+
+    def edits(self, run):
+        cells = measure(self, run) if late else None
+        (tmp_path / "mine.py").write_text(MINE.replace(*CHANGED["of a method"]))
+        return cells or measure(self, run)
+
+    monkeypatch.setattr(experiments.Laboratory, "measure", edits)
+    axis = ({"method": mine("Shrink"), "weight_bits": 2}, {"method": mine("Shrink")})
+    with pytest.raises(OSError, match="other code, .* than when the recording began"):
+        record(mine, table, axis, config_class=mine("Config"))
+    rows = results.load_table(table)
+    assert list(rows.method) == ["nearest"] and not results.failures(table)
 
 
 # ------------------------------------------------------------------------------------------------------------

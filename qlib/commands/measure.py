@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +19,9 @@ from ..devices import PRECISIONS
 from ..metrics import TOP1, find_metric
 from ..own import is_spec
 from .recorded import add_machine, record_one
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -166,7 +170,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ).measuring(bench)
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.out or Path(folder) / "run.csv"
-        recording.record(
+        table = recording.record(
             experiment,
             path,
             command=arguments.said,
@@ -176,29 +180,29 @@ def _run(arguments: argparse.Namespace) -> int:
             keep=True,
             bench=bench,
         )
-        return _say(experiment, path, " ".join(arguments.fields))
+        return _say(experiment, table, results.failures(path), " ".join(arguments.fields))
 
 
-def _say(experiment: experiments.Experiment, path: Path, choices: str) -> int:
+def _say(
+    experiment: experiments.Experiment, table: pd.DataFrame, failures: Mapping[str, str], choices: str
+) -> int:
     """Print what was measured; the status."""
-    asked = experiment.runs()
-    kind = experiment.configurations()
-    rows = results.rows_by_run(path, kind)
+    rows = {row["key"]: row for row in table.to_dict("records")}
+    asked = dict(zip(table.attrs["asked"], experiment.runs(), strict=True))
     metric = find_metric(experiment.metric or TOP1)
     measured = "" if metric is TOP1 else f"{metric.title or metric.name} "
-    for run in asked:
+    for key, run in asked.items():
         what = choices or "quantized, 8 bits"
         if run.method != "nearest":
             what += f" method={run.method}"
-        if run is not asked[-1]:
+        if key != table.attrs["asked"][-1]:
             what = "float"
-        found = results.measurement_of(rows[run]) if run in rows else "failed"
+        found = results.measurement_of(rows[key]) if key in rows else "failed"
         print(f"{what}: {measured}{found}")
-    failed = not all(run in rows for run in asked)
-    errors = dict.fromkeys(results.failures(path).values()) if failed else {}  # often one reason for both
+    errors = dict.fromkeys(failures[key] for key in asked if key not in rows)  # often one reason for both
     for error in errors:
         print(f"qlib: {error}", file=sys.stderr)
-    return int(failed)
+    return int(bool(errors))
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
