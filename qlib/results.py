@@ -157,16 +157,27 @@ def in_float(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def float_accuracy(
-    bench: str, network: str, table: pd.DataFrame | None = None, metric: str = "top1"
+    bench: str,
+    network: str,
+    table: pd.DataFrame | None = None,
+    metric: str = "top1",
+    weights: str | None = None,
 ) -> Measurement | None:
     """What a network reaches in float, from ``table`` or else the bench's table ``float-baseline``; ``None``
     if neither has it.
+
+    Parameters
+    ----------
+    weights
+        Their hash (`qlib.benches.weights_hash`), by which a network is known; without it the names of bench
+        and network are trusted.
     """
     path = table_path(bench, "float-baseline")
     for rows in (table, load_table(path) if path.exists() else None):
         if rows is not None:
             found = in_float(rows)
-            found = found[found.network == network]
+            found = found[(found.bench == bench) & (found.network == network)]
+            found = found[(found.weights == weights) | (weights is None)]
             found = found[[same(m, metric) for m in found.metric]]
             if len(found):
                 return measurement_of(found.iloc[0])
@@ -245,11 +256,15 @@ def _hashable(value: Any) -> Any:
     return cell(value) if isinstance(value, (list, dict)) else value
 
 
+def differing(rows: pd.DataFrame, settings: Sequence[str]) -> list[str]:
+    """The columns among ``settings`` in which rows differ, once each."""
+    known = {name: list(rows[name]) for name in settings if name in rows}
+    return [name for name, given in known.items() if not all(same(value, given[0]) for value in given)]
+
+
 def _refuse_differing(rows: pd.DataFrame, by: Sequence[str], settings: Sequence[str]) -> None:
     """An average over rows of several settings is a number about none of them."""
-    first = rows.iloc[0]
-    differ = [n for n in settings if n in rows and not all(same(v, first[n]) for v in rows[n])]
-    if differ:
+    if differ := differing(rows, settings):
         raise ValueError(
             f"rows of one combination of {', '.join(by)} differ in {', '.join(differ)}, too: select by it, "
             "or add it"

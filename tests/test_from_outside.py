@@ -18,7 +18,17 @@ import sys
 import pytest
 import torch
 
-from qlib import QuantConfig, compare, evaluate, experiments, load_bench, quantize, recording, results
+from qlib import (
+    QuantConfig,
+    QuantizationCard,
+    compare,
+    evaluate,
+    experiments,
+    load_bench,
+    quantize,
+    recording,
+    results,
+)
 from qlib.benches import Loaders, data_hash
 from qlib.cli import main
 from qlib.network.inputs import as_targets
@@ -234,6 +244,35 @@ def test_rows_that_differ_in_a_choice_are_not_averaged(mine, table):
     found = results.summary(rows, ["shrinking"])
     assert list(found.shrinking) == [1.0, 0.5] and list(found.draws) == [2, 2]
     assert found.attrs["metric"].name == "mse" and "top1" not in found
+
+
+def test_rows_that_differ_in_a_choice_have_no_card(tmp_path, mine, table, capsys):
+    rows = recording.record(choice_grid(mine), table, progress=False)
+    quantized = rows[rows.activation_bits.notna()]
+    for given in ({}, {"config_class": named(mine("Config"), "configuration")}):
+        with pytest.raises(ValueError, match="these rows differ in shrinking: a card is about one setting"):
+            QuantizationCard.from_rows(quantized, rows, **given)
+    with pytest.raises(ValueError, match="this row has shrinking, order, .* as config_class="):
+        QuantizationCard.from_rows(quantized[1:], rows)
+    command = ["card", "new", str(tmp_path / "card.yaml"), "--experiment", str(table)]
+    assert main(command) == 2 and "differ in shrinking" in capsys.readouterr().err
+    command += ["--config-class", mine("Config"), "--where", "shrinking=0.5"]
+    assert main(command) == 0 and "shrinking: 0.5" in (tmp_path / "card.yaml").read_text()
+
+
+def test_a_bench_that_bears_a_name_of_this_package_is_not_taken_for_it(mine, table):
+    made = dataclasses.replace(load_bench("curve", {"bench": mine("curve")}), name="digits")
+    for network in ("base", "mine"):
+        bench = dataclasses.replace(made, models={network: made.models["base"]})
+        experiment = experiments.Experiment("x", "digits", {}, (), networks=(network,), metric="mse", **FEW)
+        rows = recording.record(experiment, table, progress=False, bench=bench)
+        card = QuantizationCard.from_rows(rows[1:], rows)
+        assert card["weight_bytes"] == "not reported" and card["float_accuracy"]["value"] > 0
+        assert results.float_accuracy("digits", network, rows, "mse", "other weights") is None
+    table = results.load_table(results.table_path("digits", "float-baseline"))
+    known = results.float_accuracy("digits", "base", table)
+    assert known.value == results.float_accuracy("digits", "base", rows).value
+    assert results.float_accuracy("digits", "base", rows, weights=rows.weights[0]) is None
 
 
 @pytest.mark.parametrize("name, whose", [("method", "grid"), ("steps", "grid"), ("value", "column")])
