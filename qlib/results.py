@@ -234,19 +234,27 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        Rows of one combination differ in more than their draw.
+        Rows of one combination differ in more than their draw, or rows measure several metrics, whose values
+        are no column.
     """
     import pandas as pd
 
+    if differing(table, ["metric"]):
+        said = ", ".join(dict.fromkeys(cell(metric) for metric in table.metric))
+        raise ValueError(f"these rows differ in metric ({said[:200]}): select those of one")
     groups = []
     settings = [*SETTING, *table.attrs.get("choices", ())]
-    for _, rows in table.groupby([table[name].map(_hashable) for name in by], sort=False):
+    keys = [table[name].map(_hashable) for name in by]
+    for _, rows in table.groupby(keys, sort=False, dropna=False):  # None is a value like others
         _refuse_differing(rows, by, settings)
         mean = mean_of([measurement_of(row) for row in rows.to_dict("records")])
         found = rows.iloc[0][list(by)]
         groups.append((*found, mean.value, *mean.interval, mean.spread, mean.seeds, mean.n))
     columns = [*by, "value", "low", "high", "spread", "draws", "n"]
     result = pd.DataFrame(groups, columns=columns)
+    for i, name in enumerate(by):
+        if result[name].isna().any():  # None as in the table, and not NaN
+            result[name] = pd.Series([group[i] for group in groups], dtype=object)
     result.attrs["metric"] = mean.metric if groups else described("top1")
     return result.assign(top1=result.value) if result.attrs["metric"].name == "top1" else result
 
@@ -258,7 +266,7 @@ def _hashable(value: Any) -> Any:
 
 def differing(rows: pd.DataFrame, settings: Sequence[str]) -> list[str]:
     """The columns among ``settings`` in which rows differ, once each."""
-    known = {name: list(rows[name]) for name in settings if name in rows}
+    known = {name: list(rows[name]) for name in settings if name in rows and len(rows)}
     return [name for name, given in known.items() if not all(same(value, given[0]) for value in given)]
 
 

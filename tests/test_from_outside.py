@@ -377,8 +377,9 @@ def test_a_table_may_hold_several_metrics(mine, table):
     rows = recording.record(grid(mine, metric=mine("FAR")), table, progress=False, keep=True)
     assert len(rows) == 4 and rows.key.is_unique
     quantized = rows[rows.weight_bits.notna()]
-    with pytest.raises(ValueError, match="differ in metric"):
-        results.summary(quantized, ["weight_bits"])
+    for by in (["weight_bits"], ["weight_bits", "metric"]):
+        with pytest.raises(ValueError, match="differ in metric .mse, .*FAR.*: select those of one"):
+            results.summary(quantized, by)
     one, other = (results.measurement_of(row) for row in quantized.to_dict("records"))
     with pytest.raises(ValueError, match="mse cannot be compared with"):
         compare(one, other)
