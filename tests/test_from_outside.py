@@ -542,6 +542,46 @@ def test_run_measures_the_benches_of_a_reader(mine, capsys):
         assert len(lines) == 2 and all(words in line and "n = 20" in line for line in lines)
 
 
+@pytest.mark.parametrize("method", ["name: bias", "- bias", "{name: bias}", "[bias]"])
+def test_a_method_is_given_as_yaml(mine, table, method):
+    command = ["run", "weight_bits=3", *SMALL, "--bench", mine("curve"), "--out", str(table)]
+    assert main([*command, "--method", method]) == 0
+    assert list(results.load_table(table).method) == ["nearest", "bias"]
+
+
+def test_a_mapping_may_name_a_method_of_the_readers_own(mine, table):
+    method = f"name: {mine('Shrink')}\npower: 2"
+    assert main(["run", *arguments(mine, "--method", method, "--out", str(table))]) == 0
+    assert results.load_table(table).method[1] == {"name": mine("Shrink"), "power": 2}
+
+
+@pytest.mark.parametrize("given", [["--method", "[bias"], ["weight_bits={"], ["--method", "bia: 3"]])
+def test_what_is_no_yaml_is_refused_in_one_line(mine, given, capsys):
+    assert main(["run", "--bench", mine("curve"), *SMALL, *given]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert given[-1].split("=")[0] in said or "None" in said
+
+
+def test_a_bench_is_made_once(tmp_path, mine, capsys):
+    log = tmp_path / "made"
+    (tmp_path / "mine.py").write_text(
+        MINE.replace('    """Regression."""', f"    print('made', file=open({str(log)!r}, 'a'))")
+    )
+    assert main(["run", "weight_bits=3", *SMALL, "--bench", mine("curve")]) == 0
+    assert log.read_text() == "made\n"
+
+
+def test_a_key_does_not_depend_on_the_folder_from_which_a_file_is_named(tmp_path, mine, table, monkeypatch):
+    fields = {"config_class": mine("Config"), "fixed": {**SHRUNK, "shrinking": 0.5}}
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for place in (str(tmp_path / "mine.py"), "mine.py", "./mine.py"):
+        method = {"name": f"{place}:Shrink", "power": 2}
+        rows = record(mine, table, ({"method": method},), metric=f"{place}:FAR", **fields)
+        found.append(list(rows.key))
+    assert found[0] == found[1] == found[2] and len(results.provenance(table)) == 1
+
+
 GRID = """
 bench: mine
 fixed: {{first_last_bits: null}}
@@ -578,6 +618,12 @@ def test_sweep_records_what_a_reader_brings(swept, mine, capsys):
     assert len(results.summary(rows[1:], ["method", "shrinking"])) == 6
     assert main(command) == 0 and "base in float: " in capsys.readouterr().out
     assert results.load_table(path.with_suffix(".rows.csv")).equals(rows)
+
+
+def test_a_method_beside_a_grid_of_methods_is_refused(swept, capsys):
+    _, _, command = swept
+    assert main([*command, "--method", "bias"]) == 2
+    assert "mine.yaml varies the method: leave out --method" in capsys.readouterr().err
 
 
 def test_processes_make_the_same_table(swept, tmp_path):

@@ -137,7 +137,7 @@ def _given_bench(arguments: argparse.Namespace, default: str, own: dict | None =
     if len(given) < 3:
         raise ValueError("a network of your own needs all of --model, --weights and --data")
     name = arguments.bench or Path(given["data"]).name
-    return {"bench": name, "own": {**given, "preprocess": yaml.safe_load(arguments.preprocess)}}
+    return {"bench": name, "own": {**given, "preprocess": _value("--preprocess", arguments.preprocess)}}
 
 
 def _given_how(arguments: argparse.Namespace, fixed: dict[str, Any]) -> dict[str, Any]:
@@ -145,13 +145,21 @@ def _given_how(arguments: argparse.Namespace, fixed: dict[str, Any]) -> dict[str
     given = {"metric": arguments.metric, "config_class": arguments.config_class}
     given = {name: value for name, value in given.items() if value}
     if arguments.method:
-        method = arguments.method if is_spec(arguments.method) and arguments.method[0] not in "[{" else None
-        given["fixed"] = {**fixed, "method": method or yaml.safe_load(arguments.method)}
+        given["fixed"] = {**fixed, "method": _value("--method", arguments.method)}
     return given
 
 
+def _value(name: str, text: str) -> Any:
+    """What an argument says, as in YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{name}: {text!r:.80} is no YAML: {said}") from error
+
+
 def _run(arguments: argparse.Namespace) -> int:
-    fields = {name: yaml.safe_load(text) for name, _, text in (f.partition("=") for f in arguments.fields)}
+    fields = {name: _value(name, text) for name, _, text in (f.partition("=") for f in arguments.fields)}
     given = _given_bench(arguments, "digits")
     images = arguments.images or 2000
     calibration = arguments.calibration_images or 320
@@ -207,6 +215,8 @@ def _say(
 
 def _sweep(arguments: argparse.Namespace) -> int:
     experiment = experiments.Experiment.load(arguments.file)
+    if arguments.method and any("method" in part for axis in experiment.vary for part in axis):
+        raise ValueError(f"{arguments.file} varies the method: leave out --method, or method in the file")
     given = _given_bench(arguments, experiment.bench, experiment.own)
     given |= _given_how(arguments, dict(experiment.fixed))
     experiment = dataclasses.replace(experiment, **given)
