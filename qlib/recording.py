@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .benches import Bench, load_bench
+from .benches import Bench, load_bench, refuse_lacking
 from .experiments import Experiment, Laboratory, Run
 from .metrics import TOP1
 from .provenance import session
@@ -74,6 +74,8 @@ def record(
     apart = bool(workers) or scheduler is not None
     if bench and apart:
         raise ValueError("a bench made in Python stays in this process: leave out workers and scheduler")
+    if bench:
+        refuse_lacking(bench, "bench=")
     bench = bench or experiment.load_bench()
     experiment = experiment.measuring(bench)
     laboratory = Laboratory(bench, device, precision)

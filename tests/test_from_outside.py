@@ -450,6 +450,12 @@ def test_what_is_no_bench_is_refused(tmp_path, mine):
         load_bench("half", {"bench": f"{tmp_path / 'half.py'}:Half"})
     with pytest.raises(ValueError, match="no bench"):
         load_bench("x", {"bench": mine("curves")})
+    half = named(f"{tmp_path / 'half.py'}:Half", "bench")()
+    half.calibration = half.validation
+    half.training = None
+    with pytest.raises(ValueError, match="bench= gives a Half, which lacks training$"):
+        recording.record(grid(mine), tmp_path / "x.csv", bench=half)
+    assert not (tmp_path / "x.csv").exists()
 
 
 TARGETS = {
