@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from qlib import QuantConfig, QuantizationCard, evaluate, experiments, quantize, recording, results
 from qlib.benches import Loaders, data_hash
+from qlib.choices import choices
 from qlib.cli import main
 
 FEW = ["--images", "40", "--calibration-images", "20"]
@@ -218,6 +219,19 @@ def test_what_ends_both_runs_is_said_once(own, tmp_path, capsys):
         said.out.count("failed") == 2
         and said.err.count("labels run from 0 to 2, but the network tells 2 classes") == 1
     )
+
+
+def test_help_lists_all_that_can_be_chosen(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    said = capsys.readouterr().out
+    for settings in (QuantConfig, experiments.Allocation):
+        for name, known in choices(settings).items():
+            assert f"  {name}=" in said and known.title in said
+            assert all(value in said for value in known.values)
+    assert "symmetric_grid=full" in said and "Symmetric grid: full, restricted, authors" in said
+    assert "methods: bias, nearest" in said and "metrics: top1, " in said
+    assert max(map(len, said.splitlines())) <= 100
 
 
 def test_results_lists_selects_and_exports(tmp_path, capsys):

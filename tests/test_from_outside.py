@@ -588,6 +588,26 @@ def test_a_key_does_not_depend_on_the_folder_from_which_a_file_is_named(tmp_path
     assert found[0] == found[1] == found[2] and len(results.provenance(table)) == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_export_writes_what_a_reader_brings(tmp_path, mine):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    (tmp_path / "config.yaml").write_text("{weight_bits: 8, shrinking: 0.5}\n")
+    brought = ["--config-class", mine("Config"), "--method", f"name: {mine('Shrink')}\npower: 2"]
+    command = ["export", "--calibration-images", "20", "--config", str(tmp_path / "config.yaml")]
+    assert main([*command, str(tmp_path / "x.onnx")]) == 2  # the choice is none of QuantConfig's
+    assert main([*command, *brought, str(tmp_path / "x.onnx")]) == 0
+    bench = load_bench("digits")
+    config = named(mine("Config"), "configuration")(shrinking=0.5)
+    method = {"name": mine("Shrink"), "power": 2}
+    expected = quantize(bench.models["base"], config, bench.calibration(20), method)
+    x = bench.validation(20)[0][0]
+    session = runtime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        found = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+        assert (found - expected(x)).abs().mean() < 0.05 * expected(x).std()
+
+
 GRID = """
 bench: mine
 fixed: {{first_last_bits: null}}

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,29 +15,39 @@ import yaml
 
 from .. import experiments, recording, results
 from ..benches import load_bench, network_of
-from ..config import QuantConfig
+from ..choices import Settings, choices
+from ..config import QuantConfig, configuration_named
 from ..devices import PRECISIONS
-from ..metrics import TOP1, find_metric
+from ..methods import known_methods
+from ..metrics import METRICS, TOP1, find_metric
 from ..own import is_spec
+from ..tables import cell
 from .recorded import add_machine, record_one
 
 if TYPE_CHECKING:
     import pandas as pd
+
+WIDTH = 100  # of lines of help that are laid out here
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser(
         "run",
         help="measure one configuration, and the network in float",
-        description="Measure one configuration, and the network in float: of a bench, or your own. For "
-        "example: qlib run weight_bits=4 activation_bits=4 --model mine.py:network --weights "
-        "mine.safetensors --data images/",
+        description=textwrap.fill(
+            "Measure one configuration, and the network in float: of a bench, or your own. For example: qlib "
+            "run weight_bits=4 activation_bits=4 --model mine.py:network --weights mine.safetensors --data "
+            "images/",
+            WIDTH,
+        ),
+        epilog=_what_there_is(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument(
         "fields",
         nargs="*",
         metavar="FIELD=VALUE",
-        help="of QuantConfig or an allocation, such as weight_bits=4",
+        help="a choice or a field of an allocation, see below, such as weight_bits=4",
     )
     run.add_argument("--network", default="base")
     run.add_argument(
@@ -82,6 +93,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     export.add_argument("--calibration-images", type=int, default=320, metavar="N")
     export.add_argument("--seed", type=int, default=0, help="of the draw of calibration images")
+    _add_method(export)
+    _add_config_class(export)
     export.set_defaults(run=_export)
 
 
@@ -107,20 +120,58 @@ def _add_bench(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
     """How it is quantized and measured, beside the choices."""
+    _add_method(parser)
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="what is measured: a metric, or FILE.py:NAME (is run; default: what the bench says, or top1)",
+    )
+    _add_config_class(parser)
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         metavar="NAME",
         help="how codes and ranges are found: a method, FILE.py:NAME (is run), a YAML mapping of name and "
         "settings, or a list of such (default: nearest)",
     )
-    parser.add_argument(
-        "--metric", metavar="NAME", help="what is measured: a metric, or FILE.py:NAME (is run; default: top1)"
-    )
+
+
+def _add_config_class(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-class",
         metavar="FILE.py:NAME",
         help="a configuration with choices of your own, derived from QuantConfig (is run)",
     )
+
+
+def _what_there_is() -> str:
+    """The end of the help: choices, fields of an allocation, and the names of methods and metrics."""
+    return "\n".join(
+        (
+            "choices, and their defaults:",
+            *_fields(QuantConfig),
+            "",
+            "an allocation, which chooses the bits by layer (learned where a target is given):",
+            *_fields(experiments.Allocation),
+            "",
+            f"methods: {', '.join(known_methods())}",
+            f"metrics: {', '.join(METRICS)}",
+        )
+    )
+
+
+def _fields(settings: type[Settings]) -> list[str]:
+    """A line or two for every field: name and default, what it is, and its values where these are words."""
+    found = []
+    for name, known in choices(settings).items():
+        default = settings.defaults()[name]
+        values = known.values or (("true", "false") if isinstance(default, bool) else ())
+        said = known.title + (f": {', '.join(values)}" if values else "")
+        start = f"  {name}={cell(default)}".ljust(38)
+        found += textwrap.wrap(said, WIDTH, initial_indent=f"{start} ", subsequent_indent=" " * 39)
+    return found
 
 
 def _given_bench(arguments: argparse.Namespace, default: str, own: dict | None = None) -> dict:
@@ -192,7 +243,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _say(
-    experiment: experiments.Experiment, table: pd.DataFrame, failures: Mapping[str, str], choices: str
+    experiment: experiments.Experiment, table: pd.DataFrame, failures: Mapping[str, str], fields: str
 ) -> int:
     """Print what was measured; the status."""
     rows = {row["key"]: row for row in table.to_dict("records")}
@@ -200,7 +251,7 @@ def _say(
     metric = find_metric(experiment.metric or TOP1)
     measured = "" if metric is TOP1 else f"{metric.title or metric.name} "
     for key, run in asked.items():
-        what = choices or "quantized, 8 bits"
+        what = fields or "quantized, 8 bits"
         if run.method != "nearest":
             what += f" method={run.method}"
         if key != table.attrs["asked"][-1]:
@@ -229,8 +280,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
     bench = load_bench(arguments.bench)
     network = network_of(bench, arguments.network)
-    config = QuantConfig.from_yaml(arguments.config.read_text("utf8")) if arguments.config else QuantConfig()
+    kind = configuration_named(arguments.config_class)
+    config = kind.from_yaml(arguments.config.read_text("utf8")) if arguments.config else kind()
+    method = _value("--method", arguments.method) if arguments.method else "nearest"
     calibration = bench.calibration(arguments.calibration_images, seed=arguments.seed)
-    export_onnx(network, config, calibration, calibration[0][0][:1], arguments.path)
+    export_onnx(network, config, calibration, calibration[0][0][:1], arguments.path, method)
     print(f"wrote {arguments.path}")
     return 0
