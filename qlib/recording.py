@@ -133,14 +133,16 @@ def record(
 
 
 def _attempt(laboratory: Laboratory, item: tuple[str, Run]) -> dict[str, Any]:
-    """The cells of a row that are results, or the error of a run that cannot be carried out. Other errors are
-    the machine's.
+    """The cells of a row that are results, or the error of a run that cannot be carried out, whatever error a
+    reader's own code has. Those of the machine (files, memory) are raised.
     """
     _refuse_changed(laboratory, item)
     start = time.perf_counter()
     try:
         cells = {**laboratory.measure(item[1]), "seconds": round(time.perf_counter() - start, 2)}
-    except (ValueError, RuntimeError, ArithmeticError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
         cells = {"error": f"{type(error).__name__}: {error}"}
     _refuse_changed(laboratory, item)
     return cells

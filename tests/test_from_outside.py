@@ -737,7 +737,15 @@ def test_a_file_that_cannot_be_run_says_where(tmp_path, mine, code, words, capsy
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("code", ["raise ValueError('too flat')", "raise KeyError('flat')", "{}['flat']"])
+FAULTS = [
+    "raise ValueError('too flat')",
+    "raise KeyError('flat')",
+    "{}['flat']",
+    "raise type('MyError', (Exception,), {})('flat')",
+]
+
+
+@pytest.mark.parametrize("code", FAULTS)
 def test_a_method_that_fails_ends_its_run_alone(tmp_path, mine, table, code):
     (tmp_path / "mine.py").write_text(
         MINE.replace("            factor =", f"            {code}\n            factor =")
@@ -746,6 +754,18 @@ def test_a_method_that_fails_ends_its_run_alone(tmp_path, mine, table, code):
     assert list(rows.method) == ["nearest", "bias"]
     (said,) = results.failures(table).values()
     assert "flat" in said and "Error" in said
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, OSError])
+def test_what_is_no_fault_of_a_method_ends_the_recording(tmp_path, mine, table, error):
+    (tmp_path / "mine.py").write_text(
+        MINE.replace(
+            "            factor =", f"            raise {error.__name__}('full')\n            factor ="
+        )
+    )
+    with pytest.raises(error, match="full"):
+        record(mine, table, ({"method": mine("Shrink")},), config_class=mine("Config"))
+    assert list(results.load_table(table).method) == ["nearest"] and not results.failures(table)
 
 
 # ------------------------------------------------------------------------------------------------------------

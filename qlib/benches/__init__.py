@@ -19,7 +19,8 @@ Batches = Sequence[tuple["Tensor", "Tensor"]]
 
 class Bench(Protocol):
     """Data and networks. Batches are pairs of float32 images ``(b, c, h, w)``, ready for the network, and
-    int64 labels.
+    int64 labels, or whatever the network and ``metric`` take. A bench without the attribute ``metric`` is
+    measured by top-1.
     """
 
     name: str
