@@ -30,7 +30,7 @@ from .methods import identity as identity_of_methods
 from .methods import spelled, unspelled
 from .metrics import TOP1, Accuracy, Measurement, description, find_metric
 from .names import suggestion
-from .own import is_spec, origin
+from .own import is_spec, origin, short
 
 if TYPE_CHECKING:
     import torch
@@ -313,9 +313,10 @@ class Laboratory:
         if said.keys() - QuantConfig.defaults().keys():
             key["config_class"] = origin(type(run.config))
         if run.method != "nearest":
-            key["method"] = identity_of_methods(run.method)
+            methods = identity_of_methods(run.method)
+            key["method"] = [{**method, "name": short(method["name"])} for method in methods]
         if run.metric != TOP1.name:
-            key["metric"] = {"name": run.metric, **_code_of_metric(run.metric)}
+            key["metric"] = {"name": short(run.metric), **_code_of_metric(run.metric)}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         return {"key": digest, **depends, "method": run.method, "metric": description(run.metric)}
 

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from functools import cache
@@ -23,8 +24,20 @@ _SOURCES: dict[str, bytes] = {}  # by module, what was run
 
 
 def is_spec(name: object) -> bool:
-    """Whether ``name`` says where something of the reader's is."""
-    return isinstance(name, str) and ":" in name
+    """Whether ``name`` says where something of the reader's is. A line of YAML, such as ``name: bias``, does
+    not.
+    """
+    if not isinstance(name, str) or ":" not in name:
+        return False
+    return re.search(r"\.py:\S", name) is not None or re.search(r"\s", name) is None
+
+
+def short(spec: str) -> str:
+    """``FILE.py:NAME`` without the folder: what the key of a row holds, so that a file may be named from
+    anywhere. Files of one name are told apart by their code. Other names stay as they are.
+    """
+    place, colon, name = spec.rpartition(":")
+    return f"{Path(place).name}:{name}" if colon and place.endswith(".py") else spec
 
 
 def named(spec: str, what: str) -> Any:

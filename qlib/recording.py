@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .benches import Bench, load_bench
+from .benches import Bench, load_bench, refuse_lacking
 from .experiments import Experiment, Laboratory, Run
 from .metrics import TOP1
 from .provenance import session
@@ -88,12 +88,15 @@ def record(
     Returns
     -------
     DataFrame
-        As `qlib.results.load_table` gives it.
+        As `qlib.results.load_table` gives it; the keys of the rows that were asked for, in the order of the
+        runs, are in its ``.attrs["asked"]``.
 
     Raises
     ------
     ValueError
         A choice is called like a column of every table, or ``bench`` was to go to other processes.
+    OSError
+        Code of the reader's own changes while a row is computed.
     """
     from tqdm import tqdm
 
@@ -103,10 +106,14 @@ def record(
     apart = bool(workers) or scheduler is not None
     if bench and apart:
         raise ValueError("a bench made in Python stays in this process: leave out workers and scheduler")
+    if bench:
+        refuse_lacking(bench, "bench=")
     bench = bench or experiment.load_bench()
     experiment = experiment.measuring(bench)
     laboratory = Laboratory(bench, device, precision)
-    wanted = {laboratory.identity(run)["key"]: run for run in experiment.runs()}
+    # Of this moment: files of the reader's own may be edited while rows are computed.
+    identities = {run: laboratory.identity(run) for run in experiment.runs()}
+    wanted = {identity["key"]: run for run, identity in identities.items()}
     part, parts = shard
     if parts > 1:
         path = shard_path(path, part, parts)
@@ -146,24 +153,41 @@ def record(
                 failed[key] = cells["error"]
             else:
                 empty = {**dict.fromkeys(COLUMNS), **LATER, **own}
-                row = {**empty, **laboratory.identity(run), **cells, "session": number}
+                row = {**empty, **identities[run], **cells, "session": number}
                 rows[key] = {name: cell(value) for name, value in row.items()}
             if failed != notes["failed"]:
                 write_notes(path, {**notes, "failed": failed})
             kept = [k for k in (*(k for k in rows if k not in wanted), *wanted) if k in rows]
             write_rows(path, [rows[k] for k in kept], notes["choices"])
-    return load_table(path)
+    table = load_table(path)
+    table.attrs["asked"] = list(wanted)
+    return table
 
 
 def _attempt(laboratory: Laboratory, item: tuple[str, Run]) -> dict[str, Any]:
-    """The cells of a row that are results, or the error of a run that cannot be carried out. Other errors are
-    the machine's.
+    """The cells of a row that are results, or the error of a run that cannot be carried out, whatever error a
+    reader's own code has. Those of the machine (files, memory) are raised.
     """
+    _refuse_changed(laboratory, item)
     start = time.perf_counter()
     try:
-        return {**laboratory.measure(item[1]), "seconds": round(time.perf_counter() - start, 2)}
-    except (ValueError, RuntimeError, ArithmeticError) as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        cells = {**laboratory.measure(item[1]), "seconds": round(time.perf_counter() - start, 2)}
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        cells = {"error": f"{type(error).__name__}: {error}"}
+    _refuse_changed(laboratory, item)
+    return cells
+
+
+def _refuse_changed(laboratory: Laboratory, item: tuple[str, Run]) -> None:
+    """What is written under a key is what was measured: code of the reader's own is read when it is used."""
+    key, run = item
+    if laboratory.identity(run)["key"] != key:
+        raise OSError(
+            f"{platform.node()} has other code, weights or data than when the recording began, so this row "
+            "is not kept: leave the files alone while it runs, and give the command again"
+        )
 
 
 @functools.lru_cache(1)
@@ -173,12 +197,7 @@ def _laboratory(bench: str, own: str, *options: str) -> Laboratory:
 
 
 def _attempt_elsewhere(place: tuple[str, ...], item: tuple[str, Run]) -> dict[str, Any]:
-    laboratory = _laboratory(*place)
-    if laboratory.identity(item[1])["key"] != item[0]:
-        raise OSError(
-            f"a worker ({platform.node()}) has other code, weights or data than the process that records"
-        )
-    return _attempt(laboratory, item)
+    return _attempt(_laboratory(*place), item)
 
 
 def merge(experiment: Experiment, path: Path) -> pd.DataFrame:

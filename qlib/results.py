@@ -199,16 +199,27 @@ def in_float(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def float_accuracy(
-    bench: str, network: str, table: pd.DataFrame | None = None, metric: str = "top1"
+    bench: str,
+    network: str,
+    table: pd.DataFrame | None = None,
+    metric: str = "top1",
+    weights: str | None = None,
 ) -> Measurement | None:
     """What a network reaches in float, from ``table`` or else the bench's table ``float-baseline``; ``None``
     if neither has it.
+
+    Parameters
+    ----------
+    weights
+        Their hash (`qlib.benches.weights_hash`), by which a network is known; without it the names of bench
+        and network are trusted.
     """
     path = table_path(bench, "float-baseline")
     for rows in (table, load_table(path) if path.exists() else None):
         if rows is not None:
             found = in_float(rows)
-            found = found[found.network == network]
+            found = found[(found.bench == bench) & (found.network == network)]
+            found = found[(found.weights == weights) | (weights is None)]
             found = found[[same(m, metric) for m in found.metric]]
             if len(found):
                 return measurement_of(found.iloc[0])
@@ -279,19 +290,27 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        Rows of one combination differ in more than their draw.
+        Rows of one combination differ in more than their draw, or rows measure several metrics, whose values
+        are no column.
     """
     import pandas as pd
 
+    if differing(table, ["metric"]):
+        said = ", ".join(dict.fromkeys(cell(metric) for metric in table.metric))
+        raise ValueError(f"these rows differ in metric ({said[:200]}): select those of one")
     groups = []
     settings = [*SETTING, *table.attrs.get("choices", ())]
-    for _, rows in table.groupby([table[name].map(_hashable) for name in by], sort=False):
+    keys = [table[name].map(_hashable) for name in by]
+    for _, rows in table.groupby(keys, sort=False, dropna=False):  # None is a value like others
         _refuse_differing(rows, by, settings)
         mean = mean_of([measurement_of(row) for row in rows.to_dict("records")])
         found = rows.iloc[0][list(by)]
         groups.append((*found, mean.value, *mean.interval, mean.spread, mean.seeds, mean.n))
     columns = [*by, "value", "low", "high", "spread", "draws", "n"]
     result = pd.DataFrame(groups, columns=columns)
+    for i, name in enumerate(by):
+        if result[name].isna().any():  # None as in the table, and not NaN
+            result[name] = pd.Series([group[i] for group in groups], dtype=object)
     result.attrs["metric"] = mean.metric if groups else described("top1")
     return result.assign(top1=result.value) if result.attrs["metric"].name == "top1" else result
 
@@ -301,11 +320,15 @@ def _hashable(value: Any) -> Any:
     return cell(value) if isinstance(value, (list, dict)) else value
 
 
+def differing(rows: pd.DataFrame, settings: Sequence[str]) -> list[str]:
+    """The columns among ``settings`` in which rows differ, once each."""
+    known = {name: list(rows[name]) for name in settings if name in rows and len(rows)}
+    return [name for name, given in known.items() if not all(same(value, given[0]) for value in given)]
+
+
 def _refuse_differing(rows: pd.DataFrame, by: Sequence[str], settings: Sequence[str]) -> None:
     """An average over rows of several settings is a number about none of them."""
-    first = rows.iloc[0]
-    differ = [n for n in settings if n in rows and not all(same(v, first[n]) for v in rows[n])]
-    if differ:
+    if differ := differing(rows, settings):
         raise ValueError(
             f"rows of one combination of {', '.join(by)} differ in {', '.join(differ)}, too: select by it, "
             "or add it"
@@ -326,18 +349,6 @@ def run_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig
     metric = row["metric"] if isinstance(row["metric"], str) else row["metric"]["name"]
     method = cell(row["method"]) if not isinstance(row["method"], str) else row["method"]
     return Run(row["bench"], row["network"], config, *numbers, allocation, method, metric)
-
-
-def rows_by_run(path: Path, config_class: type[QuantConfig] = QuantConfig) -> dict[Run, dict[str, Any]]:
-    """The rows of `load_rows` by the run that they record, but for those in which a choice that
-    ``config_class`` does not have is not at its default.
-    """
-    unknown = {k: v for k, v in read_notes(path)["choices"].items() if k not in config_class.defaults()}
-    found = {}
-    for row in load_rows(path):
-        if all(same(row[name], value) for name, value in unknown.items()):
-            found[run_of({k: v for k, v in row.items() if k not in unknown}, config_class)] = row
-    return found
 
 
 def config_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig) -> QuantConfig:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from qlib import QuantConfig, QuantizationCard, evaluate, experiments, quantize, recording, results
 from qlib.benches import Loaders, data_hash
+from qlib.choices import choices
 from qlib.cli import main
 
 FEW = ["--images", "40", "--calibration-images", "20"]
@@ -60,6 +61,32 @@ def test_runs_gather_in_one_table(tmp_path):
     rows = results.load_table(table)
     assert sorted(map(str, rows.activation_bits)) == ["3", "4", "None"]
     assert len(results.provenance(table)) == 2  # the third run found its row
+
+
+def test_run_says_the_row_of_the_precision_that_was_asked_for(tmp_path, capsys):
+    command = ["run", "activation_bits=2", *FEW, "--out", str(tmp_path / "mine.csv")]
+    lines = []
+    for precision in ("float32", "bfloat16", "float32"):
+        assert main([*command, "--precision", precision]) == 0
+        lines.append(capsys.readouterr().out)
+    rows = results.load_table(tmp_path / "mine.csv")
+    rows = rows[rows.activation_bits == 2]
+    expected = [str(results.measurement_of(row)) for row in rows.to_dict("records")]
+    assert list(rows.precision) == ["float32", "bfloat16"]
+    assert [line.splitlines()[1].partition(": ")[2] for line in lines] == [*expected, expected[0]]
+
+
+def test_run_says_the_row_of_the_weights_that_were_asked_for(own, tmp_path, capsys):
+    command = ["run", "weight_bits=4", *own, "--out", str(tmp_path / "mine.csv")]
+    assert main(command) == 0
+    block = Block()
+    torch.nn.init.zeros_(block.last.weight)
+    block.last.bias.data[:] = torch.arange(10)  # says the last class, which no image is of
+    save_file(block.state_dict(), tmp_path / "mine.safetensors")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert all(": 0.00 % (" in line for line in capsys.readouterr().out.splitlines())
+    assert len(results.load_table(tmp_path / "mine.csv")) == 4
 
 
 def test_a_card_says_in_which_precision_its_rows_were_computed(tmp_path):
@@ -189,6 +216,19 @@ def test_what_ends_both_runs_is_said_once(own, tmp_path, capsys):
         said.out.count("failed") == 2
         and said.err.count("labels run from 0 to 2, but the network tells 2 classes") == 1
     )
+
+
+def test_help_lists_all_that_can_be_chosen(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    said = capsys.readouterr().out
+    for settings in (QuantConfig, experiments.Allocation):
+        for name, known in choices(settings).items():
+            assert f"  {name}=" in said and known.title in said
+            assert all(value in said for value in known.values)
+    assert "symmetric_grid=full" in said and "Symmetric grid: full, restricted, authors" in said
+    assert "methods: bias, nearest" in said and "metrics: top1, " in said
+    assert max(map(len, said.splitlines())) <= 100
 
 
 def test_results_lists_selects_and_exports(tmp_path, capsys):

@@ -18,7 +18,17 @@ import sys
 import pytest
 import torch
 
-from qlib import QuantConfig, compare, evaluate, experiments, load_bench, quantize, recording, results
+from qlib import (
+    QuantConfig,
+    QuantizationCard,
+    compare,
+    evaluate,
+    experiments,
+    load_bench,
+    quantize,
+    recording,
+    results,
+)
 from qlib.benches import Loaders, data_hash
 from qlib.cli import main
 from qlib.network.inputs import as_targets
@@ -223,7 +233,7 @@ def test_one_table_may_hold_rows_with_and_without_a_choice(mine, table):
     kind = choice_grid(mine).configurations()
     runs = [results.run_of(row, kind) for row in rows.to_dict("records")]
     assert runs[-1].config == kind(2, first_last_bits=None)
-    assert results.rows_by_run(table)[plain.runs()[-1]]["weight_bits"] == 2
+    assert [only(rows, key=key)["weight_bits"] for key in rows.attrs["asked"]] == [None, 2]
 
 
 def test_rows_that_differ_in_a_choice_are_not_averaged(mine, table):
@@ -234,6 +244,35 @@ def test_rows_that_differ_in_a_choice_are_not_averaged(mine, table):
     found = results.summary(rows, ["shrinking"])
     assert list(found.shrinking) == [1.0, 0.5] and list(found.draws) == [2, 2]
     assert found.attrs["metric"].name == "mse" and "top1" not in found
+
+
+def test_rows_that_differ_in_a_choice_have_no_card(tmp_path, mine, table, capsys):
+    rows = recording.record(choice_grid(mine), table, progress=False)
+    quantized = rows[rows.activation_bits.notna()]
+    for given in ({}, {"config_class": named(mine("Config"), "configuration")}):
+        with pytest.raises(ValueError, match="these rows differ in shrinking: a card is about one setting"):
+            QuantizationCard.from_rows(quantized, rows, **given)
+    with pytest.raises(ValueError, match="this row has shrinking, order, .* as config_class="):
+        QuantizationCard.from_rows(quantized[1:], rows)
+    command = ["card", "new", str(tmp_path / "card.yaml"), "--experiment", str(table)]
+    assert main(command) == 2 and "differ in shrinking" in capsys.readouterr().err
+    command += ["--config-class", mine("Config"), "--where", "shrinking=0.5"]
+    assert main(command) == 0 and "shrinking: 0.5" in (tmp_path / "card.yaml").read_text()
+
+
+def test_a_bench_that_bears_a_name_of_this_package_is_not_taken_for_it(mine, table):
+    made = dataclasses.replace(load_bench("curve", {"bench": mine("curve")}), name="digits")
+    for network in ("base", "mine"):
+        bench = dataclasses.replace(made, models={network: made.models["base"]})
+        experiment = experiments.Experiment("x", "digits", {}, (), networks=(network,), metric="mse", **FEW)
+        rows = recording.record(experiment, table, progress=False, bench=bench)
+        card = QuantizationCard.from_rows(rows[1:], rows)
+        assert card["weight_bytes"] == "not reported" and card["float_accuracy"]["value"] > 0
+        assert results.float_accuracy("digits", network, rows, "mse", "other weights") is None
+    table = results.load_table(results.table_path("digits", "float-baseline"))
+    known = results.float_accuracy("digits", "base", table)
+    assert known.value == results.float_accuracy("digits", "base", rows).value
+    assert results.float_accuracy("digits", "base", rows, weights=rows.weights[0]) is None
 
 
 @pytest.mark.parametrize("name, whose", [("method", "grid"), ("steps", "grid"), ("value", "column")])
@@ -338,8 +377,9 @@ def test_a_table_may_hold_several_metrics(mine, table):
     rows = recording.record(grid(mine, metric=mine("FAR")), table, progress=False, keep=True)
     assert len(rows) == 4 and rows.key.is_unique
     quantized = rows[rows.weight_bits.notna()]
-    with pytest.raises(ValueError, match="differ in metric"):
-        results.summary(quantized, ["weight_bits"])
+    for by in (["weight_bits"], ["weight_bits", "metric"]):
+        with pytest.raises(ValueError, match="differ in metric .mse, .*FAR.*: select those of one"):
+            results.summary(quantized, by)
     one, other = (results.measurement_of(row) for row in quantized.to_dict("records"))
     with pytest.raises(ValueError, match="mse cannot be compared with"):
         compare(one, other)
@@ -410,6 +450,12 @@ def test_what_is_no_bench_is_refused(tmp_path, mine):
         load_bench("half", {"bench": f"{tmp_path / 'half.py'}:Half"})
     with pytest.raises(ValueError, match="no bench"):
         load_bench("x", {"bench": mine("curves")})
+    half = named(f"{tmp_path / 'half.py'}:Half", "bench")()
+    half.calibration = half.validation
+    half.training = None
+    with pytest.raises(ValueError, match="bench= gives a Half, which lacks training$"):
+        recording.record(grid(mine), tmp_path / "x.csv", bench=half)
+    assert not (tmp_path / "x.csv").exists()
 
 
 TARGETS = {
@@ -502,6 +548,66 @@ def test_run_measures_the_benches_of_a_reader(mine, capsys):
         assert len(lines) == 2 and all(words in line and "n = 20" in line for line in lines)
 
 
+@pytest.mark.parametrize("method", ["name: bias", "- bias", "{name: bias}", "[bias]"])
+def test_a_method_is_given_as_yaml(mine, table, method):
+    command = ["run", "weight_bits=3", *SMALL, "--bench", mine("curve"), "--out", str(table)]
+    assert main([*command, "--method", method]) == 0
+    assert list(results.load_table(table).method) == ["nearest", "bias"]
+
+
+def test_a_mapping_may_name_a_method_of_the_readers_own(mine, table):
+    method = f"name: {mine('Shrink')}\npower: 2"
+    assert main(["run", *arguments(mine, "--method", method, "--out", str(table))]) == 0
+    assert results.load_table(table).method[1] == {"name": mine("Shrink"), "power": 2}
+
+
+@pytest.mark.parametrize("given", [["--method", "[bias"], ["weight_bits={"], ["--method", "bia: 3"]])
+def test_what_is_no_yaml_is_refused_in_one_line(mine, given, capsys):
+    assert main(["run", "--bench", mine("curve"), *SMALL, *given]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert given[-1].split("=")[0] in said or "None" in said
+
+
+def test_a_bench_is_made_once(tmp_path, mine, capsys):
+    log = tmp_path / "made"
+    (tmp_path / "mine.py").write_text(
+        MINE.replace('    """Regression."""', f"    print('made', file=open({str(log)!r}, 'a'))")
+    )
+    assert main(["run", "weight_bits=3", *SMALL, "--bench", mine("curve")]) == 0
+    assert log.read_text() == "made\n"
+
+
+def test_a_key_does_not_depend_on_the_folder_from_which_a_file_is_named(tmp_path, mine, table, monkeypatch):
+    fields = {"config_class": mine("Config"), "fixed": {**SHRUNK, "shrinking": 0.5}}
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for place in (str(tmp_path / "mine.py"), "mine.py", "./mine.py"):
+        method = {"name": f"{place}:Shrink", "power": 2}
+        rows = record(mine, table, ({"method": method},), metric=f"{place}:FAR", **fields)
+        found.append(list(rows.key))
+    assert found[0] == found[1] == found[2] and len(results.provenance(table)) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_export_writes_what_a_reader_brings(tmp_path, mine):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    (tmp_path / "config.yaml").write_text("{weight_bits: 8, shrinking: 0.5}\n")
+    brought = ["--config-class", mine("Config"), "--method", f"name: {mine('Shrink')}\npower: 2"]
+    command = ["export", "--calibration-images", "20", "--config", str(tmp_path / "config.yaml")]
+    assert main([*command, str(tmp_path / "x.onnx")]) == 2  # the choice is none of QuantConfig's
+    assert main([*command, *brought, str(tmp_path / "x.onnx")]) == 0
+    bench = load_bench("digits")
+    config = named(mine("Config"), "configuration")(shrinking=0.5)
+    method = {"name": mine("Shrink"), "power": 2}
+    expected = quantize(bench.models["base"], config, bench.calibration(20), method)
+    x = bench.validation(20)[0][0]
+    session = runtime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        found = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+        assert (found - expected(x)).abs().mean() < 0.05 * expected(x).std()
+
+
 GRID = """
 bench: mine
 fixed: {{first_last_bits: null}}
@@ -538,6 +644,12 @@ def test_sweep_records_what_a_reader_brings(swept, mine, capsys):
     assert len(results.summary(rows[1:], ["method", "shrinking"])) == 6
     assert main(command) == 0 and "base in float: " in capsys.readouterr().out
     assert results.load_table(path.with_suffix(".rows.csv")).equals(rows)
+
+
+def test_a_method_beside_a_grid_of_methods_is_refused(swept, capsys):
+    _, _, command = swept
+    assert main([*command, "--method", "bias"]) == 2
+    assert "mine.yaml varies the method: leave out --method" in capsys.readouterr().err
 
 
 def test_processes_make_the_same_table(swept, tmp_path):
@@ -625,7 +737,15 @@ def test_a_file_that_cannot_be_run_says_where(tmp_path, mine, code, words, capsy
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("code", ["raise ValueError('too flat')", "raise KeyError('flat')", "{}['flat']"])
+FAULTS = [
+    "raise ValueError('too flat')",
+    "raise KeyError('flat')",
+    "{}['flat']",
+    "raise type('MyError', (Exception,), {})('flat')",
+]
+
+
+@pytest.mark.parametrize("code", FAULTS)
 def test_a_method_that_fails_ends_its_run_alone(tmp_path, mine, table, code):
     (tmp_path / "mine.py").write_text(
         MINE.replace("            factor =", f"            {code}\n            factor =")
@@ -634,6 +754,18 @@ def test_a_method_that_fails_ends_its_run_alone(tmp_path, mine, table, code):
     assert list(rows.method) == ["nearest", "bias"]
     (said,) = results.failures(table).values()
     assert "flat" in said and "Error" in said
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, OSError])
+def test_what_is_no_fault_of_a_method_ends_the_recording(tmp_path, mine, table, error):
+    (tmp_path / "mine.py").write_text(
+        MINE.replace(
+            "            factor =", f"            raise {error.__name__}('full')\n            factor ="
+        )
+    )
+    with pytest.raises(error, match="full"):
+        record(mine, table, ({"method": mine("Shrink")},), config_class=mine("Config"))
+    assert list(results.load_table(table).method) == ["nearest"] and not results.failures(table)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -682,6 +814,45 @@ def test_a_copy_of_a_network_looks_at_no_file(tmp_path, mine):
     assert torch.equal(copy.deepcopy(quantized)(x), quantized(x)) and copy.deepcopy(config) == config
     with pytest.raises(ValueError, match="no settings .*mine.py:Config"):
         pickle.loads(pickle.dumps(config))
+
+
+def test_run_says_what_was_asked_for_and_no_older_row(tmp_path, mine, table, capsys):
+    command = ["run", *arguments(mine, "--out", str(table))]
+    assert main(command) == 0
+    before = capsys.readouterr().out.splitlines()
+    (tmp_path / "mine.py").write_text(MINE.replace(*CHANGED["of a method"]))
+    assert main(command) == 0
+    after = capsys.readouterr().out.splitlines()
+    assert after[0] == before[0] and after[1] != before[1]
+    (tmp_path / "mine.py").write_text(
+        MINE.replace("            factor =", "            1 / 0\n            factor =")
+    )
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == before[0] and said.out.endswith(" failed\n")
+    assert said.err == "qlib: ZeroDivisionError: division by zero\n"
+    (tmp_path / "mine.py").write_text(MINE)
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == before and said.err == ""
+    assert len(results.load_table(table)) == 5 and len(results.failures(table)) == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_file_that_is_edited_during_a_recording_ends_it(tmp_path, mine, table, late, monkeypatch):
+    measure = experiments.Laboratory.measure
+
+    def edits(self, run):
+        cells = measure(self, run) if late else None
+        (tmp_path / "mine.py").write_text(MINE.replace(*CHANGED["of a method"]))
+        return cells or measure(self, run)
+
+    monkeypatch.setattr(experiments.Laboratory, "measure", edits)
+    axis = ({"method": mine("Shrink"), "weight_bits": 2}, {"method": mine("Shrink")})
+    with pytest.raises(OSError, match="other code, .* than when the recording began"):
+        record(mine, table, axis, config_class=mine("Config"))
+    rows = results.load_table(table)
+    assert list(rows.method) == ["nearest"] and not results.failures(table)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from qlib.methods.bias import Bias
 from qlib.metrics import METRICS
-from qlib.own import is_spec, named, origin, place_of
+from qlib.own import is_spec, named, origin, place_of, short
 
 CODE = """
 def f(x):
@@ -28,6 +28,13 @@ def file(tmp_path):
 
 def test_a_spec_has_a_colon():
     assert is_spec("a.py:b") and is_spec("a.b:c") and not is_spec("top1") and not is_spec(3)
+    assert is_spec("a folder/a.py:b") and not is_spec("name: bias") and not is_spec("name: bias\nsteps: 3")
+
+
+def test_a_key_holds_no_folder():
+    for spec in ("a.py:b", "./a.py:b", "/x y/a.py:b"):
+        assert short(spec) == "a.py:b"
+    assert (short("top1"), short("package.module:b")) == ("top1", "package.module:b")
 
 
 def test_a_file_is_run_once_and_again_when_it_has_changed(file):

@@ -163,6 +163,19 @@ def test_a_summary_is_the_mean_over_draws_with_its_interval_and_spread(table):
         results.accuracies(rows, activation_bits=3)
 
 
+def test_a_summary_has_the_rows_where_a_choice_is_none():
+    table = results.load_table(results.table_path("digits", "first-last-learned"))
+    table = table[table.weight_bits.notna()].assign(
+        target=[a["target_weight_bits"] for a in table.allocation]
+    )
+    rows = table[table.calibration_seed == 0]
+    summary = results.summary(rows, ["first_last_bits", "target", "allocation", "network", "weight_bits"])
+    assert None in set(rows.first_last_bits) and len(summary) == len(rows)
+    assert list(summary.first_last_bits) == list(rows.first_last_bits)
+    assert list(summary.value) == pytest.approx(list(rows.top1), abs=1e-4)
+    assert results.summary(table[:0], ["network"]).empty
+
+
 @pytest.mark.parametrize(
     "text, culprit",
     [

@@ -20,7 +20,8 @@ Batches = Sequence[tuple["Tensor", "Tensor"]]
 class Bench(Protocol):
     """Data and networks.
 
-    Batches are pairs of float32 images ``(b, c, h, w)``, ready for the network, and int64 labels.
+    Batches are pairs of float32 images ``(b, c, h, w)``, ready for the network, and int64 labels, or whatever
+    the network and ``metric`` take. A bench without the attribute ``metric`` is measured by top-1.
     """
 
     name: str
@@ -143,11 +144,17 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
 def _own_bench(spec: str) -> Bench:
     bench = named(spec, "bench")
     bench = bench() if callable(bench) else bench
-    parts = ("name", "models", "calibration", "training", "validation")
-    lacks = [part for part in parts if not hasattr(bench, part)]
-    if lacks:
-        raise ValueError(f"{spec!r} gives a {type(bench).__name__}, which lacks {', '.join(lacks)}")
+    refuse_lacking(bench, repr(spec))
     return bench
+
+
+def refuse_lacking(bench: Bench, made_by: str) -> None:
+    """Raises ``ValueError`` naming what a bench of the reader's own, of ``made_by``, does not have."""
+    lacks = [part for part in ("name", "models") if not hasattr(bench, part)]
+    streams = ("calibration", "training", "validation")
+    lacks += [part for part in streams if not callable(getattr(bench, part, None))]
+    if lacks:
+        raise ValueError(f"{made_by} gives a {type(bench).__name__}, which lacks {', '.join(lacks)}")
 
 
 def network_of(bench: Bench, name: str) -> nn.Module:

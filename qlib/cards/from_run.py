@@ -126,23 +126,23 @@ def from_rows(
     fields_of(config_class)  # or else an error that says why
     if rows.empty:
         raise ValueError("there are no rows to make a card of")
-    names = _columns(rows, config_class)
-    settings = [*names, "network", "bench", "allocation", "method", "metric"]
-    settings += ["calibration_images", "precision"]
-    differs = [c for c in settings if len({json.dumps(v, sort_keys=True) for v in rows[c]}) > 1]
-    if differs:
+    _refuse_lacking(rows, config_class)
+    own = rows.attrs.get("choices", ())
+    if differs := results.differing(rows, [*results.SETTING, *own, *choices(config_class)]):
         raise ValueError(
             f"these rows differ in {', '.join(differs)}: a card is about one setting; select by it"
         )
     records = rows.to_dict("records")
     row = records[0]
     table = rows if table is None else table
-    config = config_class.from_dict({name: row[name] for name in names})
+    stated = {*results.COLUMNS, *own, *choices(config_class)}  # a table may have got other columns since
+    config = results.config_of({name: row[name] for name in row if name in stated}, config_class)
+    measured = (row["bench"], row["network"], table, row["metric"], row["weights"])
     return {
         **from_run(
             config,
             [results.measurement_of(record) for record in records],
-            baseline=results.float_accuracy(row["bench"], row["network"], table, row["metric"]),
+            baseline=results.float_accuracy(*measured),
             size=_size_of(row, config),
         ),
         **_of_method(row["method"], config),
@@ -166,16 +166,13 @@ def _of_method(method: Any, config: QuantConfig) -> dict[str, Any]:
     return {"technique": f"post-training, {', '.join(names(method))}"[:1000], "rounding": NOT_REPORTED}
 
 
-def _columns(rows: pd.DataFrame, config_class: type[QuantConfig]) -> list[str]:
-    """The choices that ``rows`` have a column of. Choices that came later than rows may be missing: they have
-    their default there.
-    """
+def _refuse_lacking(rows: pd.DataFrame, config_class: type[QuantConfig]) -> None:
+    """Choices that came later than rows may be missing: they have their default there."""
     for name, known in choices(config_class).items():
         if name not in rows and known.since is None:
             raise ValueError(
                 f"these rows have no column {name!r}, which is a choice of {config_class.__name__}"
             )
-    return [name for name in choices(config_class) if name in rows]
 
 
 def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,14 +227,17 @@ def _hardware(rows: pd.DataFrame) -> str:
 
 
 def _size_of(row: Mapping[str, Any], config: QuantConfig) -> Footprint | None:
-    """``None`` where the row's bench is not at hand, such as one of the reader's own."""
+    """``None`` where the row's network is not at hand, such as one of the reader's own, whatever its name."""
     from ..footprints import Footprint, footprint
 
     try:
         bench = load_bench(row["bench"])
+        network = network_of(bench, row["network"])
     except (ValueError, OSError):
         return None
-    layers = footprint(bench.models[row["network"]], bench.validation(1)[0][0], config).layers
+    if weights_hash(network) != row["weights"]:
+        return None
+    layers = footprint(network, bench.validation(1)[0][0], config).layers
     if row["bits"]:  # chosen by the run, by layer
         layers = (
             dataclasses.replace(

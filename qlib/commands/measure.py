@@ -6,33 +6,48 @@ import argparse
 import dataclasses
 import sys
 import tempfile
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from .. import experiments, recording, results
 from ..benches import load_bench, network_of
-from ..config import QuantConfig
+from ..choices import Settings, choices
+from ..config import QuantConfig, configuration_named
 from ..devices import PRECISIONS
-from ..metrics import TOP1, find_metric
+from ..methods import known_methods
+from ..metrics import METRICS, TOP1, find_metric
 from ..own import is_spec
+from ..tables import cell
 from .recorded import add_machine, record_one
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDTH = 100  # of lines of help that are laid out here
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser(
         "run",
         help="measure one configuration, and the network in float",
-        description="Measure one configuration, and the network in float: of a bench, or your own. For "
-        "example: qlib run weight_bits=4 activation_bits=4 --model mine.py:network --weights "
-        "mine.safetensors --data images/",
+        description=textwrap.fill(
+            "Measure one configuration, and the network in float: of a bench, or your own. For example: qlib "
+            "run weight_bits=4 activation_bits=4 --model mine.py:network --weights mine.safetensors --data "
+            "images/",
+            WIDTH,
+        ),
+        epilog=_what_there_is(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument(
         "fields",
         nargs="*",
         metavar="FIELD=VALUE",
-        help="of QuantConfig or an allocation, such as weight_bits=4",
+        help="a choice or a field of an allocation, see below, such as weight_bits=4",
     )
     run.add_argument("--network", default="base")
     run.add_argument(
@@ -78,6 +93,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     export.add_argument("--calibration-images", type=int, default=320, metavar="N")
     export.add_argument("--seed", type=int, default=0, help="of the draw of calibration images")
+    _add_method(export)
+    _add_config_class(export)
     export.set_defaults(run=_export)
 
 
@@ -103,20 +120,58 @@ def _add_bench(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
     """How it is quantized and measured, beside the choices."""
+    _add_method(parser)
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="what is measured: a metric, or FILE.py:NAME (is run; default: what the bench says, or top1)",
+    )
+    _add_config_class(parser)
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         metavar="NAME",
         help="how codes and ranges are found: a method, FILE.py:NAME (is run), a YAML mapping of name and "
         "settings, or a list of such (default: nearest)",
     )
-    parser.add_argument(
-        "--metric", metavar="NAME", help="what is measured: a metric, or FILE.py:NAME (is run; default: top1)"
-    )
+
+
+def _add_config_class(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-class",
         metavar="FILE.py:NAME",
         help="a configuration with choices of your own, derived from QuantConfig (is run)",
     )
+
+
+def _what_there_is() -> str:
+    """The end of the help: choices, fields of an allocation, and the names of methods and metrics."""
+    return "\n".join(
+        (
+            "choices, and their defaults:",
+            *_fields(QuantConfig),
+            "",
+            "an allocation, which chooses the bits by layer (learned where a target is given):",
+            *_fields(experiments.Allocation),
+            "",
+            f"methods: {', '.join(known_methods())}",
+            f"metrics: {', '.join(METRICS)}",
+        )
+    )
+
+
+def _fields(settings: type[Settings]) -> list[str]:
+    """A line or two for every field: name and default, what it is, and its values where these are words."""
+    found = []
+    for name, known in choices(settings).items():
+        default = settings.defaults()[name]
+        values = known.values or (("true", "false") if isinstance(default, bool) else ())
+        said = known.title + (f": {', '.join(values)}" if values else "")
+        start = f"  {name}={cell(default)}".ljust(38)
+        found += textwrap.wrap(said, WIDTH, initial_indent=f"{start} ", subsequent_indent=" " * 39)
+    return found
 
 
 def _given_bench(arguments: argparse.Namespace, default: str, own: dict | None = None) -> dict:
@@ -133,7 +188,7 @@ def _given_bench(arguments: argparse.Namespace, default: str, own: dict | None =
     if len(given) < 3:
         raise ValueError("a network of your own needs all of --model, --weights and --data")
     name = arguments.bench or Path(given["data"]).name
-    return {"bench": name, "own": {**given, "preprocess": yaml.safe_load(arguments.preprocess)}}
+    return {"bench": name, "own": {**given, "preprocess": _value("--preprocess", arguments.preprocess)}}
 
 
 def _given_how(arguments: argparse.Namespace, fixed: dict[str, Any]) -> dict[str, Any]:
@@ -141,13 +196,21 @@ def _given_how(arguments: argparse.Namespace, fixed: dict[str, Any]) -> dict[str
     given = {"metric": arguments.metric, "config_class": arguments.config_class}
     given = {name: value for name, value in given.items() if value}
     if arguments.method:
-        method = arguments.method if is_spec(arguments.method) and arguments.method[0] not in "[{" else None
-        given["fixed"] = {**fixed, "method": method or yaml.safe_load(arguments.method)}
+        given["fixed"] = {**fixed, "method": _value("--method", arguments.method)}
     return given
 
 
+def _value(name: str, text: str) -> Any:
+    """What an argument says, as in YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{name}: {text!r:.80} is no YAML: {said}") from error
+
+
 def _run(arguments: argparse.Namespace) -> int:
-    fields = {name: yaml.safe_load(text) for name, _, text in (f.partition("=") for f in arguments.fields)}
+    fields = {name: _value(name, text) for name, _, text in (f.partition("=") for f in arguments.fields)}
     given = _given_bench(arguments, "digits")
     images = arguments.images or 2000
     calibration = arguments.calibration_images or 320
@@ -166,7 +229,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ).measuring(bench)
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.out or Path(folder) / "run.csv"
-        recording.record(
+        table = recording.record(
             experiment,
             path,
             command=arguments.said,
@@ -176,33 +239,35 @@ def _run(arguments: argparse.Namespace) -> int:
             keep=True,
             bench=bench,
         )
-        return _say(experiment, path, " ".join(arguments.fields))
+        return _say(experiment, table, results.failures(path), " ".join(arguments.fields))
 
 
-def _say(experiment: experiments.Experiment, path: Path, choices: str) -> int:
+def _say(
+    experiment: experiments.Experiment, table: pd.DataFrame, failures: Mapping[str, str], fields: str
+) -> int:
     """Print what was measured; the status."""
-    asked = experiment.runs()
-    kind = experiment.configurations()
-    rows = results.rows_by_run(path, kind)
+    rows = {row["key"]: row for row in table.to_dict("records")}
+    asked = dict(zip(table.attrs["asked"], experiment.runs(), strict=True))
     metric = find_metric(experiment.metric or TOP1)
     measured = "" if metric is TOP1 else f"{metric.title or metric.name} "
-    for run in asked:
-        what = choices or "quantized, 8 bits"
+    for key, run in asked.items():
+        what = fields or "quantized, 8 bits"
         if run.method != "nearest":
             what += f" method={run.method}"
-        if run is not asked[-1]:
+        if key != table.attrs["asked"][-1]:
             what = "float"
-        found = results.measurement_of(rows[run]) if run in rows else "failed"
+        found = results.measurement_of(rows[key]) if key in rows else "failed"
         print(f"{what}: {measured}{found}")
-    failed = not all(run in rows for run in asked)
-    errors = dict.fromkeys(results.failures(path).values()) if failed else {}  # often one reason for both
+    errors = dict.fromkeys(failures[key] for key in asked if key not in rows)  # often one reason for both
     for error in errors:
         print(f"qlib: {error}", file=sys.stderr)
-    return int(failed)
+    return int(bool(errors))
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
     experiment = experiments.Experiment.load(arguments.file)
+    if arguments.method and any("method" in part for axis in experiment.vary for part in axis):
+        raise ValueError(f"{arguments.file} varies the method: leave out --method, or method in the file")
     given = _given_bench(arguments, experiment.bench, experiment.own)
     given |= _given_how(arguments, dict(experiment.fixed))
     experiment = dataclasses.replace(experiment, **given)
@@ -215,8 +280,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
     bench = load_bench(arguments.bench)
     network = network_of(bench, arguments.network)
-    config = QuantConfig.from_yaml(arguments.config.read_text("utf8")) if arguments.config else QuantConfig()
+    kind = configuration_named(arguments.config_class)
+    config = kind.from_yaml(arguments.config.read_text("utf8")) if arguments.config else kind()
+    method = _value("--method", arguments.method) if arguments.method else "nearest"
     calibration = bench.calibration(arguments.calibration_images, seed=arguments.seed)
-    export_onnx(network, config, calibration, calibration[0][0][:1], arguments.path)
+    export_onnx(network, config, calibration, calibration[0][0][:1], arguments.path, method)
     print(f"wrote {arguments.path}")
     return 0
