@@ -185,7 +185,8 @@ class QuantizationCard:
         Raises
         ------
         ValueError
-            Naming the columns in which the rows differ, or the one that they lack.
+            Naming the columns in which the rows differ, the one that they lack, or the choices that
+            ``config_class`` does not have.
         """
         from .from_run import from_rows
 
