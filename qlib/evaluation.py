@@ -315,7 +315,7 @@ def compare(a: Measurement | Sequence[Measurement], b: Measurement | Sequence[Me
     n = left[0].n
     if n != right[0].n:
         raise ValueError(f"a paired comparison needs the same images: {n} against {right[0].n}")
-    if metric.name != right[0].metric.name:
+    if _bare(metric) != _bare(right[0].metric):
         raise ValueError(f"{metric.name} cannot be compared with {right[0].metric.name}")
     if not all(np.isfinite(m.values).all() for m in (*left, *right)):
         raise ValueError(f"{metric.name} is not finite: there is no difference to speak of")
@@ -384,13 +384,18 @@ def _distinct(labelled: Sequence[tuple[Hashable, T]], answers: Callable[[T], Any
     return list({tuple(sorted(map(answers, group))): group for group in groups.values()}.values())
 
 
+def _bare(metric: Metric) -> str:
+    """Its name without the file that it was found in, which a row has and a metric at hand has not."""
+    return metric.name.rpartition(":")[2]
+
+
 def _same_examples(side: Measurement | Sequence[Measurement]) -> Sequence[Measurement]:
     found = [side] if isinstance(side, Measurement) else list(side)
     if len({m.n for m in found}) != 1:
         raise ValueError(
             f"a paired comparison needs the same images, got evaluations of {[m.n for m in found]} images"
         )
-    if len({m.metric.name for m in found}) != 1:
+    if len({_bare(m.metric) for m in found}) != 1:
         raise ValueError(f"one side of a comparison has one metric, not {[m.metric.name for m in found]}")
     return found
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .affine import dequantize
+from .affine import quantize as quantize_values
 from .config import MAX_BITS, QuantConfig
 from .methods import Method, Work, find_methods
 from .methods.nearest import Nearest
@@ -19,7 +21,7 @@ from .names import suggestion
 from .network import Kind, Network, Operation, evaluation_copy, read, verify
 from .network.inputs import copied, device_of, examples_in, first, inputs_of, on, one_line, run
 from .network.nodes import count_examples
-from .network.operations import is_relu, known_name
+from .network.operations import is_relu, known_name, rows_of
 from .network.rewrite import free_name
 from .network.verification import EXAMPLES, examples_first
 from .placement import Placement, place
@@ -126,6 +128,20 @@ def _round(work: Work, rounding: Method) -> None:
             raise ValueError(
                 f"the method {type(rounding).__name__} gave the weights of {name!r} no codes: it has to go "
                 "through work.weights()"
+            )
+    if type(rounding) is not Nearest:
+        _refuse_other_values(work, rounding)
+
+
+def _refuse_other_values(work: Work, rounding: Method) -> None:
+    """Weights that are no values of their grid are not what so many bits can hold."""
+    for name, grid in work.grids.items():
+        layer = work.network.module.get_submodule(name)
+        rows = rows_of(layer.weight.data, layer)
+        if not torch.allclose(rows, dequantize(quantize_values(rows, grid), grid), rtol=1e-4, atol=1e-7):
+            raise ValueError(
+                f"the method {type(rounding).__name__} gave {name!r} weights that its grid does not have: "
+                "work.put_weight takes the values of codes, (code - grid.zero_point) * grid.scale"
             )
 
 

@@ -263,6 +263,8 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
             raise ValueError(f"{condition!r} is not FIELD=VALUE{suggestion(field, fields)}")
         value = yaml.safe_load(text)
         has = list(with_allocation(table)[field])
+        if field == "metric":  # one of the reader's own is described there
+            has = [said["name"] if isinstance(said, Mapping) else said for said in has]
         known = sorted({json.dumps(v) for v in has})
         table = table[[same(v, value) for v in has]]
         if table.empty:
@@ -326,6 +328,22 @@ def differing(rows: pd.DataFrame, settings: Sequence[str]) -> list[str]:
     return [name for name, given in known.items() if not all(same(value, given[0]) for value in given)]
 
 
+def refuse_twice(rows: pd.DataFrame) -> None:
+    """Rows of one setting and one seed are of other weights, or of other code of the reader's own.
+
+    Raises
+    ------
+    ValueError
+        A seed stands there twice.
+    """
+    twice = rows.calibration_seed[rows.calibration_seed.duplicated()]
+    if len(twice):
+        raise ValueError(
+            f"several rows of seed {twice.iloc[0]} differ in nothing but weights or code: keep "
+            "those of one in a table of their own"
+        )
+
+
 def _refuse_differing(rows: pd.DataFrame, by: Sequence[str], settings: Sequence[str]) -> None:
     """An average over rows of several settings is a number about none of them."""
     if differ := differing(rows, settings):
@@ -333,6 +351,7 @@ def _refuse_differing(rows: pd.DataFrame, by: Sequence[str], settings: Sequence[
             f"rows of one combination of {', '.join(by)} differ in {', '.join(differ)}, too: select by it, "
             "or add it"
         )
+    refuse_twice(rows)
 
 
 def run_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig) -> Run:

@@ -11,6 +11,7 @@ import textwrap
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import DATA
@@ -318,3 +319,13 @@ def test_layers_left_in_float_are_a_column_that_is_read_back(table):
 def test_landed_rows_keep_their_keys(digits, name):
     for row in results.load_table(results.table_path("digits", name)).iloc[[0, -1]].to_dict("records"):
         assert digits.identity(results.run_of(row))["key"] == row["key"]
+
+
+def test_rows_of_one_setting_and_seed_are_no_two_draws(table):
+    rows = recording.record(dataclasses.replace(TINY, seeds=(0, 1)), table, progress=False)
+    quantized = rows[rows.calibration_images > 0]
+    other = quantized.assign(weights="0" * 16)
+    by = ["weight_bits", "activation_bits"]
+    assert len(results.summary(quantized, by)) and set(results.summary(quantized, by).draws) == {2}
+    with pytest.raises(ValueError, match="several rows of seed 0 differ in nothing but weights or code"):
+        results.summary(pd.concat([quantized, other]), by)

@@ -255,19 +255,19 @@ def test_for_images_only_half_of_the_intervals_miss_zero_where_seeds_vary_as_our
 
 
 # ------------------------------------------------------------------------------------------------------------
-# What the recorded rows say by this rule, and what an audit with code of its own found
+# What the recorded rows say by this rule, and what an audit with code of its own found. (Learned ranges were
+# recorded again since, for the gradient of their ends was wrong: the audit's rows of these are gone.)
 
 
 @pytest.mark.parametrize(
     "words, bench, before, each, after",
     [
         ("hard pseudo", "cifar10-jpeg", (-1.35, -0.07), (-3.4, -3.4, 4.7, 0.7, -2.1), (-5.0, 3.6)),
-        ("end layers", "digits", (0.62, 1.39), (0.1, 2.3, -0.1, 1.0, 1.6), (-0.2, 2.2)),
-        ("end layers", "cifar10-jpeg", (1.20, 2.33), (-1.2, 3.4, 1.7, 2.4, 2.5), (-0.4, 4.0)),
+        ("end layers", "digits", (0.15, 0.98), (1.3, -4.0, 2.7, 0.4, 2.5), (-2.8, 3.9)),
         ("at an average of 6", "cifar10-jpeg", (-0.08, 0.89), (-0.3, 0.1, 1.4), (-1.4, 2.2)),
     ],
 )
-def test_four_verdicts_flip_because_seeds_vary(words, bench, before, each, after):
+def test_verdicts_flip_because_seeds_vary(words, bench, before, each, after):
     (claim,) = (claim for claim in evidence.claims() if claim["claim"].startswith(words))
     found = evidence.measured(claim, bench)
     assert [round(points, 1) for points in found.seeds] == list(each)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from qlib import Accuracy, QuantConfig, experiments, load_bench, quantize
+from qlib import Accuracy, QuantConfig, affine, experiments, load_bench, quantize
 from qlib.benches import data_hash
 from qlib.choices import Settings, choice
 from qlib.methods import Method, find_methods, spelled, unspelled, words
@@ -138,3 +138,41 @@ def test_the_hash_of_data_does_not_depend_on_batches():
     halves = [((x[i : i + 3], mask[i : i + 3]), {"a": x[i : i + 3], "b": mask[i : i + 3]}) for i in (0, 3)]
     assert data_hash(whole) == data_hash(halves) != data_hash([((x, mask.flip(0)), {"a": x, "b": mask})])
     assert data_hash(load_bench("digits").calibration(20)) == data_hash(load_bench("digits").calibration(20))
+
+
+@dataclass(frozen=True)
+class Untouched(Method):
+    def apply(self, work):
+        for name, rows, _ in work.weights():
+            work.put_weight(name, rows)
+
+
+@dataclass(frozen=True)
+class Codes(Method):
+    def apply(self, work):
+        for name, rows, grid in work.weights():
+            work.put_weight(name, affine.quantize(rows, grid).float())
+
+
+@pytest.mark.parametrize("method", [Untouched(), Codes()])
+@pytest.mark.parametrize("upstream", ["float", "quantized"])
+def test_weights_that_are_not_on_their_grid_are_refused(method, upstream):
+    with pytest.raises(ValueError, match="gave '0' weights that its grid does not have"):
+        quantize(small(), QuantConfig(3, 8, calibration_upstream=upstream), torch.randn(16, 4), method)
+
+
+@pytest.mark.parametrize("grid", ["full", "restricted", "authors"])
+@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
+def test_values_of_codes_are_on_every_grid(grid, granularity):
+    @dataclass(frozen=True)
+    class Down(Method):
+        def apply(self, work):
+            for name, rows, grid in work.weights():
+                codes = affine.quantize(rows - grid.scale / 2, grid)
+                work.put_weight(name, affine.dequantize(codes, grid))
+
+    for symmetric in (False, True):
+        config = QuantConfig(3, None, symmetric, symmetric_grid=grid, weight_granularity=granularity)
+        assert not torch.equal(
+            quantize(small(), config, None, Down()).get_submodule("0").weight, small()[0].weight
+        )

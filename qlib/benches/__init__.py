@@ -189,8 +189,10 @@ def data_hash(batches: Batches) -> str:
         return known
     parts = []
     for which in (0, 1):  # all of one input, and then of the next, so that batches may be of any size
-        leaves = zip(*(pytree.tree_leaves(batch[which]) for batch in batches), strict=True)
-        parts += [part for leaf in leaves for part in leaf if part is not None]
+        given = [pytree.tree_leaves(batch[which]) for batch in batches]
+        alike = len({len(leaves) for leaves in given}) == 1  # not where each example brings some
+        ordered = zip(*given, strict=True) if alike else given
+        parts += [part for leaves in ordered for part in leaves if part is not None]
     return _hash((b"", part) for part in parts)
 
 

@@ -72,6 +72,11 @@ def _checked(batch: Any, what: str, metric: Metric) -> tuple[Any, Tensor]:
         if y.dim() == 0 or len(y) != n:
             raise ValueError(f"{what}: expected targets of {n} examples, got {tuple(y.shape)}")
         return x, y
+    if y.is_floating_point() and (y.dim() == 1 or y.shape[1:] == (1,)):
+        raise ValueError(
+            f"{what}: targets are numbers {tuple(y.shape)}, not classes: pass a metric of numbers, such as "
+            'metric="mse"'
+        )
     if len(y) != n or y.dim() != (2 if y.is_floating_point() else 1):
         raise ValueError(
             f"{what}: expected {n} integer labels, or rows of class probabilities, "

@@ -132,6 +132,7 @@ def from_rows(
         raise ValueError(
             f"these rows differ in {', '.join(differs)}: a card is about one setting; select by it"
         )
+    results.refuse_twice(rows)
     records = rows.to_dict("records")
     row = records[0]
     table = rows if table is None else table

@@ -12,6 +12,7 @@ from .. import results
 from ..cards import QuantizationCard, catalogue, compare, hardware
 from ..config import QuantConfig, configuration_named
 from ..names import suggestion
+from ..tables import sidecar
 from . import in_one_line
 from .recorded import experiments_named
 
@@ -79,6 +80,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _card_new(arguments: argparse.Namespace) -> int:
     if arguments.card.exists() and not arguments.force:
         raise ValueError(f"{arguments.card} exists: choose another name, or --force to replace it")
+    table = arguments.card.with_suffix(".csv")
+    if sidecar(table) == arguments.card and table.exists():
+        raise ValueError(
+            f"{arguments.card} is where {table.name} keeps how it was recorded: choose another name"
+        )
     name = arguments.name or arguments.card.stem
     config_class = configuration_named(arguments.config_class)
     if arguments.experiment:

@@ -210,6 +210,9 @@ def _value(name: str, text: str) -> Any:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    for field in arguments.fields:
+        if "=" not in field:
+            raise ValueError(f"{field!r} is not FIELD=VALUE: what is {field} to be?")
     fields = {name: _value(name, text) for name, _, text in (f.partition("=") for f in arguments.fields)}
     given = _given_bench(arguments, "digits")
     images = arguments.images or 2000
