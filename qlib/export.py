@@ -104,11 +104,14 @@ def load_quantized(
 
 
 def _make_room_for_biases(network: Network, state: Mapping[str, Tensor]) -> None:
-    """Layers that have a bias in ``state`` get one: a method may give them one that they did not have."""
+    """Layers that have a bias in ``state`` get one of their own: a method may give them one where they had
+    none, or shared it.
+    """
     for name in network.layers:
-        layer = network.module.get_submodule(name)
-        if layer.bias is None and f"{name}.bias" in state:
-            layer.bias = nn.Parameter(torch.empty_like(state[f"{name}.bias"]), requires_grad=False)
+        if (bias := state.get(f"{name}.bias")) is not None:
+            layer = network.module.get_submodule(name)
+            empty = torch.empty_like(bias, device=layer.weight.device)
+            layer.bias = nn.Parameter(empty, requires_grad=False)
 
 
 def export_onnx(

@@ -39,12 +39,12 @@ class Bias(Method):
             raise ValueError("bias correction compares means over calibration data: pass at least one batch")
         with torch.no_grad():
             wanted = _means(work)
-            for name, node, envs in _first_calls(work.network, work.batches, set(wanted)):
-                axis = _channel_axis(work.network, node, envs[0][node])
-                shift = wanted[name] - _mean([env[node] for env in envs], axis)
+            for name, node, runs in _first_calls(work.network, work.batches, set(wanted)):
+                outputs = [run.env[node] for run in runs]
+                shift = wanted[name] - _mean(outputs, _channel_axis(work.network, node, outputs[0]))
                 _add_to_bias(work.network.module.get_submodule(name), shift)
-                for env in envs:
-                    env[node] = env[node] + _along(shift.to(env[node].dtype), env[node].dim(), axis)
+                for run in runs:  # as it will be: a sum made otherwise may be rounded to another code
+                    run.env[node] = run.run_node(node)
 
 
 def _means(work: Work) -> dict[str, Tensor]:
@@ -54,8 +54,8 @@ def _means(work: Work) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = dict.fromkeys(layers, 0)
     for batch in work.batches:
-        for name, node, (env,) in _first_calls(work.floats, [batch], layers):
-            rows = _rows(env[node], _channel_axis(work.floats, node, env[node]))
+        for name, node, (run,) in _first_calls(work.floats, [batch], layers):
+            rows = _rows(run.env[node], _channel_axis(work.floats, node, run.env[node]))
             sums[name] = sums.get(name, 0) + rows.sum(1)
             counts[name] += rows.shape[1]
     return {name: total / counts[name] for name, total in sums.items()}
@@ -63,9 +63,9 @@ def _means(work: Work) -> dict[str, Tensor]:
 
 def _first_calls(
     network: Network, batches: list[Any], layers: set[str]
-) -> Iterator[tuple[str, fx.Node, list[dict[fx.Node, Any]]]]:
+) -> Iterator[tuple[str, fx.Node, list[fx.Interpreter]]]:
     """Runs a network operation by operation, on all batches at once, and stops behind the first call of each
-    of ``layers``: its name, its node, and by batch what nodes gave, which may be changed before it goes on.
+    of ``layers``: its name, its node, and by batch the run, whose values may be changed before it goes on.
     """
     from torch import fx
 
@@ -87,7 +87,7 @@ def _first_calls(
             interpreter.env[node] = interpreter.run_node(node)
         if node.op == "call_module" and node.target in waiting:
             waiting.remove(node.target)
-            yield node.target, node, [interpreter.env for interpreter in runs]
+            yield node.target, node, runs
         for interpreter in runs:
             for done in interpreter.user_to_last_uses.get(node, []):
                 del interpreter.env[done]
@@ -106,11 +106,6 @@ def _rows(output: Tensor, axis: int) -> Tensor:
 def _mean(outputs: list[Tensor], axis: int) -> Tensor:
     rows = [_rows(output, axis) for output in outputs]
     return sum(part.sum(1) for part in rows) / sum(part.shape[1] for part in rows)
-
-
-def _along(channels: Tensor, dims: int, axis: int) -> Tensor:
-    """One value a channel, so that it broadcasts against a tensor of so many axes."""
-    return channels.reshape(-1, *[1] * (dims - 1 - axis % dims))
 
 
 def _add_to_bias(layer: Any, shift: Tensor) -> None:
