@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from qlib import QuantConfig, learn_bitwidths, load_bench
-from qlib.results import _processor
+from qlib.provenance import _processor
 
 CONFIG = QuantConfig(first_last_bits=None)
 CASES = {

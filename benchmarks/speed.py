@@ -28,8 +28,8 @@ from torch.fx.experimental.optimization import fuse
 from qlib import Accuracy, QuantConfig, evaluate, load_bench, quantize
 from qlib.benches import Batches
 from qlib.network import read, verify
+from qlib.provenance import _processor
 from qlib.quantizer import Quantizer
-from qlib.results import _processor
 
 BITS = 4
 CONFIG = QuantConfig(weight_bits=BITS, activation_bits=BITS, first_last_bits=None)
