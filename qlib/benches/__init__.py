@@ -187,13 +187,20 @@ def data_hash(batches: Batches) -> str:
 
     if (known := getattr(batches, "hash", None)) is not None:
         return known
-    parts = []
-    for which in (0, 1):  # all of one input, and then of the next, so that batches may be of any size
-        given = [pytree.tree_leaves(batch[which]) for batch in batches]
-        alike = len({len(leaves) for leaves in given}) == 1  # not where each example brings some
-        ordered = zip(*given, strict=True) if alike else given
-        parts += [part for leaves in ordered for part in leaves if part is not None]
-    return _hash((b"", part) for part in parts)
+    inputs, targets = [], []
+    by_example = True
+    for batch in batches:
+        inputs.append(pytree.tree_leaves(batch[0]))
+        targets.append(pytree.tree_leaves(batch[1]))
+        by_example &= all(_has_examples(t, len(inputs[-1][0])) for t in targets[-1])
+    # All of one tensor, and then of the next, so that batches may be of any size
+    parts = [*zip(*inputs, strict=True), *(zip(*targets, strict=True) if by_example else targets)]
+    return _hash((b"", leaf) for leaves in parts for leaf in leaves if leaf is not None)
+
+
+def _has_examples(leaf: Any, n: int) -> bool:
+    """Whether a leaf of targets holds those of ``n`` examples, and is not, say, a word of a list of such."""
+    return getattr(leaf, "shape", ())[:1] == (n,)
 
 
 def _hash(parts: Iterable[tuple[bytes, Any]]) -> str:
