@@ -111,7 +111,7 @@ def _of_batch(networks: Sequence[nn.Module], batch: Any, metric: Metric, what: s
     if not pair or not isinstance(batch[0], (Tensor, tuple, list, dict)):
         raise ValueError(f"{what} must be a pair of inputs and labels, got a {type(batch).__name__}")
     if batch[1] is None and metric.against == "targets":
-        raise ValueError(f"{what} has no targets, which {metric.name!r} looks at")
+        raise ValueError(f"{what} has no labels or other targets, which {metric.name!r} looks at")
     x = as_inputs(batch[0])
     check_inputs(x, what)
     model, *references = networks

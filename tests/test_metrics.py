@@ -337,7 +337,12 @@ REFUSED = {
     "a class": (Metric, SAME, labels(), "a metric is a name"),
     "nowhere": ("nowhere.py:dice", SAME, labels(), "no metric 'nowhere.py:dice'"),
     "no reference": ("agreement", SAME, None, "'agreement' is measured against a reference: pass reference="),
-    "no labels": ("top1", SAME, None, "evaluation batch 0 has no targets, which 'top1' looks at"),
+    "no labels": (
+        "top1",
+        SAME,
+        None,
+        "evaluation batch 0 has no labels or other targets, which 'top1' looks",
+    ),
     "too few labels": ("top1", SAME, labels(3), r"expected 12 integer labels, got \(3,\)"),
     "float labels": ("top5", SAME, torch.zeros(12), "expected 12 integer labels, got .*float32"),
     "labels out of range": ("top1", SAME, labels() + 6, "labels run from 6 to 6, but the network tells 6"),
