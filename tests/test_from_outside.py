@@ -486,6 +486,18 @@ def test_loaders_give_the_targets_of_the_examples_they_give(kind):
     assert len(data_hash(found)) == 16 and data_hash(found) != data_hash(found[:1])
 
 
+def test_data_are_told_apart_however_they_are_batched():
+    x, y = torch.rand(8, 2), torch.arange(8)
+    words = [f"word {i}" for i in range(8)]
+
+    def hashes(size):
+        parts = [slice(i, i + size) for i in range(0, 8, size)]
+        kinds = (lambda p: y[p], lambda p: (y[p], {"mask": x[p]}), lambda p: words[p], lambda p: None)
+        return [data_hash([(x[p], targets(p)) for p in parts]) for targets in kinds]
+
+    assert hashes(8) == hashes(4) == hashes(3) == hashes(1) and len(set(hashes(8))) == 4
+
+
 def test_loaders_refuse_targets_that_they_cannot_divide():
     batches = [(torch.rand(4, 2), {"boxes": torch.rand(9, 4)})]
     loaders = Loaders("mine", {}, batches, batches)
