@@ -74,8 +74,8 @@ def _checked(batch: Any, what: str, metric: Metric) -> tuple[Any, Tensor]:
         return x, y
     if y.is_floating_point() and (y.dim() == 1 or y.shape[1:] == (1,)):
         raise ValueError(
-            f"{what}: targets are numbers {tuple(y.shape)}, not classes: pass a metric of numbers, such as "
-            'metric="mse"'
+            f"{what}: expected {n} integer labels, got numbers {tuple(y.shape)}: pass a metric of them, such "
+            'as metric="mse"'
         )
     if len(y) != n or y.dim() != (2 if y.is_floating_point() else 1):
         raise ValueError(

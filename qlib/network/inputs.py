@@ -49,7 +49,7 @@ def as_targets(given: Any) -> Any:
 
 def _as_tensor(given: Any) -> Any:
     try:
-        return given if given is None else torch.as_tensor(given)
+        return given if given is None or isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return given
 
