@@ -18,8 +18,9 @@ if TYPE_CHECKING:  # for tools that read and do not run; the same as the table
     from .bits.labels import pseudo_labels
     from .bits.learn import LearnedBitwidths, learn_bitwidths
     from .cards import QuantizationCard
+    from .comparison import compare, verdict
     from .config import QuantConfig
-    from .evaluation import compare, evaluate, verdict
+    from .evaluation import evaluate
     from .footprints import Footprint, footprint
     from .metrics import Accuracy, Measurement, Metric
     from .quantization import quantize
@@ -51,7 +52,8 @@ _NAMES_OF = {
     "bits.learn": ("LearnedBitwidths", "learn_bitwidths"),
     "cards": ("QuantizationCard",),
     "config": ("QuantConfig",),
-    "evaluation": ("compare", "evaluate", "verdict"),
+    "evaluation": ("evaluate",),
+    "comparison": ("compare", "verdict"),
     "footprints": ("Footprint", "footprint"),
     "metrics": ("Accuracy", "Measurement", "Metric"),
     "quantization": ("quantize",),

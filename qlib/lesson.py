@@ -16,7 +16,7 @@ from IPython.display import Markdown, display
 from torch import Tensor, nn
 
 from . import results
-from .evaluation import Difference, compare
+from .comparison import Difference, compare
 from .metrics import Accuracy
 from .quantizer import Quantizer
 

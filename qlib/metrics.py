@@ -1,7 +1,7 @@
 """What is measured: top-1, agreement with the float network, squared error, or a metric of one's own.
 
 A metric gives every example a value, or the parts of one; the value of a network is their mean, or what the
-metric makes of the means of the parts. Intervals and paired comparisons (`qlib.evaluation`) need nothing but
+metric makes of the means of the parts. Intervals and paired comparisons (`qlib.comparison`) need nothing but
 a value an example, so one rule serves every metric: what is not a mean brings jackknife values.
 
 Nothing here imports torch before a network is measured: recorded rows are compared without.

@@ -16,7 +16,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
 from .affine import Grid, dequantize, quantize
-from .evaluation import Difference
+from .comparison import Difference
 from .metrics import TOP1, Metric
 
 # Okabe and Ito's palette; a choice keeps its colour in every figure.

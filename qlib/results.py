@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 
 from .choices import same
+from .comparison import mean_of
 from .config import QuantConfig
-from .evaluation import mean_of
 from .experiments import ALLOCATION_FIELDS, Allocation, Run
 from .metrics import Accuracy, Measurement, described
 from .names import suggestion

@@ -167,7 +167,7 @@ for name in {MODULES!r}:
 @pytest.mark.parametrize(
     "code",
     [
-        "from qlib.evaluation import compare; import qlib; qlib.evaluate; assert qlib.compare is compare",
+        "from qlib.comparison import compare; import qlib; qlib.evaluate; assert qlib.compare is compare",
         "from qlib import evaluate; import qlib.evaluation; assert qlib.evaluate is evaluate is "
         "qlib.evaluation.evaluate",
         "import qlib.footprints; from qlib import footprint; assert qlib.footprint is footprint is "

@@ -9,7 +9,7 @@ import torch
 
 import qlib
 from qlib import lesson, plots, results
-from qlib.evaluation import Difference
+from qlib.comparison import Difference
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from scipy import stats
 from torch import nn
 
 from qlib import Accuracy, Metric, compare, evaluate, verdict
-from qlib.evaluation import Difference, examples, mean_of, measured
+from qlib.comparison import Difference, mean_of
+from qlib.evaluation import examples, measured
 from qlib.metrics import AGREEMENT, METRICS, MSE, SQNR, TOP1, described, description, find_metric
 
 SAME = nn.Identity()  # its outputs are its inputs

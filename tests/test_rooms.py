@@ -22,6 +22,7 @@ CORE = (
     "intervals",
     "metrics",
     "evaluation",
+    "comparison",
 )
 ROOMS = (
     *CORE,

@@ -6,7 +6,7 @@ from scipy import stats
 
 from qlib import compare, lesson, plots, results
 from qlib.book import evidence
-from qlib.evaluation import mean_of
+from qlib.comparison import mean_of
 from qlib.intervals import agresti_min, two_way
 from qlib.metrics import MSE, TOP1, Accuracy, Measurement
 from qlib.widgets import answer

@@ -12,7 +12,7 @@ import yaml
 
 from qlib import results
 from qlib.book import ROOT
-from qlib.evaluation import IMAGES_ONLY, UNDECIDED, VERDICTS, Difference, compare
+from qlib.comparison import IMAGES_ONLY, UNDECIDED, VERDICTS, Difference, compare
 from qlib.intervals import Z, agresti_min
 from qlib.metrics import TOP1, Accuracy
 

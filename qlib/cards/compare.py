@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ..choices import same
-from ..evaluation import Difference, compare
+from ..comparison import Difference, compare
 from .fields import NOT_REPORTED, PLAIN, Card, Fields
 from .render import shown
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..benches import Bench, load_bench, network_of, weights_hash
 from ..choices import choices
+from ..comparison import mean_of
 from ..config import QuantConfig
-from ..evaluation import mean_of
 from ..methods import known_methods, names, words
 from ..metrics import Measurement
 from .fields import NOT_REPORTED, fields_of

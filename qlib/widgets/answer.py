@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..comparison import compare
 from ..config import QuantConfig
-from ..evaluation import compare, measured
+from ..evaluation import measured
 from ..footprints import Footprint
 from ..methods import unspelled
 from ..metrics import Measurement, Metric

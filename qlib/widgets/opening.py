@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from .. import results
-from ..evaluation import compare, mean_of
+from ..comparison import compare, mean_of
 from .figure import Figure
 
 

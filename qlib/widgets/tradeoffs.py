@@ -13,8 +13,8 @@ from .. import results
 from ..cards import FIELDS
 from ..cards.render import shown
 from ..choices import choices, same
+from ..comparison import mean_of
 from ..config import QuantConfig
-from ..evaluation import mean_of
 from ..experiments import Allocation
 from ..names import suggestion
 from ..plots import PLACEMENTS
