@@ -1,6 +1,7 @@
 """The figures on the pages of the built site, served from this machine with every other host out of reach."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,8 @@ PAINTED = (
     "06-largest-feature-map",
     "09-learning-bitwidths",
 )
+SOURCES = Path(__file__).resolve().parents[1]
+PAGES = [*SOURCES.glob("notebooks/*.ipynb"), *SOURCES.glob("book/*.md")]
 PAINTERS = [f"notebooks/{name}.html" for name in PAINTED]
 
 
@@ -53,6 +56,12 @@ def test_a_figure_draws_in_either_theme_at_either_width(see, name, theme, width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     dark = page.locator(".qlib-figure section").first.evaluate("e => e.classList.contains('dark')")
     assert dark == (theme == "dark")
+
+
+@pytest.mark.parametrize("name", sorted(str(path.relative_to(SOURCES)) for path in PAGES))
+def test_no_page_scrolls_sideways_on_a_phone(visit, name):
+    page = visit(str(Path(name).with_suffix(".html")), viewport={"width": 375, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
 def test_the_quantizer_on_its_page_shows_the_numbers_of_qlib_and_its_link_holds(see, bench):
