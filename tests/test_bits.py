@@ -339,13 +339,65 @@ def test_other_mistakes_are_named(net, data):
         quantize(net, FREE, data, ranges={"frist": (0, 1)})
 
 
-@pytest.mark.parametrize("checkpoint", ["average", "authors", "last"])
+@pytest.mark.parametrize("checkpoint", ["average", "authors", "last", "fill"])
 def test_checkpoints_keep_a_step_that_meets_the_target(net, data, checkpoint):
     learned = learn(net, data, target_weight_bits=5, checkpoint=checkpoint)
     feasible = learned.history[learned.history.feasible]
     assert learned.step in set(feasible.step)
     if checkpoint == "last":
         assert learned.step == feasible.step.max()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"parametrization": "log2"},
+        {"per_channel": True},
+        {"target_activation_bits": 4.3, "learn_ranges": True},
+    ],
+)
+def test_what_is_left_of_the_targets_is_spent(net, data, more):
+    settings = {"target_weight_bits": 4.3, **more}
+    kept = learn(net, data, checkpoint="average", **settings)
+    filled = learn(net, data, checkpoint="fill", **settings)
+    assert filled.step == kept.step and filled.ranges == kept.ranges
+    sizes = {layer.name: layer for layer in footprint(net, IMAGES[:1], filled.config).layers}
+    for side, targets in (("weight", 4.3), ("activation", settings.get("target_activation_bits"))):
+        if targets is None:
+            continue
+        before, after = (getattr(found.config, f"{side}_bits") for found in (kept, filled))
+        used = getattr(filled, f"average_{side}_bits")
+        assert getattr(kept, f"average_{side}_bits") < used <= targets + 1e-9
+        total = sum(
+            getattr(layer, f"{side}_elements")
+            for layer in sizes.values()
+            if side == "weight" or layer.counted
+        )
+        for name, bits in after.items():
+            many = bits if isinstance(bits, tuple) else (bits,)
+            few = before[name] if isinstance(bits, tuple) else (before[name],)
+            assert all(b >= a for a, b in zip(few, many, strict=True))
+            more_bits = getattr(sizes[name], f"{side}_elements") / len(many) / total
+            assert all(b == 8 or used + more_bits > targets + 1e-9 for b in many)
+
+
+def test_bits_go_first_where_the_loss_falls_most_by_a_stored_bit(net, data):
+    student, (side,) = make_student(net, FREE, data, LearnerSettings(target_weight_bits=5.0))
+    with torch.no_grad():
+        side.parameter.fill_(4.0)
+    side.apply()
+    sizes = dict(zip(side.names, side.elements.tolist(), strict=True))
+    assert sizes == {"first": 216, "middle": 576, "last": 40}
+    side.fill(torch.tensor([-1.0, -2.0, 0.0]))  # 1 / 216 is more than 2 / 576
+    side.apply()
+    assert side.chosen() == {"first": 5, "middle": 5, "last": 5} and not side.has_room()
+    side.target = 4.7
+    side.parameter.data.fill_(4.0)
+    side.apply()
+    side.fill(torch.tensor([-1.0, -2.0, 0.0]))
+    side.apply()
+    assert side.chosen() == {"first": 5, "middle": 4, "last": 5}  # 4.7 is too little for all three
 
 
 def test_the_model_is_left_alone(net, data):

@@ -38,7 +38,7 @@ def test_the_learner_takes_every_setting_with_its_default():
         ({"penalty": float("inf")}, "penalty must be a number from 0, got inf"),
         ({"parametrization": "log"}, "parametrization must be one of 'bits', 'log2'; got 'log'"),
         ({"per_channel": 1}, "per_channel must be True or False, got 1"),
-        ({"checkpoint": None}, "checkpoint must be one of 'average', 'authors', 'last'; got None"),
+        ({"checkpoint": None}, "checkpoint must be one of 'average', 'authors', 'last', 'fill'; got None"),
     ],
 )
 def test_a_setting_out_of_its_bounds_is_named(settings, words):

@@ -23,6 +23,7 @@ from ..network import Network
 from ..network.inputs import device_of, first, inputs_of, on, run, split
 from ..quantization import quantize, read_verified
 from .data import check_output, classes, draw, pool
+from .fill import fill
 from .settings import LearnerSettings, check_config
 from .sides import Activations, Side
 from .student import make_student, named
@@ -145,6 +146,11 @@ def learn_bitwidths(
     forward = torch.compile(student) if compile else student
     drawn = draw(images, labels, settings.batch_size, steps, seed)
     kept, history = _train(student, forward, sides, drawn, settings, metric, progress)
+    if settings.checkpoint == "fill" and kept.feasible:
+        kept.restore(sides)
+        small = split(images, settings.batch_size), labels.split(settings.batch_size)
+        fill(student, sides, list(zip(*small, strict=True)), metric)
+        kept.keep(kept.step, sides)
     if not kept.feasible and not settings.allow_infeasible:
         reached = " and ".join(
             f"{history[f'average_{side.kind}_bits'][kept.step]:.3f} {side.kind} bits (target {side.target:g})"
@@ -258,6 +264,7 @@ class _Checkpoint:
         self.step = -1
         self.bits = {}
         self.ranges = None
+        self.states = []
         self.average = start
         self.seen = 0
         self.best = -math.inf
@@ -274,16 +281,23 @@ class _Checkpoint:
             excess = sum(max(0.0, side.average() - side.target) for side in sides)
             if not self.feasible and excess < self.excess:
                 self.excess = excess
-                self._keep(step, sides)
+                self.keep(step, sides)
             return
         self.seen += 1
-        warming_up = self.rule == "average" and self.seen <= AVERAGED
+        warming_up = self.rule in ("average", "fill") and self.seen <= AVERAGED
         if not self.feasible or warming_up or self.rule == "last" or self.average > self.best:
-            self._keep(step, sides)
+            self.keep(step, sides)
             self.best = self.average
             self.feasible = True
 
-    def _keep(self, step: int, sides: list[Side]) -> None:
+    def keep(self, step: int, sides: list[Side]) -> None:
+        """What ``sides`` have now."""
         self.step = step
         self.bits = {side.kind: side.chosen() for side in sides}
         self.ranges = next((side.ranges() for side in sides if isinstance(side, Activations)), None)
+        self.states = [side.state() for side in sides]
+
+    def restore(self, sides: list[Side]) -> None:
+        """Give ``sides`` what was kept."""
+        for side, state in zip(sides, self.states, strict=True):
+            side.restore(state)

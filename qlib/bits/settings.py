@@ -29,11 +29,12 @@ class LearnerSettings(Settings):
         Whether every output channel of a weight has bits of its own.
     learn_ranges : bool
         Whether activation ranges are learned too. They must be asymmetric, static and per tensor.
-    checkpoint : {"average", "authors", "last"}
+    checkpoint : {"average", "authors", "last", "fill"}
         Which of the steps that meet the targets is kept. ``average``: the one with the highest exponential
         average (0.9) of the batches' accuracy over such steps, once it has seen 10. ``authors``: the
         published rule, whose average starts with the first step and so still remembers the accuracy at 8
-        bits. ``last``: the last.
+        bits. ``last``: the last. ``fill``: that of ``average``, and what it leaves of the targets is spent
+        where the loss gains most (`qlib.bits.fill`).
     batch_size : int
         Images of a step.
     allow_infeasible : bool
@@ -86,8 +87,9 @@ class LearnerSettings(Settings):
     checkpoint: str = choice(
         "average",
         "Step that is kept",
-        "The best by an average of the accuracy, by the published rule, or the last.",
-        values=("average", "authors", "last"),
+        "The best by an average of the accuracy, by the published rule, or the last; or the best, with the "
+        "rest of the budget spent where the loss gains most.",
+        values=("average", "authors", "last", "fill"),
     )
     batch_size: int = choice(32, "Batch size", "Images of a step.", least=1, since="0.1.1")
     allow_infeasible: bool = choice(

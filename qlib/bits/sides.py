@@ -132,7 +132,7 @@ class Side:
 
     def set_gradient(self, penalty: float) -> None:
         """Of the loss: the metric's by every bitwidth, plus the hinge's, straight through the rounding."""
-        gradient = self._gradient()
+        gradient = self.gradient()
         if self.average() > self.target:
             gradient = gradient + penalty * (self.elements / self.total).float()
         self.parameter.grad = gradient * self.bits * math.log(2) if self.log2 else gradient
@@ -141,10 +141,44 @@ class Side:
         with torch.no_grad():
             self.parameter.clamp_(*self.bounds)
 
+    def state(self) -> list[Tensor]:
+        """Copies of what learns, for `restore`."""
+        return [p.detach().clone() for p in self.parameters]
+
+    def restore(self, state: list[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, state, strict=True):
+                parameter.copy_(value)
+
+    def has_room(self) -> bool:
+        """Whether some layer (or channel) can have its next choice within the target."""
+        more = self._next() - self.rounded
+        after = self.average() + more * self.elements / self.total
+        return bool(((more > 0) & (after <= self.target + TOLERANCE)).any())
+
+    def fill(self, gradient: Tensor) -> None:
+        """Raise each layer (or channel) to its next choice where the target still allows it, those first by
+        which the loss falls most for a stored bit.
+        """
+        bits = self.rounded.clone()
+        room = (self.target + TOLERANCE - self.average()) * self.total
+        costs = ((self._next() - bits) * self.elements).tolist()
+        for i in (gradient / self.elements).argsort().tolist():
+            if costs[i] <= room:
+                room -= costs[i]
+                bits[i] = self._next()[i]
+        self.restore([bits.log2() if self.log2 else bits, *self.state()[1:]])
+
+    def _next(self) -> Tensor:
+        """For every bitwidth the choice above it, or itself if it is the highest."""
+        above = torch.bucketize(self.rounded, self.choices, right=True)
+        return self.choices[above.clamp(max=len(self.choices) - 1)]
+
     def _use(self, changed: list[bool]) -> None:
         raise NotImplementedError
 
-    def _gradient(self) -> Tensor:
+    def gradient(self) -> Tensor:
+        """Of the metric's loss, by every bitwidth, from the last backward pass."""
         raise NotImplementedError
 
 
@@ -172,7 +206,7 @@ class Weights(Side):
             layer.weight.data.copy_(weight_of_rows(quantized, layer))
             self.errors[name] = quantized - clip(rows, grid)
 
-    def _gradient(self) -> Tensor:
+    def gradient(self) -> Tensor:
         parts = []
         for name, count in zip(self.names, self.counts, strict=True):
             product = rows_of(self.modules[name].weight.grad, self.modules[name]) * self.errors[name]
@@ -212,7 +246,7 @@ class Activations(Side):
                 if quantizer.fixed.range is not None:
                     quantizer.fixed.set_grid()
 
-    def _gradient(self) -> Tensor:
+    def gradient(self) -> Tensor:
         return self.leaf.grad
 
     def project(self) -> None:
