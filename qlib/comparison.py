@@ -6,7 +6,7 @@ Nothing here needs torch: recorded rows and cards are compared without.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -143,6 +143,13 @@ class Difference:
         claim = way[claim][self.metric.greater_is_better] if claim in way else claim
         found = verdict(self.interval, claim, self.metric.margin if margin is None else margin)
         return IMAGES_ONLY if self.images_only and found != UNDECIDED else found
+
+    def less(self, amount: float) -> Difference:
+        """By how much it exceeds ``amount``, in its unit."""
+        low, high = self.interval
+        shifted = (low - amount, high - amount)
+        seeds = tuple(v - amount for v in self.seeds)
+        return replace(self, value=self.value - amount, interval=shifted, seeds=seeds)
 
     def __str__(self) -> str:
         value, low, high = (self.metric.number(v, "+") for v in (self.value, *self.interval))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from . import results
 from .comparison import Difference, compare
+from .equal_bits import Equal, at_equal_bits
 from .metrics import Accuracy
 from .quantizer import Quantizer
 
@@ -107,23 +108,32 @@ def gain(table: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any], **wher
     return compare(results.accuracies(table, **a, **where), results.accuracies(table, **b, **where))
 
 
-def used_bits(table: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
-    """The average bits that recorded runs used, mean over seeds.
+def gain_at_equal_bits(
+    table: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any], more: float = 0.0, **where: Any
+) -> tuple[Difference, Equal]:
+    """`gain` at equal average weight bits in use, where bits are learned.
 
     Parameters
     ----------
-    table : DataFrame
-        Recorded rows.
-    by : str or list of str
-        The columns whose values tell settings apart.
+    table, a, b, **where
+        As for `gain`; ``target_weight_bits`` names the limit.
+    more : float
+        Bits that ``a`` is to have more than ``b``.
 
     Returns
     -------
-    DataFrame
-        A row per setting, with ``average_weight_bits`` and ``average_activation_bits``.
+    (Difference, Equal)
+        The difference, and at which bits; see `qlib.equal_bits.at_equal_bits`.
+
+    Raises
+    ------
+    ValueError
+        In no seed both sides have rows around equal bits.
     """
-    names = ["average_weight_bits", "average_activation_bits"]
-    return table.astype(dict.fromkeys(names, float)).groupby(by, sort=False)[names].mean()
+    found = at_equal_bits(map(results.flat, table.to_dict("records")), a, b, more, **where)
+    if found is None:
+        raise ValueError(f"no seed has {dict(a)} and {dict(b)} at equal bits among rows with {where}")
+    return compare(found.a, found.b), found
 
 
 def recorded_bits(table: pd.DataFrame, layers: Iterable[str], **where: Any) -> dict[str, int]:

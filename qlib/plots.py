@@ -1,5 +1,5 @@
-"""One visual style for every figure: colours safe for colour-blind readers, intervals drawn, captions outside
-the axes.
+"""One visual style for every figure: a thing's own colour and marker (`qlib.looks`), intervals drawn,
+captions outside the axes.
 """
 
 from __future__ import annotations
@@ -17,19 +17,9 @@ from torch import Tensor
 
 from .affine import Grid, dequantize, quantize
 from .comparison import Difference
+from .looks import COLOURS, LOOKS, MARKERS
+from .looks import colours as colours
 from .metrics import TOP1, Metric
-
-# Okabe and Ito's palette; a choice keeps its colour in every figure.
-COLOURS = {
-    "blue": "#0072B2",
-    "orange": "#E69F00",
-    "green": "#009E73",
-    "purple": "#CC79A7",
-    "red": "#D55E00",
-    "sky": "#56B4E9",
-    "grey": "#6B6B6B",
-}
-MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 class Series(NamedTuple):
@@ -39,21 +29,25 @@ class Series(NamedTuple):
     colour: str
 
 
+def _series(name: str) -> Series:
+    return Series(name, LOOKS[name].colour)
+
+
 PLACEMENTS = {  # by (quantize_skip, quantize_residual)
-    (False, False): Series("inputs only", COLOURS["green"]),
-    (True, False): Series("skip quantized", COLOURS["blue"]),
-    (True, True): Series("everything quantized", COLOURS["red"]),
-    (False, True): Series("residual quantized", COLOURS["purple"]),
+    (False, False): _series("inputs only"),
+    (True, False): _series("skip quantized"),
+    (True, True): _series("everything quantized"),
+    (False, True): _series("residual quantized"),
 }
 GRIDS = {  # by (symmetric, symmetric_grid)
-    (False, "full"): Series("asymmetric", COLOURS["blue"]),
-    (True, "full"): Series("symmetric, full", COLOURS["orange"]),
-    (True, "restricted"): Series("symmetric, restricted", COLOURS["green"]),
-    (True, "authors"): Series("symmetric, authors", COLOURS["purple"]),
+    (False, "full"): _series("asymmetric"),
+    (True, "full"): _series("symmetric, full"),
+    (True, "restricted"): _series("symmetric, restricted"),
+    (True, "authors"): _series("symmetric, authors"),
 }
 GRANULARITIES = {  # by weight_granularity
-    "per_channel": Series("per channel", COLOURS["green"]),
-    "per_tensor": Series("per tensor", COLOURS["purple"]),
+    "per_channel": _series("per channel"),
+    "per_tensor": _series("per tensor"),
 }
 
 
@@ -116,7 +110,7 @@ def accuracy_curves(
         hue_order=names,
         style_order=names,
         palette=dict(colours),
-        markers=list(MARKERS[: len(names)]),
+        markers={name: _marker(name, i) for i, name in enumerate(names)},
         dashes=False,
         markersize=7,
         ax=ax,
@@ -132,9 +126,20 @@ def accuracy_curves(
             textcoords="offset points",
             color=COLOURS["grey"],
         )
-    ax.set(xlabel=xlabel, ylabel=_metric(summary).label, xticks=sorted(set(summary[x])))
+    ax.set(xlabel=xlabel, ylabel=_metric(summary).label, **_ticks(summary[x]))
     ax.legend(title=None)
     return ax
+
+
+def _marker(name: str, i: int) -> str:
+    """A thing's own marker, else the i-th."""
+    return LOOKS[name].marker if name in LOOKS else MARKERS[i]
+
+
+def _ticks(x: Sequence[float]) -> dict[str, list[float]]:
+    """At the settings that there are, where these are whole numbers; bits in use are not."""
+    places = sorted(set(x))
+    return {"xticks": places} if all(float(place).is_integer() for place in places) else {}
 
 
 def _metric(summary: pd.DataFrame) -> Metric:
@@ -269,13 +274,13 @@ def paired_gains(
             [d.interval[1] - p for p, d in zip(points, differences, strict=True)],
         ]
         ax.errorbar(
-            at, points, yerr=ends, color=colour, marker=MARKERS[i], markersize=6, capsize=3, label=name
+            at, points, yerr=ends, color=colour, marker=_marker(name, i), markersize=6, capsize=3, label=name
         )
         for place, difference in zip(at, differences, strict=True):
             if len(difference.seeds) > 1:
                 ax.plot([place] * len(difference.seeds), difference.seeds, ".", color=colour, alpha=0.5)
     ax.axhline(0, color=COLOURS["grey"], linewidth=1)
-    ax.set(xlabel=xlabel, ylabel=_difference(gains), xticks=list(x))
+    ax.set(xlabel=xlabel, ylabel=_difference(gains), **_ticks(x))
     ax.legend()
     return ax
 
@@ -353,7 +358,7 @@ def spread_curves(
             rows["value"],
             yerr=rows["spread"],
             color=colour,
-            marker=MARKERS[i],
+            marker=_marker(name, i),
             markersize=6,
             capsize=3,
             label=name,

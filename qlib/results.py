@@ -27,6 +27,7 @@ from .tables import COLUMNS, FIELDS, cell, read_notes, read_rows, values
 if TYPE_CHECKING:
     import pandas as pd
 
+SIDES = ("weight", "activation")
 SETTING = (*FIELDS, "bench", "network", "allocation", "method", "metric", "calibration_images", "precision")
 
 
@@ -74,6 +75,27 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is not recorded yet: run `qlib record {path.stem}`")
     return [values(row) for row in read_rows(path)]
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the fields of its allocation beside its columns (``None`` where it has none), and two more:
+    ``whole_limit``, its limit on learned weight bits rounded down; ``uniform_bits``, those of all activations
+    where none but those named apart have others.
+    """
+    allocation = {**dict.fromkeys(ALLOCATION_FIELDS), **(row["allocation"] or {})}
+    limit, bits = allocation["target_weight_bits"], row["activation_bits"]
+    uniform = bits["default"] if row["allocation"] is None and isinstance(bits, Mapping) else None
+    return {
+        **row,
+        **allocation,
+        "whole_limit": None if limit is None else int(limit),
+        "uniform_bits": uniform,
+    }
+
+
+def fits(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    """Whether a row has what ``where`` says."""
+    return all(same(row[name], value) for name, value in where.items())
 
 
 def provenance(path: Path) -> list[dict[str, Any]]:
@@ -176,9 +198,7 @@ def measurements(table: pd.DataFrame, **where: Any) -> list[Measurement]:
     ValueError
         There is none.
     """
-    rows = table
-    for name, value in where.items():
-        rows = rows[[same(found, value) for found in rows[name]]]
+    rows = table[[fits(row, where) for row in table.to_dict("records")]]
     if rows.empty:
         raise ValueError(f"no recorded row has {where}")
     records = rows.to_dict("records")
@@ -286,7 +306,8 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     -------
     DataFrame
         Columns ``value`` (of top-1 also under that name), ``low`` and ``high`` (the 95 % interval, see
-        `mean_of`), ``spread`` (standard deviation over draws), ``draws``, ``n``;
+        `mean_of`), ``spread`` (standard deviation over draws), ``draws``, ``n``, and the averages over
+        draws of ``average_weight_bits`` and ``average_activation_bits`` in use (NaN where rows do not say);
         ``.attrs["metric"]`` is the metric that they are values of.
 
     Raises
@@ -307,14 +328,26 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         _refuse_differing(rows, by, settings)
         mean = mean_of([measurement_of(row) for row in rows.to_dict("records")])
         found = rows.iloc[0][list(by)]
-        groups.append((*found, mean.value, *mean.interval, mean.spread, mean.seeds, mean.n))
-    columns = [*by, "value", "low", "high", "spread", "draws", "n"]
+        used = (_average_in_use(rows, side) for side in SIDES)
+        groups.append((*found, mean.value, *mean.interval, mean.spread, mean.seeds, mean.n, *used))
+    columns = [*by, "value", "low", "high", "spread", "draws", "n", *(f"average_{s}_bits" for s in SIDES)]
     result = pd.DataFrame(groups, columns=columns)
     for i, name in enumerate(by):
         if result[name].isna().any():  # None as in the table, and not NaN
             result[name] = pd.Series([group[i] for group in groups], dtype=object)
     result.attrs["metric"] = mean.metric if groups else described("top1")
     return result.assign(top1=result.value) if result.attrs["metric"].name == "top1" else result
+
+
+def _average_in_use(rows: pd.DataFrame, side: str) -> float:
+    """The average bits that rows use: as they say, or the same in every layer, the ends included."""
+    uniform = [
+        bits if isinstance(bits, int) and ends is None else None
+        for bits, ends in zip(rows[f"{side}_bits"], rows.first_last_bits, strict=True)
+    ]
+    said = rows[f"average_{side}_bits"]
+    used = [u if s is None else float(s) for s, u in zip(said, uniform, strict=True)]
+    return float("nan") if None in used else float(np.mean(used))
 
 
 def _hashable(value: Any) -> Any:

@@ -403,7 +403,7 @@ def test_the_comparison_says_what_differences_and_fits_say(show):
                 found
             )
             text = page.locator("section").inner_text()
-            assert all(str(worth) in text for choice in found for worth in choice.worth)
+            assert all(said in text for choice in found for said in choice.said())
     second.select_option(cards[0].name)
     findings = [str(finding) for card in (cards[-1], cards[0]) for finding in card.fits("tensorrt-int8")]
     target.select_option(index=4)

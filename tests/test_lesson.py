@@ -1,7 +1,5 @@
 """What lessons share: rows are found or named as missing, lines and tables say what `qlib` computed."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,19 +62,14 @@ def test_a_gain_is_the_paired_difference_of_the_rows_of_both_sides(table):
         lesson.gain(table, {"placement": "nowhere"}, sides[1], activation_bits=4)
 
 
-def test_used_bits_are_means_over_seeds():
-    table = pd.DataFrame(
-        {
-            "limit": [4.0, 3.0, 4.0, 3.0],
-            "average_weight_bits": [3.5, 2.0, 4.0, 2.5],
-            "average_activation_bits": [8, None, 8, None],
-        },
-        dtype=object,
+def test_a_gain_at_equal_bits_is_that_of_rows_that_use_as_many():
+    table = lesson.recorded("digits", "pseudo-labels")
+    found, equal = lesson.gain_at_equal_bits(
+        table, {"labels": "hard"}, {"labels": "true"}, target_weight_bits=3
     )
-    found = lesson.used_bits(table, "limit")
-    assert list(found.index) == [4, 3] and list(found.average_weight_bits) == [3.75, 2.25]
-    assert found.average_activation_bits[4] == 8 and math.isnan(found.average_activation_bits[3])
-    assert lesson.used_bits(table, ["limit"]).average_weight_bits.tolist() == [3.75, 2.25]
+    assert found == qlib.compare(equal.a, equal.b) and len(found.seeds) == 5
+    with pytest.raises(ValueError, match="no seed has .* at equal bits"):
+        lesson.gain_at_equal_bits(table, {"labels": "hard"}, {"labels": "true"}, target_weight_bits=1)
 
 
 def test_recorded_bits_are_those_of_one_row_and_make_a_configuration(bench):

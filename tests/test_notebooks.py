@@ -58,7 +58,7 @@ for a, b in (("BRECQ", "QDrop"), ("skip quantized", "skip in float")):
     pair = compared.state["pairs"][f"{names.index(a)} {names.index(b)}"]
     found = everything[a].differences(everything[b])
     assert pair["head"] == compare.report(everything[a], everything[b], found).splitlines()[0]
-    assert pair["worth"] == {choice.field: list(map(str, choice.worth)) for choice in found if choice.worth}
+    assert pair["worth"] == {choice.field: choice.said() for choice in found if choice.said()}
 """
 STEPS = (
     PANEL

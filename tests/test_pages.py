@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from qlib import QuantConfig
-from qlib.book import choose, evidence, glossary, notation
-from qlib.cards.compare import worths
+from qlib.book import choose, evidence, evidence_page, glossary, notation
+from qlib.cards.worth import worths
 
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -92,10 +92,11 @@ def test_what_a_choice_was_worth_is_computed_not_written():
     assert not re.findall(r"\d points", page("choose") + page("intro"))
     shown = choose.fill(page("choose"))
     assert not choose.MARK.search(shown) and not choose.MARK.search(choose.fill(page("intro")))
-    assert all(f"{worth.points}" in shown for worth in worths())
+    assert all(f"{worth.points}" in shown for worth in worths(4))  # a question about 4 bits
     (bits,) = (worth for worth in worths() if worth.field == "bit_choices")
+    assert bits.condition.startswith("learned under 2.5 weight bits, 2.38 to 2.48 bits used")
     assert choose.fill("<!-- worth: bit_choices -->") == (
-        f"allowed bits: *1, 2, 3, 4, 5, 6, 7, 8* over *2, 4, 8*, learned under 2.5 bits: **{bits.points}**"
+        f"allowed bits: *1, 2, 3, 4, 5, 6, 7, 8* over *2, 4, 8*, {bits.condition}: **{bits.points}**"
     )
     assert (
         choose.fill("<!-- points: bit_choices -->") == f"{bits.points.points:.0f} points ({bits.condition})"
@@ -151,10 +152,17 @@ def test_the_evidence_page_covers_every_observation_and_says_what_is_missing():
     found = {claim["observation"] for claim in evidence.claims()}
     assert found == set(range(1, 9))
     assert all(evidence.measured(claim, "digits") for claim in evidence.claims())
-    text = evidence.as_markdown()
+    for claim in evidence.claims():
+        assert claim["equal"] in evidence_page.EQUAL and str(claim["since"]) >= "2026-11-24"
+        assert (claim.get("kind") == "no difference") == ("margin" in claim)
+    text = evidence_page.as_markdown()
     assert "not recorded" in text and text.count("| digits |") == 2 * len(evidence.claims())
-    assert "Of 20 comparisons over three seeds or more" in text and "3 more are undecided" in text
-    assert all(claim["margin"] == 1 for claim in evidence.claims() if claim.get("kind") == "no difference")
+    found = [j for _, _, j in evidence_page.everything() if j]
+    said = [sum(j.verdict == word for j in found) for word in ("holds", "does not hold", "undecided here")]
+    assert (
+        f"Of {sum(said)} comparisons over three seeds or more, **{said[0]} hold**, {said[1]} do not" in text
+    )
+    assert sum(j.difference.images_only for j in found) - 1 == 3 and "3 more are undecided" in text
     (skip,) = [c for c in evidence.claims() if c["claim"].startswith("quantizing only inputs")]
     difference = evidence.measured(skip, "digits")
     draws = difference.seeds
@@ -163,5 +171,6 @@ def test_the_evidence_page_covers_every_observation_and_says_what_is_missing():
     (labels,) = [c for c in evidence.claims() if c["claim"].startswith("hard pseudo-labels")]
     assert not evidence.in_every_seed(labels, [0.1, -1.1]) and evidence.in_every_seed(labels, [0.1, -0.9])
     assert not evidence.in_every_seed(skip, [1.0, -0.1])
-    against = dataclasses.replace(difference, seeds=(5.0, 4.0, -0.1))
-    assert evidence._but(skip, against) == ", but not in every seed" and not evidence._but(skip, difference)
+    few = dataclasses.replace(difference, seeds=(5.0, 4.0, -0.1))
+    assert evidence.Judged(skip, "digits", few).against
+    assert not evidence.Judged(skip, "digits", difference).against

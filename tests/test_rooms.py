@@ -27,6 +27,7 @@ CORE = (
 ROOMS = (
     *CORE,
     "files",
+    "looks",
     "bits",
     "benches",
     "devices",
@@ -34,6 +35,7 @@ ROOMS = (
     "provenance",
     "tables",
     "results",
+    "equal_bits",
     "workers",
     "recording",
     "export",

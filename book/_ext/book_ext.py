@@ -14,7 +14,7 @@ import yaml
 from docutils import nodes
 from sphinx import addnodes
 
-from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, choose, costs, evidence, glossary, networks, notation
+from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, choose, costs, evidence_page, glossary, networks, notation, sessions
 from qlib.book.address import is_placeholder, site
 from qlib.book.status import as_markdown
 from qlib.cards import catalogue
@@ -115,9 +115,10 @@ def fill_from_data(app, docname, source):
     """
     marks = {
         **cards.MARKS,
-        "<!-- evidence -->": evidence.as_markdown,
+        "<!-- evidence -->": evidence_page.as_markdown,
         "<!-- costs -->": costs.as_markdown,
         "<!-- networks -->": networks.as_markdown,
+        "<!-- sessions -->": sessions.as_markdown,
         notation.MARK: notation.as_markdown,
     }
     for mark, make in marks.items():

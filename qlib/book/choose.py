@@ -1,17 +1,21 @@
 """What a choice was worth here, for the pages that lead from a reader's question to a choice. The marks are
 
-``<!-- worth: FIELD -->``   the field's first value over its second on the recorded rows of
-``qlib/cards/worth.yaml`` ``<!-- points: FIELD -->``  the same in whole points, with its condition but not its
-interval, for running text ``<!-- claim: WORDS -->``   the claim of ``book/evidence.yaml`` that begins with
-these words, on every bench ``<!-- worth: all -->``     a table of all fields, the most valuable first
+``<!-- worth: FIELD -->``
+    the field's first value over its second on the recorded rows of ``qlib/cards/worth.yaml``
+``<!-- points: FIELD -->``
+    the same in whole points, with its condition but not its interval, for running text
+``<!-- claim: WORDS -->``
+    the claim of ``book/evidence.yaml`` that begins with these words, on every bench
+``<!-- worth: all at 4 bits -->``
+    a table of all fields at these bits, the most valuable first
 """
 
 import re
 
 from qlib.book import evidence
 from qlib.cards import FIELDS
-from qlib.cards.compare import Worth, worths
 from qlib.cards.render import shown
+from qlib.cards.worth import Worth, worths
 
 MARK = re.compile(r"<!-- (worth|points|claim): (.+?) -->")
 
@@ -25,7 +29,8 @@ def fill(text: str) -> str:
 
 
 def _worth(field: str) -> str:
-    return _table() if field == "all" else _sentence(_recorded(field))
+    at = re.fullmatch(r"all at (\d+) bits", field)
+    return _table(int(at[1])) if at else _sentence(_recorded(field))
 
 
 def _points(field: str) -> str:
@@ -36,10 +41,8 @@ def _points(field: str) -> str:
 
 def _recorded(field: str) -> Worth:
     found = [worth for worth in worths() if worth.field == field]
-    if len(found) != 1:
-        raise ValueError(
-            f"{len(found)} entries of qlib/cards/worth.yaml with recorded rows are about {field!r}, not one"
-        )
+    if not found:
+        raise ValueError(f"no entry of qlib/cards/worth.yaml with recorded rows is about {field!r}")
     return found[0]
 
 
@@ -51,9 +54,9 @@ def _sentence(worth: Worth) -> str:
     return f"{FIELDS[worth.field]['title'].lower()}: {_values(worth)}, {worth.condition}: **{worth.points}**"
 
 
-def _table() -> str:
+def _table(bits: int) -> str:
     lines = ["| choice | value | at | worth |", "| --- | --- | --- | --- |"]
-    for worth in sorted(worths(), key=lambda worth: -worth.points.points):
+    for worth in sorted(worths(bits), key=lambda worth: -worth.points.points):
         lines.append(
             f"| {FIELDS[worth.field]['title']} | {_values(worth)} | {worth.condition} | {worth.points} |"
         )

@@ -1,36 +1,75 @@
-"""The evidence page: every claim of ``book/evidence.yaml`` on every bench, from recorded rows, judged by the
-one rule, and what the rule before said of it.
+"""Every claim of ``book/evidence.yaml`` on every bench, from recorded rows, judged by the one rule; and what
+the rule before said of it.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
 
 from qlib import results
 from qlib.book import ROOT
-from qlib.comparison import IMAGES_ONLY, UNDECIDED, VERDICTS, Difference, compare
+from qlib.comparison import UNDECIDED, Difference, compare
+from qlib.equal_bits import TARGET, at_equal_bits
 from qlib.intervals import Z, agresti_min
-from qlib.metrics import TOP1, Accuracy
+from qlib.metrics import TOP1, Measurement
 
 BENCHES = {
     "digits": "the bench of the lessons",
     "cifar10-jpeg": "real images, a network that we did not make",
     "imagenet": "the paper's own setting",
 }
-MARGIN_BEFORE = 2.0  # in points, until 2026-11-26
+CHANGED = "2026-11-26"  # when the rule changed; claims that are no older were not judged by the one before
+MARGIN_BEFORE = 2.0  # in points
+NOT_JUDGED = "not judged"
+NO_DIFFERENCE = "no difference"
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim on a bench.
+
+    Parameters
+    ----------
+    claim : dict
+        As ``book/evidence.yaml`` has it.
+    bench : str
+        Its name.
+    difference : Difference
+        Better minus worse, over the seeds or draws that both sides have.
+    at : str
+        At which bits in use, where bits are learned and these are what both sides have alike; else empty.
+    """
+
+    claim: dict[str, Any]
+    bench: str
+    difference: Difference
+    at: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.claim, self.difference)
+
+    @property
+    def against(self) -> bool:
+        """Whether the claim holds, but some seed or draw alone points the other way."""
+        return self.verdict == "holds" and not in_every_seed(self.claim, self.difference.seeds)
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of a verdict with the two-way rule."""
+    """What became of a verdict with the rule of today."""
 
     before: str
     after: str
-    interval_before: tuple[float, float]
+    interval_before: tuple[float, float] | None
     interval_after: tuple[float, float]
     why: str
 
@@ -39,76 +78,125 @@ def claims() -> list[dict[str, Any]]:
     return yaml.safe_load((ROOT / "book" / "evidence.yaml").read_text("utf8"))
 
 
+def judged(claim: dict[str, Any], bench: str) -> Judged | None:
+    """A claim on a bench; ``None`` where rows are not recorded."""
+    rows = _rows(bench, claim["table"])
+    wanted = _wanted(claim)
+    if claim["equal"] == "used" and all(TARGET in side for side in wanted):
+        found = at_equal_bits(rows, *wanted, claim.get("more", 0.0))
+        return found and Judged(claim, bench, compare(found.a, found.b), str(found))
+    sides = _sides(rows, wanted)
+    return sides and Judged(claim, bench, compare(*map(_measured, sides)), _in_use(*sides))
+
+
 def measured(claim: dict[str, Any], bench: str) -> Difference | None:
-    """The paired difference of a claim on a bench, over the seeds or draws that both sides have; ``None``
-    where rows are not recorded.
+    """The difference of `judged`."""
+    found = judged(claim, bench)
+    return found and found.difference
+
+
+def at_limits(claim: dict[str, Any], bench: str) -> list[list[Measurement]] | None:
+    """What the rows of a claim measured that its cells name, whatever bits are in use; ``None`` where these
+    are not recorded.
     """
-    sides = _sides(claim, bench)
-    return sides and compare(*sides)
+    sides = _sides(_rows(bench, claim["table"]), _wanted(claim))
+    return sides and list(map(_measured, sides))
 
 
-def _sides(claim: dict[str, Any], bench: str) -> list[list[Accuracy]] | None:
-    path = results.table_path(bench, claim["table"])
-    if not path.exists():
+@cache
+def _rows(bench: str, table: str) -> Rows:
+    path = results.table_path(bench, table)
+    return list(map(results.flat, results.load_rows(path))) if path.exists() else []
+
+
+def _wanted(claim: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**claim.get("where", {}), **claim[side]} for side in ("better", "worse")]
+
+
+def _sides(rows: Rows, wanted: list[dict[str, Any]]) -> list[Rows] | None:
+    """The rows of either side, of the seeds that both have. A network in float has no seed."""
+    sides = [[row for row in rows if results.fits(row, where)] for where in wanted]
+    seeds = [{row["calibration_seed"] for row in side if not _in_float(row)} for side in sides]
+    common = set.intersection(*(found for found in seeds if found)) if all(sides) else set()
+    if not common:  # a part of the table that is still to be recorded
         return None
-    table = results.with_allocation(results.load_table(path))
-    plain = [
-        a is None and isinstance(b, dict)
-        for a, b in zip(table.allocation, table.activation_bits, strict=True)
-    ]
-    uniform = [b["default"] if p else None for p, b in zip(plain, table.activation_bits, strict=True)]
-    table = table.assign(uniform_bits=pd.Series(uniform, index=table.index, dtype=object))
-    wanted = [{**claim.get("where", {}), **claim[side]} for side in ("better", "worse")]
-    seeds = set.intersection(*(set(_rows(table, where).calibration_seed) for where in wanted))
-    if not seeds:  # a part of the table that is still to be recorded
-        return None
-    table = table[table.calibration_seed.isin(seeds)]
-    return [results.accuracies(table, **where) for where in wanted]
+    return [[row for row in side if _in_float(row) or row["calibration_seed"] in common] for side in sides]
 
 
-def _rows(table: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
-    for column, value in where.items():
-        table = table[[v == value for v in table[column]]]
-    return table
+def _in_float(row: Mapping[str, Any]) -> bool:
+    return row["weight_bits"] is None and row["activation_bits"] is None
+
+
+def _measured(rows: Rows) -> list[Measurement]:
+    return [results.measurement_of(row) for row in rows]
+
+
+def _in_use(better: Rows, worse: Rows) -> str:
+    """The average bits of learned or analytic allocations, where both sides have such, and others."""
+    said = []
+    for kind in ("weight", "activation"):
+        used = [[row[f"average_{kind}_bits"] for row in side] for side in (better, worse)]
+        means = [f"{np.mean(bits):.2f}" for bits in used if None not in bits]
+        if len(set(means)) == 2:
+            said.append(f"{' against '.join(means)} {kind} bits used")
+    return ", ".join(said)
 
 
 def verdict(claim: dict[str, Any], difference: Difference) -> str:
-    return difference.verdict(claim.get("kind", "greater"), claim.get("margin"))
+    """By the one rule; where a claim says by how many points, these take the place of zero."""
+    return difference.less(claim.get("by", 0.0)).verdict(claim.get("kind", "greater"), claim.get("margin"))
 
 
 def in_every_seed(claim: dict[str, Any], points: Sequence[float]) -> bool:
     """Whether each seed or draw alone points the way of the claim."""
-    if claim.get("kind") == "no difference":
+    if claim.get("kind") == NO_DIFFERENCE:
         return all(abs(p) <= claim.get("margin", TOP1.margin) for p in points)
-    return all(p > 0 for p in points)
+    return all(p > claim.get("by", 0.0) for p in points)
 
 
 def change(claim: dict[str, Any], bench: str) -> Change | None:
-    """What the rule before said of a claim, and what the two-way rule says; ``None`` where rows are not
+    """What the rule before said of a claim, and what that of today says; ``None`` where rows are not
     recorded.
     """
-    sides = _sides(claim, bench)
-    if sides is None:
+    now, sides = judged(claim, bench), at_limits(claim, bench)
+    if now is None or sides is None:
         return None
-    difference = compare(*sides)
+    if str(claim["since"]) >= CHANGED:
+        return Change(NOT_JUDGED, now.verdict, None, now.difference.interval, "")
     kind = claim.get("kind", "greater")
     interval = _interval_before(*sides)
     before = _verdict_before(interval, kind, MARGIN_BEFORE)
-    after = verdict(claim, difference)
-    if before == after:
-        why = ""
-    elif difference.images_only:
-        why = "fewer than three seeds"
-    else:
-        of_seeds = _verdict_before(difference.interval, kind, MARGIN_BEFORE) != before
-        of_margin = _verdict_before(interval, kind, claim.get("margin", TOP1.margin)) != before
-        narrower = "the margin is narrower"
-        why = "seeds vary" if of_seeds else narrower if of_margin else f"seeds vary and {narrower}"
-    return Change(before, after, interval, difference.interval, why)
+    return Change(
+        before, now.verdict, interval, now.difference.interval, _why(claim, before, interval, sides, now)
+    )
 
 
-def _interval_before(a: list[Accuracy], b: list[Accuracy]) -> tuple[float, float]:
-    """Until 2026-11-26: seeds are averaged image by image, and only images are random."""
+def _why(
+    claim: dict[str, Any],
+    before: str,
+    interval: tuple[float, float],
+    sides: list[list[Measurement]],
+    now: Judged,
+) -> str:
+    """What of the new rule changed a verdict; empty where nothing did."""
+    if before == now.verdict:
+        return ""
+    if now.difference.images_only:
+        return "fewer than three seeds"
+    kind = claim.get("kind", "greater")
+    at_the_limit = compare(*sides)
+    seeds, margin = "seeds vary", "the margin is narrower"
+    reasons = {
+        seeds: _verdict_before(at_the_limit.interval, kind, MARGIN_BEFORE) != before,
+        margin: _verdict_before(interval, kind, claim.get("margin", TOP1.margin)) != before,
+        "compared at equal bits in use": verdict(claim, at_the_limit) != now.verdict,
+    }
+    alone = [reason for reason, applies in reasons.items() if applies]
+    return " and ".join(alone or (seeds, margin))
+
+
+def _interval_before(a: list[Measurement], b: list[Measurement]) -> tuple[float, float]:
+    """Seeds were averaged image by image, and only images were random."""
     means = [np.mean([m.values for m in side], axis=0) for side in (a, b)]
     centre, variance = agresti_min((means[0] - means[1]) / 100)
     half = Z * variance**0.5
@@ -116,89 +204,10 @@ def _interval_before(a: list[Accuracy], b: list[Accuracy]) -> tuple[float, float
 
 
 def _verdict_before(interval: tuple[float, float], kind: str, margin: float) -> str:
-    """Until 2026-11-26: no difference did not hold where the interval excluded zero and left the margin."""
+    """No difference did not hold where the interval excluded zero and left the margin."""
     low, high = interval
-    if kind == "no difference" and -margin <= low and high <= margin:
+    if kind == NO_DIFFERENCE and -margin <= low and high <= margin:
         return "holds"
     if low > 0:
-        return "does not hold" if kind == "no difference" else "holds"
+        return "does not hold" if kind == NO_DIFFERENCE else "holds"
     return "does not hold" if high < 0 else UNDECIDED
-
-
-def as_markdown() -> str:
-    """The count of verdicts by bench, a table for each observation, and one of what the rule before said."""
-    lines = []
-    counts = {bench: {} for bench in BENCHES}
-    for number in sorted({claim["observation"] for claim in claims()}):
-        lines += [
-            f"## Observation {number}",
-            "",
-            "| claim | the paper | bench | difference | seed by seed | verdict |",
-        ]
-        lines.append("| --- " * 6 + "|")
-        for claim in (c for c in claims() if c["observation"] == number):
-            for bench in BENCHES:
-                found = measured(claim, bench)
-                word = verdict(claim, found) if found else "not recorded"
-                row = (
-                    f"{found} | {_each(found)} | **{word}**{_but(claim, found)}" if found else f" | | {word}"
-                )
-                lines.append(f"| {claim['claim']} | {claim['paper']} | {bench} | {row} |")
-                counts[bench][word] = counts[bench].get(word, 0) + 1
-        lines.append("")
-    return "\n".join([_headline(counts), "", *_counts(counts), "", *lines, *_changes()])
-
-
-def _each(difference: Difference) -> str:
-    return ", ".join(f"{points:+.1f}" for points in difference.seeds)
-
-
-def _but(claim: dict[str, Any], difference: Difference) -> str:
-    against = verdict(claim, difference) == "holds" and not in_every_seed(claim, difference.seeds)
-    return ", but not in every seed" if against else ""
-
-
-def _headline(counts: dict[str, dict[str, int]]) -> str:
-    """What counts: verdicts over at least three seeds."""
-    total = {word: sum(found.get(word, 0) for found in counts.values()) for word in VERDICTS}
-    judged = sum(number for word, number in total.items() if word != IMAGES_ONLY)
-    return (
-        f"Of {judged} comparisons over three seeds or more, **{total['holds']} hold**, "
-        f"{total['does not hold']} do not, and {total[UNDECIDED]} are undecided here. {total[IMAGES_ONLY]} "
-        "more are undecided because fewer seeds are recorded; these are not counted."
-    )
-
-
-def _counts(counts: dict[str, dict[str, int]]) -> list[str]:
-    words = (*VERDICTS, "not recorded")
-    return [
-        "| bench | " + " | ".join(words) + " |",
-        "| --- " * (len(words) + 1) + "|",
-        *(
-            f"| {bench}: {BENCHES[bench]} | " + " | ".join(str(found.get(word, 0)) for word in words) + " |"
-            for bench, found in counts.items()
-        ),
-    ]
-
-
-def _changes() -> list[str]:
-    lines = [
-        "## Verdicts before and after the two-way rule",
-        "",
-        "| claim | bench | before | after | interval before | interval after | why |",
-        "| --- " * 7 + "|",
-    ]
-    for claim in claims():
-        for bench in BENCHES:
-            found = change(claim, bench)
-            if found:
-                before, after = (
-                    f"{low:+.2f} to {high:+.2f}"
-                    for low, high in (found.interval_before, found.interval_after)
-                )
-                word = f"**{found.after}**" if found.why else found.after
-                lines.append(
-                    f"| {claim['claim']} | {bench} | {found.before} | {word} | {before} | {after} | "
-                    f"{found.why} |"
-                )
-    return lines

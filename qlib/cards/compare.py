@@ -5,50 +5,17 @@ bench.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from ..choices import same
-from ..comparison import Difference, compare
 from .fields import NOT_REPORTED, PLAIN, Card, Fields
 from .render import shown
+from .worth import Worth, known, number, worth
 
-DECIDED = ("holds", "does not hold")
-
-
-@dataclass(frozen=True)
-class Worth:
-    """What a choice was worth when nothing else changed.
-
-    Parameters
-    ----------
-    field : str
-        The choice.
-    table : str
-        Of recorded rows.
-    a, b
-        One of its two values.
-    condition : str
-        Under which the rows were recorded.
-    points : Difference
-        The accuracy with ``a`` minus that with ``b``, in points.
-    """
-
-    field: str
-    table: str
-    a: Any
-    b: Any
-    condition: str
-    points: Difference
-
-    def __str__(self) -> str:
-        values = " over ".join(shown(self.field, value) for value in (self.a, self.b))
-        return f"worth on our bench, {values}, {self.condition}: {self.points} ({self.table})"
+UNMEASURED = "not measured"
+OTHER_BITS = "not measured at these bits"
 
 
 @dataclass(frozen=True)
@@ -63,7 +30,9 @@ class Choice:
     a, b
         Its value on the first card, on the second.
     worth : tuple of Worth
-        What it was worth on recorded rows.
+        What it was worth on recorded rows at the cards' own bits; empty where that is not known.
+    unmeasured : str
+        Why it is not known: ``"not measured"``, or only not at these bits.
     fields : Fields
         Among which it is.
     """
@@ -72,6 +41,7 @@ class Choice:
     a: Any
     b: Any
     worth: tuple[Worth, ...] = ()
+    unmeasured: str = ""
     fields: Fields = dataclasses.field(default=PLAIN, repr=False, compare=False)
 
     @property
@@ -94,6 +64,7 @@ class Choice:
                 "a": w.a,
                 "b": w.b,
                 "condition": w.condition,
+                "bench": w.bench,
                 "table": w.table,
                 "points": w.points.points,
                 "low": w.points.interval[0],
@@ -110,13 +81,18 @@ class Choice:
             "b": self.b,
             "confound": self.confound,
             "worth": worth,
+            "unmeasured": self.unmeasured,
         }
 
     def __str__(self) -> str:
         about = f", observation {self.observation}" if self.observation else ""
         values = " | ".join(shown(self.field, value, self.fields) for value in (self.a, self.b))
         line = f"{self.fields[self.field]['title']}: {values}  ({self.category}{about})"
-        return "\n".join([line, *(f"    {worth}" for worth in self.worth)])
+        return "\n".join([line, *(f"    {said}" for said in self.said())])
+
+    def said(self) -> list[str]:
+        """What it was worth, or why that is not known, in lines."""
+        return [str(w) for w in self.worth] or [self.unmeasured] * bool(self.unmeasured)
 
 
 def union(*cards: Card) -> dict[str, Fields]:
@@ -145,30 +121,37 @@ def differences(a: Card, b: Card, measure: bool = True) -> list[Choice]:
     open. What follows from choices (sizes, times, accuracies) is not among them, nor what does not act on
     either card (`QuantizationCard.acts`).
 
-    ``measure``: look up what each was worth in the recorded results, if they are at hand (in a clone)."""
-    known = {
+    ``measure``: look up what each was worth in the recorded results at the cards' own bits, if they are at
+    hand (in a clone)."""
+    names = {
         name: fields
         for name, fields in union(a, b).items()
         if not fields[name].get("outcome") and (acts(a, name) or acts(b, name))
     }
-    bits = {
-        side: a[side]
-        for side in ("weight_bits", "activation_bits")
-        if isinstance(a[side], int) and a[side] == b[side]
-    }
+    bits = {side: _bits(a, side) & _bits(b, side) for side in ("weight", "activation")}
     alike = a["dataset"] == b["dataset"]  # or else accuracies do not say which network is the better one
     found = []
-    for name, fields in known.items():
+    for name, fields in names.items():
         both = (value(a, name), value(b, name))
-        if not same(*both) or NOT_REPORTED in both:
+        if NOT_REPORTED in both:
+            found.append(Choice(name, *both, fields=fields))
+        elif not same(*both):
             measured = measure and (alike or name != "float_accuracy")
-            found.append(Choice(name, *both, worth(name, *both, bits) if measured else (), fields))
+            here = worth(name, *both, bits) if measured else ()
+            why = OTHER_BITS if known(name, *both) else UNMEASURED
+            found.append(Choice(name, *both, here, why if measured and not here else "", fields))
     return sorted(found, key=lambda choice: choice.confound)
+
+
+def _bits(card: Card, side: str) -> frozenset[float]:
+    """The bits that a side of a card may have, one number for all layers."""
+    bits = card[f"{side}_bits"]
+    return frozenset(b for b in (bits if isinstance(bits, list) else [bits]) if isinstance(b, int))
 
 
 def gap(a: Card, b: Card) -> float | None:
     """Accuracy of ``a`` minus that of ``b`` in points, where both report a number in percent."""
-    both = [_number(card["accuracy"]) for card in (a, b)]
+    both = [number(card["accuracy"]) for card in (a, b)]
     return None if None in both else both[0] - both[1]
 
 
@@ -176,7 +159,7 @@ def report(a: Card, b: Card, found: Iterable[Choice]) -> str:
     """`differences` for a terminal."""
     found = list(found)
     apart = gap(a, b)
-    lines = [f"{a.name} | {b.name}" + ("" if apart is None else f": {_apart(apart, found)}")]
+    lines = [f"{a.name} | {b.name}" + ("" if apart is None else f": {abs(apart):.1f} points apart")]
     if apart is not None:
         lines.append(
             f"{PLAIN['accuracy']['title']}: {shown('accuracy', a['accuracy'])} | "
@@ -190,107 +173,3 @@ def report(a: Card, b: Card, found: Iterable[Choice]) -> str:
             lines += ["", f"{title}:", *(f"  {line}" for choice in part for line in str(choice).splitlines())]
     text = "\n".join(lines)
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-
-
-def _apart(points: float, found: Iterable[Choice]) -> str:
-    """How far apart, and the choice that alone was surely worth most; fewer than three seeds leave no choice
-    sure.
-    """
-    line = f"{abs(points):.1f} points apart"
-    ends = {}
-    for worth in (w for choice in found for w in choice.worth if w.points.verdict() in DECIDED):
-        ends[worth] = sorted(abs(end) for end in worth.points.interval)
-    if not ends:
-        return line
-    most = max(ends, key=lambda w: abs(w.points.points))
-    link, way = ("of which", "") if most.points.points * points > 0 else ("although", " the other way")
-    worth = f"{abs(most.points.points):.1f}{way} on our bench ({ends[most][0]:.1f} to {ends[most][1]:.1f})"
-    return f"{line}, {link} {PLAIN[most.field]['title'].lower()} alone was worth {worth}"
-
-
-def worth(field: str, a: Any, b: Any, bits: Mapping[str, int] | None = None) -> tuple[Worth, ...]:
-    """What ``a`` was worth over ``b`` in a field, wherever rows of exactly these two values are recorded
-    (``worth.yaml``).
-
-    ``bits``: the ``weight_bits`` or ``activation_bits`` at which to look, where rows with them are
-    recorded.
-    """
-    if field == "float_accuracy":
-        a, b = _order(a, b)
-    found = []
-    for i, entry in enumerate(_entries()):
-        places = [
-            next((i for i, (value, *_) in enumerate(entry["values"]) if same(value, wanted)), None)
-            for wanted in (a, b)
-        ]
-        if entry["field"] == field and None not in places and places[0] != places[1]:
-            wanted = tuple(
-                (side, n)
-                for side, n in (bits or {}).items()
-                if side in entry.get("where", {}) and side != field
-            )
-            found.append((wanted and _measured(i, *places, wanted)) or _measured(i, *places))
-    return tuple(w for w in found if w)
-
-
-def worths() -> tuple[Worth, ...]:
-    """For each field of ``worth.yaml``, its first value over its second; empty where there is no clone with
-    results.
-    """
-    return tuple(w for w in (_measured(i, 0, 1) for i in range(len(_entries()))) if w)
-
-
-@cache
-def _entries() -> list[dict[str, Any]]:
-    return yaml.safe_load(files(__package__).joinpath("worth.yaml").read_text("utf8"))
-
-
-@cache
-def _measured(i: int, a: int, b: int, bits: tuple[tuple[str, int], ...] = ()) -> Worth | None:
-    """Of the i-th entry, its a-th value over its b-th; ``None`` if such rows are not recorded."""
-    from .. import results
-
-    entry = _entries()[i]
-    field = entry["field"]
-    name = entry["table"]
-    condition = entry["condition"]
-    where = dict(entry.get("where", {}))
-    for side, n in bits:
-        condition = condition.replace(f"{where[side]}-bit", f"{n}-bit")
-        where[side] = n
-    try:
-        rows = [
-            {**row, **(row["allocation"] or {})}
-            for row in results.load_rows(results.table_path(*name.split("/")))
-        ]
-    except (FileNotFoundError, ValueError):  # the package alone, without the book
-        return None
-    values = [entry["values"][place] for place in (a, b)]
-    usual = {"metric": "top1", "method": "nearest"}
-    wanted = [{**usual, **where, **(own[0] if own else {field: value})} for value, *own in values]
-    sides = [
-        [results.accuracy_of(row) for row in rows if all(same(row.get(n), v) for n, v in choices.items())]
-        for choices in wanted
-    ]
-    if not all(sides):  # other bits than were tried
-        return None
-    return Worth(field, name, *(value for value, *_ in values), condition, compare(*sides))
-
-
-def _order(a: Any, b: Any) -> tuple[Any, Any]:
-    """Which of two accuracies is the better one, where their intervals leave no doubt; else as they are."""
-    x, y = (_number(value) for value in (a, b))
-    known = [value for value in (a, b) if isinstance(value, Mapping) and "top1" in value]
-    overlap = len(known) == 2 and max(v["low"] for v in known) <= min(v["high"] for v in known)
-    return (
-        (a, b)
-        if x is None or y is None or x == y or overlap
-        else ("better", "worse")
-        if x > y
-        else ("worse", "better")
-    )
-
-
-def _number(accuracy: Any) -> float | None:
-    accuracy = accuracy.get("top1") if isinstance(accuracy, Mapping) else accuracy  # None: another metric
-    return accuracy if isinstance(accuracy, (int, float)) else None

@@ -40,7 +40,7 @@ def card_comparison(
     for i, a in enumerate(cards.values()):
         for j, b in enumerate(cards.values()):
             found = a.differences(b)
-            worth = {choice.field: [str(w) for w in choice.worth] for choice in found if choice.worth}
+            worth = {choice.field: choice.said() for choice in found if choice.said()}
             pairs[f"{i} {j}"] = {"head": report(a, b, found).splitlines()[0], "worth": worth}
     known = {name: own for name, own in union(*cards.values()).items() if not own[name].get("outcome")}
     fields = [

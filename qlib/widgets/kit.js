@@ -1,6 +1,6 @@
 // What the interactive figures share. No dependencies; every figure is one module that exports {render}, as anywidget wants it.
 
-export const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A", "#8A5A00"];
+export const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B6B6B", "#8A5A00"]; // as qlib/looks.py
 
 const STYLE = `
 :host { display: block; }

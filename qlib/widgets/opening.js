@@ -1,5 +1,5 @@
 // The front page's figure: two papers with the same bits that differ in one choice.
-import { COLOURS, announcer, choice, element, frame, fromAddress, responsive, scale, shape, slider } from "./kit.js";
+import { announcer, choice, element, frame, fromAddress, responsive, scale, shape, slider } from "./kit.js";
 
 const HEIGHT = 190,
   LEFT = 4,
@@ -55,14 +55,14 @@ function render({ model, el }) {
       role: "img",
       "aria-label": papers.map((p, i) => `${NAMES[i]} ${p.says}: ${point.papers[i][0].toFixed(1)} %`).join(". "),
     });
-    papers.forEach(({ says }, i) => {
+    papers.forEach(({ says, colour }, i) => {
       const [top1, low, high] = point.papers[i],
         y = 30 + i * 82,
         words = `${NAMES[i]} ${says}`;
       svg.append(
         shape("text", { x: LEFT, y: y - 6, style: `font-size: ${width < 420 ? 12 : 14}px` }, words),
         shape("rect", { x: LEFT, y, width: x(100) - LEFT, height: 34, fill: "currentColor", "fill-opacity": 0.07 }),
-        shape("rect", { x: LEFT, y, width: Math.max(1, x(top1) - LEFT), height: 34, fill: COLOURS[i], class: "bar" }),
+        shape("rect", { x: LEFT, y, width: Math.max(1, x(top1) - LEFT), height: 34, fill: colour, class: "bar" }),
         shape("line", { x1: x(low), x2: x(high), y1: y + 17, y2: y + 17, stroke: "currentColor", "stroke-width": 3 }),
         shape("text", { x: x(100) + 6, y: y + 22, style: "font-size: 15px; font-weight: 600" }, `${top1.toFixed(1)} %`),
       );

@@ -9,6 +9,7 @@ import yaml
 
 from .. import results
 from ..comparison import compare, mean_of
+from ..looks import LOOKS
 from .figure import Figure
 
 
@@ -45,7 +46,7 @@ def _choice(entry: dict[str, Any]) -> dict[str, Any]:
             }
         )
     kind = "activations" if entry["x"] == "activation_bits" else "weights"
-    papers = [{"says": entry[paper]["says"]} for paper in "ab"]
+    papers = [{"says": entry[paper]["says"], "colour": LOOKS[entry[paper]["thing"]].colour} for paper in "ab"]
     return {
         "title": entry["title"],
         "of": kind,

@@ -101,6 +101,7 @@ function render({ model, el }) {
       ]);
     }
     const lines = visible(),
+      looks = looksOf(lines.slice(0, MOST)),
       t = table();
     said.hidden = !t.statement;
     said.replaceChildren(`Observation ${t.observation}: ${t.statement}`);
@@ -148,11 +149,11 @@ function render({ model, el }) {
               height: 14,
               style: "width: 22px; flex: none",
               "aria-hidden": "true",
-              fill: COLOURS[i],
-              stroke: COLOURS[i],
+              fill: looks[i][0],
+              stroke: looks[i][0],
             },
             shape("line", { x1: 0, x2: 22, y1: 7, y2: 7, "stroke-width": 2 }),
-            MARKS[i](11, 7),
+            MARKS[looks[i][1]](11, 7),
           ),
           nameOf(line),
         ),
@@ -167,11 +168,24 @@ function render({ model, el }) {
     spoken.say(`${lines.length} lines on ${byBench.value}. Best: ${best[1]}, ${points(best[0])} percent at ${best[2]} ${t.x}.`);
   }
 
-  const nameOf = (line) =>
+  /** The colour and marker of every line: those of the first thing that tells it from others and has its own, else the next free. */
+  function looksOf(lines) {
+    const looks = model.get("looks"),
+      taken = new Set();
+    const own = lines.map((line) => {
+      const thing = telling(line).find((v) => Object.hasOwn(looks, v) && !taken.has(String(looks[v])));
+      if (thing) taken.add(String(looks[thing]));
+      return thing && looks[thing];
+    });
+    const colours = COLOURS.filter((c) => !own.some((look) => look?.[0] === c));
+    return own.map((look, i) => look ?? [colours.shift() ?? COLOURS[i], i]);
+  }
+  const telling = (line) =>
     Object.entries(line.fields)
       .filter(([name, v]) => visible().some((other) => other.fields[name] !== v))
-      .map(([, v]) => v)
-      .join(", ") ||
+      .map(([, v]) => v);
+  const nameOf = (line) =>
+    telling(line).join(", ") ||
     Object.values(line.fields).join(", ") ||
     "all rows";
   const spread = (p) =>
@@ -181,6 +195,7 @@ function render({ model, el }) {
 
   const redraw = responsive(picture, (width) => {
     const lines = visible().slice(0, MOST),
+      looks = looksOf(lines),
       every = lines.flatMap((line) => line.points),
       floats = Object.entries(data().float);
     const place = table().log ? Math.log2 : (v) => v,
@@ -228,7 +243,7 @@ function render({ model, el }) {
         ),
       );
     lines.forEach((line, i) => {
-      const group = shape("g", { fill: COLOURS[i], stroke: COLOURS[i] });
+      const group = shape("g", { fill: looks[i][0], stroke: looks[i][0] });
       group.append(
         shape("polyline", {
           points: line.points.map((p) => `${x(p.x)},${y(p.top1)}`).join(" "),
@@ -242,7 +257,7 @@ function render({ model, el }) {
           shape(
             "g",
             {},
-            MARKS[i](x(p.x), y(p.top1)),
+            MARKS[looks[i][1]](x(p.x), y(p.top1)),
             shape(
               "title",
               {},

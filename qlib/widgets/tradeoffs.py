@@ -16,6 +16,7 @@ from ..choices import choices, same
 from ..comparison import mean_of
 from ..config import QuantConfig
 from ..experiments import Allocation
+from ..looks import LOOKS, MARKERS
 from ..names import suggestion
 from ..plots import PLACEMENTS
 from ..tables import COLUMNS, LATER
@@ -107,7 +108,8 @@ def tradeoff_explorer(
                 "benches": found,
             }
         )
-    return Figure("tradeoffs", {"tables": tables})
+    looks = {name: [look.colour, MARKERS.index(look.marker)] for name, look in LOOKS.items()}
+    return Figure("tradeoffs", {"tables": tables, "looks": looks})
 
 
 def lines(table: pd.DataFrame, x: str, ends: tuple[str, ...]) -> dict[str, Any]:

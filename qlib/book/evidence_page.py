@@ -1,0 +1,138 @@
+"""The evidence page: one picture, the count of verdicts, the numbers, and what the rule before said."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import yaml
+
+from qlib.book import ROOT
+from qlib.book.evidence import BENCHES, NO_DIFFERENCE, Judged, change, claims, judged
+from qlib.comparison import IMAGES_ONLY, UNDECIDED, VERDICTS
+from qlib.metrics import TOP1
+from qlib.widgets.figure import Figure
+from qlib.widgets.forest import forest
+
+EQUAL = {
+    "used": "the bits in use",
+    "limit": "the limit on learned bits, the end layers aside",
+    "maximum": "the largest feature map",
+}
+MISSING = "not recorded"
+
+
+@cache
+def everything() -> list[tuple[dict[str, Any], str, Judged | None]]:
+    """Every claim on every bench."""
+    return [(claim, bench, judged(claim, bench)) for claim in claims() for bench in BENCHES]
+
+
+def picture() -> Figure:
+    plan = yaml.safe_load((ROOT / "book" / "explorer.yaml").read_text("utf8"))
+    lessons = {int(path.stem[:2]): path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    return forest(
+        {
+            "group": f"{claim['observation']}. {plan['statements'][claim['observation']]}",
+            "claim": claim["claim"],
+            "paper": claim["paper"],
+            "bench": bench,
+            "about": about(found),
+            "table": claim["table"],
+            "lesson": lessons[claim["observation"]],
+            "paper_points": claim.get("paper_points"),
+            "band": claim.get("margin", TOP1.margin) if claim.get("kind") == NO_DIFFERENCE else None,
+            "by": claim.get("by"),
+            "difference": found.difference,
+            "verdict": found.verdict,
+        }
+        for claim, bench, found in everything()
+        if found
+    )
+
+
+def about(found: Judged) -> str:
+    """What both sides have alike, at which bits, and what else to know."""
+    claim = found.claim
+    parts = [f"alike on both sides: {EQUAL[claim['equal']]}"]
+    if claim.get("more"):
+        parts[0] += f", and {claim['more']:+g} by the claim"
+    parts += [found.at] if found.at else []
+    parts += [claim["note"]] if "note" in claim else []
+    said = "; ".join(parts)
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def headline() -> str:
+    """What counts: verdicts over at least three seeds."""
+    found = [j for _, _, j in everything() if j]
+    total = {word: sum(j.verdict == word for j in found) for word in VERDICTS}
+    counted = len(found) - total[IMAGES_ONLY]
+    single = sum(j.against for j in found)
+    return (
+        f"Of {counted} comparisons over three seeds or more, **{total['holds']} hold**, "
+        f"{total['does not hold']} do not, and {total[UNDECIDED]} are undecided here. {total[IMAGES_ONLY]} "
+        "more are undecided because fewer seeds are recorded; these are not counted. "
+        f"{single} of those that hold do so although a seed alone points the other way."
+    )
+
+
+def as_markdown() -> str:
+    """The headline, the picture, and folded below it the tables."""
+    html = picture().to_html()
+    return "\n".join(
+        [
+            headline(),
+            "",
+            f"```{{raw}} html\n{html}\n```",
+            "",
+            *_folded("The numbers", _numbers()),
+            *_folded("By bench", _counts()),
+            *_folded("Every verdict, before and after the rule changed", _changes()),
+        ]
+    )
+
+
+def _folded(title: str, lines: list[str]) -> list[str]:
+    return [f"````{{dropdown}} {title}", *lines, "````", ""]
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _numbers() -> list[str]:
+    rows = []
+    for claim, bench, found in everything():
+        said = [str(claim["observation"]), claim["claim"], claim["paper"], bench]
+        if found is None:
+            rows.append([*said, "", "", MISSING])
+            continue
+        but = ", but not in every seed" if found.against else ""
+        each = ", ".join(f"{points:+.1f}" for points in found.difference.seeds)
+        at = f"<br>{found.at}" if found.at else ""
+        rows.append([*said, f"{found.difference}{at}", each, f"**{found.verdict}**{but}"])
+    return _table(["", "claim", "the paper", "bench", "difference", "seed by seed", "verdict"], rows)
+
+
+def _counts() -> list[str]:
+    words = [*VERDICTS, MISSING]
+    rows = []
+    for bench, says in BENCHES.items():
+        found = [j.verdict if j else MISSING for _, b, j in everything() if b == bench]
+        rows.append([f"{bench}: {says}", *(str(found.count(word)) for word in words)])
+    return _table(["bench", *words], rows)
+
+
+def _changes() -> list[str]:
+    rows = []
+    for claim in claims():
+        for bench in BENCHES:
+            found = change(claim, bench)
+            if found:
+                ends = (found.interval_before, found.interval_after)
+                before, after = (f"{i[0]:+.2f} to {i[1]:+.2f}" if i else "" for i in ends)
+                word = f"**{found.after}**" if found.why else found.after
+                rows.append([claim["claim"], bench, found.before, word, before, after, found.why])
+    return _table(["claim", "bench", "before", "after", "interval before", "interval after", "why"], rows)
