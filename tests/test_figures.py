@@ -14,7 +14,9 @@ import torch
 
 import qlib
 from qlib import results
+from qlib.book import evidence_page
 from qlib.cards import catalogue
+from qlib.looks import LOOKS
 from qlib.widgets import comparison, learning, opening, painter, quantizer, tradeoffs
 from qlib.widgets.figure import Figure
 
@@ -60,10 +62,12 @@ def figure(name):
         return comparison.card_comparison(
             {card.name: card for card in catalogue().values()}, "BRECQ", "QDrop"
         )
+    if name == "forest":
+        return evidence_page.picture()
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
-NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison")
+NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison", "forest")
 
 
 @pytest.fixture
@@ -385,6 +389,42 @@ def test_the_opening_figure_shows_a_paired_difference(show):
         ]
         assert f"{qlib.compare(*sides).points:.1f} points" in page.locator("section").inner_text()
         page.get_by_role("slider", name="Bits").press("ArrowLeft")
+
+
+def test_the_forest_shows_every_verdict_and_tells_what_stands_behind_it(show):
+    page = show("forest")
+    found = [j for _, _, j in evidence_page.everything() if j]
+    rows = page.get_by_role("button")
+    assert rows.count() == len(found)
+    told = page.get_by_role("status")
+    for i in (0, len(found) // 2, len(found) - 1):
+        row, judged = rows.nth(i), found[i]
+        label = row.get_attribute("aria-label")
+        assert judged.claim["claim"] in label and str(judged.difference) in label and judged.verdict in label
+        mark = row.locator("svg > :last-child")
+        assert mark.get_attribute("fill") == LOOKS[judged.verdict].colour
+        dots = row.locator("circle[r='2']").count()
+        assert dots == (len(judged.difference.seeds) if len(judged.difference.seeds) > 1 else 0)
+        row.focus()
+        assert f"{judged.bench}: {judged.verdict}" in told.inner_text()
+        assert judged.claim["paper"] in told.inner_text() and evidence_page.about(judged) in told.inner_text()
+        lesson = told.get_by_role("link").get_attribute("href")
+        assert lesson.startswith(f"./notebooks/0{judged.claim['observation']}-")
+    rows.nth(1).hover()
+    assert f"{found[1].bench}: {found[1].verdict}" in told.inner_text()
+    rows.nth(1).click()  # pinned
+    rows.nth(3).hover()
+    assert f"{found[1].difference.points:+.2f}" in told.inner_text()
+    rows.nth(1).click()
+    rows.nth(3).hover()
+    assert f"{found[3].difference.points:+.2f}".replace("-", "−") in told.inner_text()
+
+
+def test_what_the_paper_measured_stands_beside_ours(show):
+    page = show("forest")
+    found = [j for _, _, j in evidence_page.everything() if j]
+    marked = [j for j in found if "paper_points" in j.claim]
+    assert marked and page.locator("button path[fill=none]").count() == len(marked)
 
 
 def test_the_comparison_says_what_differences_and_fits_say(show):

@@ -68,12 +68,17 @@ def headline() -> str:
     found = [j for _, _, j in everything() if j]
     total = {word: sum(j.verdict == word for j in found) for word in VERDICTS}
     counted = len(found) - total[IMAGES_ONLY]
-    single = sum(j.against for j in found)
+    against = sum(j.against for j in found)
+    seeds = (
+        f"In {against} of those that hold a seed alone points the other way."
+        if against
+        else "Those that hold do so in every seed alone."
+    )
     return (
         f"Of {counted} comparisons over three seeds or more, **{total['holds']} hold**, "
         f"{total['does not hold']} do not, and {total[UNDECIDED]} are undecided here. {total[IMAGES_ONLY]} "
         "more are undecided because fewer seeds are recorded; these are not counted. "
-        f"{single} of those that hold do so although a seed alone points the other way."
+        f"{seeds}"
     )
 
 
