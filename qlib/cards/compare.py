@@ -116,6 +116,11 @@ def acts(card: Card, name: str) -> bool:
     return name in card.fields and card.acts(name)
 
 
+def asked(card: Card, name: str) -> bool:
+    """Whether a card has to say something in a field: where it means something, or is not known to it."""
+    return name not in card.fields or card.acts(name)
+
+
 def differences(a: Card, b: Card, measure: bool = True) -> list[Choice]:
     """The design choices in which the cards differ, reported ones first, then those that either card leaves
     open. What follows from choices (sizes, times, accuracies) is not among them, nor what does not act on
@@ -133,9 +138,9 @@ def differences(a: Card, b: Card, measure: bool = True) -> list[Choice]:
     found = []
     for name, fields in names.items():
         both = (value(a, name), value(b, name))
-        if NOT_REPORTED in both:
+        if any(asked(card, name) and value(card, name) == NOT_REPORTED for card in (a, b)):
             found.append(Choice(name, *both, fields=fields))
-        elif not same(*both):
+        elif NOT_REPORTED not in both and not same(*both):
             measured = measure and (alike or name != "float_accuracy")
             here = worth(name, *both, bits) if measured else ()
             why = OTHER_BITS if known(name, *both) else UNMEASURED

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..footprints import Footprint
 
+AVERAGES = ("average_weight_bits", "average_activation_bits")
 SIZES = (
     "average_weight_bits",
     "average_activation_bits",
@@ -139,7 +140,7 @@ def from_rows(
     stated = {*results.COLUMNS, *own, *choices(config_class)}  # a table may have got other columns since
     config = results.config_of({name: row[name] for name in row if name in stated}, config_class)
     measured = (row["bench"], row["network"], table, row["metric"], row["weights"])
-    return {
+    fields = {
         **from_run(
             config,
             [results.measurement_of(record) for record in records],
@@ -154,6 +155,23 @@ def from_rows(
         "hardware": _hardware(rows),
         "deviations": _deviations(table, row, config_class),
     }
+    return fields | _over_seeds(records, fields)
+
+
+def _over_seeds(records: list[dict[str, Any]], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Average bits are means over seeds as the accuracy is; what else follows from bits that a run chose is
+    the first seed's, and says so.
+    """
+    found = {
+        name: round(float(np.mean([record[name] for record in records])), 4)
+        for name in AVERAGES
+        if all(record[name] is not None for record in records)
+    }
+    if len(records) == 1 or not found or len({json.dumps(record["bits"]) for record in records}) == 1:
+        return {}
+    seed = f"Bits by layer, bytes and effective bits are those of seed {records[0]['calibration_seed']}."
+    before = fields.get("remarks")
+    return found | {"remarks": f"{before} {seed}" if before else seed}
 
 
 def _of_method(method: Any, config: QuantConfig) -> dict[str, Any]:
@@ -194,8 +212,7 @@ def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:
         }
     if row["precision"] != "float32":
         fields["remarks"] = f"Products and their sums in {row['precision']}."
-    averages = ("average_weight_bits", "average_activation_bits")
-    fields |= {name: round(row[name], 4) for name in averages if row[name] is not None}
+    fields |= {name: round(row[name], 4) for name in AVERAGES if row[name] is not None}
     return fields | _chosen_bits(row)
 
 

@@ -32,8 +32,8 @@ function render({ model, el }) {
     fields.forEach((field, i) => {
       const values = [a.values[i], b.values[i]];
       if (!a.acts[i] && !b.acts[i]) return;
-      if (values.includes(UNKNOWN)) parts.open.push([field, values]);
-      else if (a.which[i] !== b.which[i]) parts.differ.push([field, values]);
+      if ([a, b].some((card) => card.asked[i] && card.values[i] === UNKNOWN)) parts.open.push([field, values]);
+      else if (!values.includes(UNKNOWN) && a.which[i] !== b.which[i]) parts.differ.push([field, values]);
     });
     head.textContent = said;
     tables.replaceChildren(

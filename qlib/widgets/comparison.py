@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from html import escape
 
 from ..cards import QuantizationCard
-from ..cards.compare import acts, report, union, value
+from ..cards.compare import acts, asked, report, union, value
 from ..cards.hardware import load_profile, profiles
 from ..cards.render import shown
 from .figure import Figure
@@ -60,6 +60,7 @@ def card_comparison(
             "values": [shown(name, value(card, name), own) for name, own in known.items()],
             "which": [different[name].index(json.dumps(value(card, name))) for name in known],
             "acts": [int(acts(card, name)) for name in known],
+            "asked": [int(asked(card, name)) for name in known],
         }
         for title, card in cards.items()
     ]
