@@ -10,8 +10,10 @@ may change freely.
 
 import hashlib
 import json
+import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime, timezone
 
 import nbformat
@@ -22,6 +24,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from qlib.book import ROOT, WIDGET_NOTE, WIDGET_VIEW
+from qlib.book.minutes import minutes
 from qlib.book.status import versions
 from qlib.files import write_whole
 
@@ -30,6 +33,7 @@ EXECUTED = ROOT / "_build" / "executed"
 STATUS = EXECUTED / "status.json"
 CACHE = ROOT / "_build" / ".jupyter_cache"
 DEPENDENCIES = ("qlib/**/*.py", "qlib/**/*.js", "qlib/benches/weights/*", "book/results/**/*")
+WORKERS = 2  # notebooks that run at a time; each holds about 1.5 GB
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
@@ -83,6 +87,17 @@ def fill_cache(name: str, source: NotebookNode, seconds: float) -> None:
     get_cache(CACHE).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
 
 
+def _as_on_the_page(name: str, source: NotebookNode) -> NotebookNode:
+    """The executed copy with the prose of today."""
+    executed = nbformat.read(EXECUTED / f"{name}.ipynb", as_version=4)
+    outputs = iter(code_cells(executed))
+    cells = [
+        {**cell, "outputs": next(outputs).outputs} if cell.cell_type == "code" else cell
+        for cell in source.cells
+    ]
+    return nbformat.from_dict({**source, "cells": cells})
+
+
 def execute(name: str) -> dict:
     """Run `notebooks/<name>.ipynb` where it lies, and return what the status page says about the run."""
     ran = datetime.now(timezone.utc)
@@ -94,7 +109,7 @@ def execute(name: str) -> dict:
             EXECUTED / f"{name}.ipynb",
             cwd=NOTEBOOKS,
             kernel_name="python3",
-            progress_bar=sys.stderr.isatty(),
+            progress_bar=False,  # several run at a time
         )
     except Exception as error:  # a failing cell, but also a kernel that died or is not there
         cell = getattr(error, "exec_count", None)
@@ -104,27 +119,42 @@ def execute(name: str) -> dict:
     return {"ran": f"{ran:%Y-%m-%d %H:%M}", "seconds": seconds, "state": state, "versions": versions()}
 
 
+def _finish(name: str, source: NotebookNode, key: str, status: dict) -> None:
+    """What an executed copy that is there gives to the site."""
+    status[name]["key"] = key
+    fill_cache(name, source, status[name]["seconds"])
+    status[name]["minutes"] = minutes(_as_on_the_page(name, source))
+
+
 def main() -> int:
     EXECUTED.mkdir(parents=True, exist_ok=True)
-    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
+    sources = {path.stem: nbformat.read(path, as_version=4) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     status = json.loads(STATUS.read_text("utf8")) if STATUS.is_file() else {}
-    status = {path.stem: status.get(path.stem, {}) for path in paths}
-    for number, path in enumerate(paths, start=1):
-        name = path.stem
-        source = nbformat.read(path, as_version=4)
-        key = execution_key(source)
-        print(f"[{number}/{len(paths)}] {path.relative_to(ROOT)}: ", end="", flush=True)
-        if status[name].get("key") == key and (EXECUTED / path.name).is_file():
-            print(f"unchanged since {status[name]['ran']}")
-        else:
-            # Until the run has ended well, there is none.
-            write_whole(STATUS, json.dumps(status | {name: {}}))
-            status[name] = execute(name)
-            print(f"{status[name]['state']}, {status[name]['seconds']:.0f} s")
-        if status[name]["state"] == "succeeded":
-            status[name]["key"] = key
-            fill_cache(name, source, status[name]["seconds"])
-        write_whole(STATUS, json.dumps(status, indent=1))
+    status = {name: status.get(name, {}) for name in sources}
+    keys = {name: execution_key(source) for name, source in sources.items()}
+    known = {
+        name
+        for name in sources
+        if status[name].get("key") == keys[name] and (EXECUTED / f"{name}.ipynb").is_file()
+    }
+    for name in sorted(known):
+        print(f"notebooks/{name}.ipynb: unchanged since {status[name]['ran']}")
+        _finish(name, sources[name], keys[name], status)
+    # Until a run has ended well, there is none.
+    write_whole(STATUS, json.dumps(status | {name: {} for name in sources if name not in known}))
+    workers = max(1, min(WORKERS, os.cpu_count() or 1))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(execute, name): name for name in sources if name not in known}
+        for number, run in enumerate(as_completed(running), start=1):
+            name = running[run]
+            status[name] = run.result()
+            state, seconds = status[name]["state"], status[name]["seconds"]
+            print(f"[{number}/{len(running)}] notebooks/{name}.ipynb: {state}, {seconds:.0f} s", flush=True)
+            if state == "succeeded":
+                _finish(name, sources[name], keys[name], status)
+            write_whole(STATUS, json.dumps(status, indent=1))
+    write_whole(STATUS, json.dumps(status, indent=1))
     failed = [
         f"notebooks/{name}.ipynb {run['state']}"
         for name, run in status.items()
