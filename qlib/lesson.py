@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 from torch import Tensor, nn
 
 from . import results
@@ -253,6 +254,11 @@ def say_table(heads: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
         Cells, as many as there are heads; they may hold Markdown.
     """
     say(_line(heads), "| --- " * len(heads) + "|", *map(_line, rows))
+
+
+def folded(summary: str, shown: Any) -> HTML:
+    """One line that unfolds into something that shows itself as HTML, such as a card."""
+    return HTML(f"<details><summary>{escape(summary)}</summary>{shown._repr_html_()}</details>")
 
 
 def _line(cells: Sequence[Any]) -> str:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 from torch import Tensor
 
 from .affine import Grid, dequantize, quantize
@@ -52,7 +54,9 @@ GRANULARITIES = {  # by weight_granularity
 
 
 def use_style() -> None:
-    """Set matplotlib's and seaborn's defaults for the notebook."""
+    """Set matplotlib's and seaborn's defaults for the notebook, where figures are drawn as SVG."""
+    if get_ipython() is not None:
+        set_matplotlib_formats("svg")
     sns.set_theme(context="notebook", style="whitegrid", font_scale=1.05)
     plt.rcParams.update(
         {

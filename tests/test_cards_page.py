@@ -89,6 +89,8 @@ def test_the_catalogue_sorts_and_filters(show):
     everything = sorted(card.name for card in catalogue().values())
     page.get_by_role("button", name="Method").click()
     assert column(page, "Method") == sorted(everything, key=str.lower)
+    page.get_by_text("Choose columns").click()
+    page.get_by_role("checkbox", name="Amount of data").check()
     page.get_by_role("button", name="Amount of data").click()
     data = column(page, "Amount of data")
     numbers = [float(text.replace(",", "")) for text in data if text != NOT_REPORTED]

@@ -1,5 +1,6 @@
 """The lessons run, their sliders and checks do what they say, and they are committed without outputs."""
 
+import re
 import statistics
 from pathlib import Path
 
@@ -9,20 +10,23 @@ from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from qlib.book.minutes import FOLDED, STATED, minutes, words
+
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+LESSONS = [path for path in NOTEBOOKS if re.match(r"\d\d-", path.stem)]
+DEEPER = [path for path in NOTEBOOKS if path not in LESSONS]
 SECTIONS = [
     "Question",
     "Predict",
     "The idea in fifteen lines",
-    "Measure",
     "See",
     "Move",
     "Read",
-    "What else changed",
     "Takeaways",
     "Exercises",
-    "References",
 ]
+TAGS = {"setup", "parameters", "remove-cell", "remove-input"}
+LIVING = r"\b(opening_figure|residual_block|quantizer_explorer|card_comparison)\(|^explored$|^compared$"
 PANEL = """
 import ipywidgets
 
@@ -119,10 +123,22 @@ for answer in wrong:
 
 
 def shows_a_picture(cell):
-    return any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+    kinds = [kind for output in cell.get("outputs", []) for kind in output.get("data", {})]
+    return any(kind.startswith("image/") for kind in kinds)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", DEEPER, ids=lambda p: p.stem)
+def test_a_deeper_page_runs_and_its_figures_are_described(path):
+    notebook = parameterize_notebook(load_notebook_node(str(path)), {"LIVE_IMAGES": 500})
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    assert "they disagree" not in str([c.outputs for c in notebook.cells if c.cell_type == "code"])
+    about = [cell.metadata.get("mystnb", {}) for cell in filter(shows_a_picture, notebook.cells)]
+    assert all(m["image"]["alt"] and m["figure"]["caption"] and m["figure"]["name"] for m in about)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
 def test_a_lesson_runs_and_its_sliders_give_what_quantize_and_evaluate_give(path):
     """With a quarter of the images: the book has them run with all."""
     notebook = parameterize_notebook(load_notebook_node(str(path)), {"LIVE_IMAGES": 500})
@@ -140,7 +156,57 @@ def test_a_lesson_runs_and_its_sliders_give_what_quantize_and_evaluate_give(path
     assert about and all(m["image"]["alt"] and m["figure"]["caption"] and m["figure"]["name"] for m in about)
 
 
+def visible(notebook):
+    return [c for c in notebook.cells if "remove-cell" not in c.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_begins_with_one_sentence_and_a_living_figure(path):
+    first, figure, *_ = visible(nbformat.read(path, as_version=4))
+    title, facts, sentence = first.source.split("\n\n")
+    assert title.startswith("# ") and STATED.search(facts) and facts.startswith("*")
+    assert len(re.findall(r"[.?!](?:\s|$)", sentence)) == 1
+    assert figure.cell_type == "code" and figure.metadata["tags"] == ["remove-input"]
+    assert re.search(LIVING, figure.source, re.M), figure.source
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_page_hides_no_code_behind_a_strip_and_prose_comes_in_small_pieces(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])} <= TAGS
+    prose = [words(cell.source) for cell in visible(notebook) if cell.cell_type == "markdown"]
+    assert max(prose) <= 90 and statistics.median(prose) <= (50 if path in LESSONS else 60)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_asks_before_it_tells_and_its_exercises_need_no_kernel(path):
+    notebook = nbformat.read(path, as_version=4)
+    source = [cell.source for cell in visible(notebook)]
+    asked = next(i for i, text in enumerate(source) if "ask.predict(" in text)
+    told = next(i for i, text in enumerate(source) if "ask.predicted(" in text)
+    begin = next(i for i, text in enumerate(source) if text.startswith("## Exercises"))
+    assert asked < told < begin
+    assert sum("ask.exercise(" in text for text in source[begin:]) >= 2
+    shown = "\n".join(cell.source for cell in visible(notebook) if cell.cell_type == "markdown")
+    assert "the panel" not in FOLDED.sub("", shown) and "With a kernel (" not in shown
+
+
+def test_minutes_count_what_a_reader_sees():
+    cells = [
+        nbformat.v4.new_markdown_cell("word " * 400 + "\n\n```{dropdown} More\n" + "word " * 900 + "\n```"),
+        nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["remove-cell"]}),
+        nbformat.v4.new_code_cell("figure", metadata={"tags": ["remove-input"]}),
+    ]
+    cells[2].outputs = [
+        nbformat.v4.new_output("display_data", {"image/svg+xml": "", "text/plain": "<Figure>"})
+    ]
+    assert minutes(nbformat.v4.new_notebook(cells=cells)) == round(400 / 200 + 0.5)
+    cells[2].outputs += cells[2].outputs * 3
+    assert minutes(nbformat.v4.new_notebook(cells=cells)) == 4
+    assert words("A [link](https://example.org/a/b) and {term}`scale`: $x$") == 5
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
 def test_a_lesson_has_its_sections_in_order_short_cells_and_no_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
@@ -157,8 +223,11 @@ def test_a_lessons_figures_share_one_style_and_are_named_after_it(path):
     assert not any("set_title(" in c.source for c in code)  # a caption says it
     about = [c.metadata["mystnb"] for c in code if "mystnb" in c.metadata]
     names = [m["figure"]["name"] for m in about if "figure" in m]  # a slider's picture has a description only
-    assert len(set(names)) == len(names) > 0 and all(
-        name.startswith(f"fig-{path.stem[:2]}-") for name in names
+    number = path.stem.split("-")[0]
+    assert (
+        len(set(names)) == len(names)
+        and (names or path in DEEPER)
+        and all(name.startswith(f"fig-{number}-") for name in names)
     )
     assert all(
         len(m["image"]["alt"]) > 40 and m["image"]["alt"] != m.get("figure", {}).get("caption") for m in about

@@ -264,13 +264,13 @@ def test_for_images_only_half_of_the_intervals_miss_zero_where_seeds_vary_as_our
     [
         ("hard pseudo", "cifar10-jpeg", (-1.35, -0.07), (-3.4, -3.4, 4.7, 0.7, -2.1), (-5.0, 3.6)),
         (
-            "end layers at 8 bits on top are above counting them, weights",
+            "end layers at 8 bits on top are above counting them, under",
             "digits",
             (0.15, 0.98),
             (1.3, -4.0, 2.7, 0.4, 2.5),
             (-2.8, 3.9),
         ),
-        ("at an average of 6", "cifar10-jpeg", (-0.08, 0.89), (-0.3, 0.1, 1.4), (-1.4, 2.2)),
+        ("learned under 6 bits", "cifar10-jpeg", (-0.08, 0.89), (-0.3, 0.1, 1.4), (-1.4, 2.2)),
     ],
 )
 def test_verdicts_flip_because_seeds_vary(words, bench, before, each, after):

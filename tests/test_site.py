@@ -208,7 +208,7 @@ def test_a_word_of_the_glossary_is_linked_where_a_page_first_uses_it(page):
 def test_no_word_of_the_glossary_is_idle_and_every_lesson_uses_some():
     uses = {page.stem: set(linked_terms(page)) for page in PAGES if page.stem not in NOT_WRITTEN}
     assert set(glossary.terms().values()) == set.union(*uses.values())
-    assert all(len(uses[path.stem]) >= 5 for path in NOTEBOOKS)
+    assert all(len(uses[path.stem]) >= 5 for path in NOTEBOOKS if re.match(r"\d\d-", path.stem))
 
 
 @built

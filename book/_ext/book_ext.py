@@ -14,12 +14,24 @@ import yaml
 from docutils import nodes
 from sphinx import addnodes
 
-from qlib.book import WIDGET_NOTE, WIDGET_VIEW, cards, choose, costs, evidence_page, glossary, networks, notation, sessions
+from qlib.book import (
+    WIDGET_NOTE,
+    WIDGET_VIEW,
+    cards,
+    choose,
+    costs,
+    evidence_page,
+    glossary,
+    networks,
+    notation,
+    sessions,
+)
 from qlib.book.address import is_placeholder, site
 from qlib.book.status import as_markdown
 from qlib.cards import catalogue
 from qlib.widgets.comparison import card_comparison
 from qlib.widgets.opening import opening_figure
+from qlib.widgets.paired import paired_answers
 from qlib.widgets.tradeoffs import tradeoff_explorer
 
 STATUS_MARK = "<!-- status table -->"
@@ -58,6 +70,7 @@ NOT_FOUND = """<h1>There is no such page</h1>
 FIGURES = {
     "<!-- opening figure -->": opening_figure,
     "<!-- tradeoff explorer -->": tradeoff_explorer,
+    "<!-- paired answers -->": paired_answers,
     "<!-- comparison of cards -->": lambda: card_comparison(
         {card.name: card for card in catalogue().values()}
     ),
@@ -248,7 +261,7 @@ def _summary(app, doctree):
     pictures = (
         (n["uri"][n["uri"].index(app.builder.imagedir) :], n.get("alt", ""))
         for n in images
-        if f"{app.builder.imagedir}/" in n["uri"]
+        if f"{app.builder.imagedir}/" in n["uri"] and not n["uri"].endswith(".svg")  # previews show none
     )
     front = "Accuracy against activation bits for one network under three placements of its quantizers."
     return (

@@ -12,6 +12,23 @@ function makeCatalogue(box) {
   const table = box.querySelector("table"), body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
   const rows = [...body.rows];
   const text = (row, i) => row.cells[i].textContent.trim();
+  // On a phone a row becomes a list, and every cell says which column it is.
+  for (const row of rows) [...row.cells].forEach((cell, i) => (cell.dataset.label = heads[i].textContent));
+
+  const first = box.dataset.columns?.split(" ").map(Number);
+  if (first) {
+    const picks = element("div", { class: "catalogue-columns" });
+    heads.forEach((head, i) => {
+      if (!i) return;
+      const tick = element("input", { type: "checkbox" });
+      tick.checked = first.includes(i);
+      const show = () => [head, ...rows.map((row) => row.cells[i])].forEach((cell) => (cell.hidden = !tick.checked));
+      tick.addEventListener("change", show);
+      picks.append(element("label", {}, tick, " ", head.textContent));
+      show();
+    });
+    box.before(element("details", { class: "catalogue-pick" }, element("summary", {}, "Choose columns"), picks));
+  }
 
   const filter = element("input", { type: "search", id: "catalogue-filter" });
   const count = element("span", { role: "status" });
@@ -82,7 +99,22 @@ function fits(value, part, schema) {
   if (value === null || typeof value !== "object" || Array.isArray(value)) return false;
   const known = part.properties || {};
   return (part.required || []).every((name) => name in value) && Object.keys(value).length >= (part.minProperties || 0)
+    && Object.keys(value).length <= (part.maxProperties ?? Infinity)
     && Object.entries(value).every(([name, item]) => (known[name] || part.additionalProperties) && fits(item, known[name] || part.additionalProperties, schema));
+}
+
+// What a part of the card's schema asks for, in words.
+function wanted(part, schema) {
+  if (part.$ref) return wanted(schema.$defs[part.$ref.split("/").pop()], schema);
+  if (part.anyOf) return [...new Set(part.anyOf.map((kind) => wanted(kind, schema)))].join(", or ");
+  if ("const" in part) return String(part.const);
+  if (part.enum) return `one of ${part.enum.join(", ")}`;
+  if (part.type === "boolean") return "true or false";
+  if (part.type === "string") return part.pattern?.includes("http") ? "an address that begins with https://" : `text of at most ${part.maxLength ?? "any"} characters`;
+  if (part.type === "array") return "a list, such as 2, 4, 8";
+  if (part.type === "object") return "a mapping";
+  const ends = [part.minimum !== undefined && `from ${part.minimum}`, part.maximum !== undefined && `to ${part.maximum}`].filter(Boolean).join(" ");
+  return `a ${part.type === "integer" ? "whole " : ""}number${ends && ` ${ends}`}`;
 }
 
 function makeForm(box, schema) {
@@ -124,7 +156,7 @@ function makeForm(box, schema) {
       mistakes += bad;
       input.setAttribute("aria-invalid", bad);
       const hint = example(field) || (name === "link" ? "https://…" : "a shorter text");
-      if (bad !== (wrong.textContent !== "")) wrong.textContent = bad ? `Not what belongs here; for example ${hint}` : "";
+      if (bad !== (wrong.textContent !== "")) wrong.textContent = bad ? `Not what belongs here: expected ${wanted(field, schema)}; for example ${hint}` : "";
       if (!typed) continue;
       if (category && category !== last) lines.push(`${category}:`);
       last = category;

@@ -24,6 +24,7 @@ COLUMNS = (
     "float_accuracy",
     "accuracy",
 )
+FIRST = (1, 2, 3, 4, 7, 8)  # columns that are shown at first, beside the names
 
 
 def catalogue_table() -> str:
@@ -33,13 +34,14 @@ def catalogue_table() -> str:
     head = "".join(f'<th scope="col">{escape(FIELDS[name]["title"])}</th>' for name in COLUMNS)
     rows = []
     for card in catalogue().values():
-        missing = sum(card[name] == NOT_REPORTED for name in FIELDS)
+        missing = sum(card[name] == NOT_REPORTED for name in FIELDS if card.acts(name))
         cells = "".join(f"<td>{escape(shown(name, card[name]))}</td>" for name in COLUMNS)
         link = f'<a href="{escape(card.data["link"])}">{escape(card.name)}</a>'
         rows.append(f'<tr><th scope="row">{link}</th><td>{missing}</td>{cells}</tr>')
     head = f'<th scope="col">Method</th><th scope="col">Not reported</th>{head}'
     return (
-        '<div class="catalogue" role="region" aria-label="Published methods, a wide table" tabindex="0">'
+        f'<div class="catalogue" data-columns="{" ".join(map(str, FIRST))}" role="region" '
+        'aria-label="Published methods, a wide table" tabindex="0">'
         "<table><caption>Published methods and their choices</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )

@@ -30,7 +30,7 @@ def everything() -> list[tuple[dict[str, Any], str, Judged | None]]:
 
 def picture() -> Figure:
     plan = yaml.safe_load((ROOT / "book" / "explorer.yaml").read_text("utf8"))
-    lessons = {int(path.stem[:2]): path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    lessons = {int(path.stem[:2]): path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb")}
     return forest(
         {
             "group": f"{claim['observation']}. {plan['statements'][claim['observation']]}",
@@ -66,19 +66,18 @@ def about(found: Judged) -> str:
 def headline() -> str:
     """What counts: verdicts over at least three seeds."""
     found = [j for _, _, j in everything() if j]
-    total = {word: sum(j.verdict == word for j in found) for word in VERDICTS}
-    counted = len(found) - total[IMAGES_ONLY]
-    against = sum(j.against for j in found)
+    counted = [j for j in found if not j.difference.images_only]
+    total = {word: sum(j.verdict == word for j in counted) for word in VERDICTS}
+    against = sum(j.against for j in counted)
     seeds = (
         f"In {against} of those that hold a seed alone points the other way."
         if against
         else "Those that hold do so in every seed alone."
     )
     return (
-        f"Of {counted} comparisons over three seeds or more, **{total['holds']} hold**, "
-        f"{total['does not hold']} do not, and {total[UNDECIDED]} are undecided here. {total[IMAGES_ONLY]} "
-        "more are undecided because fewer seeds are recorded; these are not counted. "
-        f"{seeds}"
+        f"Of {len(counted)} comparisons over three seeds or more, **{total['holds']} hold**, "
+        f"{total['does not hold']} do not, and {total[UNDECIDED]} are undecided here. "
+        f"{len(found) - len(counted)} more rest on fewer seeds; these are not counted. {seeds}"
     )
 
 
@@ -125,9 +124,14 @@ def _counts() -> list[str]:
     words = [*VERDICTS, MISSING]
     rows = []
     for bench, says in BENCHES.items():
-        found = [j.verdict if j else MISSING for _, b, j in everything() if b == bench]
+        found = [_word(j) for _, b, j in everything() if b == bench]
         rows.append([f"{bench}: {says}", *(str(found.count(word)) for word in words)])
     return _table(["bench", *words], rows)
+
+
+def _word(found: Judged | None) -> str:
+    """What the count knows of a comparison: fewer than three seeds decide nothing either way."""
+    return MISSING if found is None else IMAGES_ONLY if found.difference.images_only else found.verdict
 
 
 def _changes() -> list[str]:

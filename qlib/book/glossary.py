@@ -13,13 +13,26 @@ AS_WRITTEN = {"code": "codes"}  # in the singular it is mostly a program; no pro
 @cache
 def terms() -> dict[str, str]:
     """The first spelling of each entry, by every spelling of it."""
+    return {spelling: spellings[0] for spellings, _ in _entries() for spelling in spellings}
+
+
+@cache
+def meanings() -> dict[str, str]:
+    """What each entry means, in plain words, by every spelling of it."""
+    return {spelling: _plain(text) for spellings, text in _entries() for spelling in spellings}
+
+
+def _entries() -> list[tuple[list[str], str]]:
     block = re.search(r"```\{glossary\}\n(.*?)\n```", PATH.read_text("utf8"), re.S).group(1)
-    entries = [
-        entry.split("\n  ")[0].splitlines()
-        for entry in re.split(r"\n\n+", block)
-        if not entry.startswith(":")
-    ]
-    return {spelling: entry[0] for entry in entries for spelling in entry}
+    parts = [part.split("\n  ") for part in re.split(r"\n\n+", block) if not part.startswith(":")]
+    return [(head.splitlines(), " ".join(line.strip() for line in lines)) for head, *lines in parts]
+
+
+def _plain(markdown: str) -> str:
+    text = re.sub(
+        r"\{\w+\}`([^`<]+?)(?:\s*<[^>]*>)?`|\[([^\]]*)\]\([^)]*\)", lambda m: m[1] or m[2] or "", markdown
+    )
+    return re.sub(r"[`*]|\s+(?=[.,;:])", "", text)
 
 
 def uses(text: str) -> Iterator[tuple[re.Match, str]]:

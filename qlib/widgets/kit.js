@@ -10,6 +10,7 @@ section.dark { --accent: #8ab8ff; color-scheme: dark; }
 .controls { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 10rem), 1fr)); gap: 0.5rem 1.2rem;
   margin: 0 0 0.6rem; align-items: end; }
 label { display: block; min-width: 0; }
+label[hidden] { display: none; }
 label.tick { display: flex; align-items: center; gap: 0.5rem; min-height: 32px; }
 label > span { display: flex; justify-content: space-between; gap: 0.5rem; }
 output { font-variant-numeric: tabular-nums; font-weight: 600; }

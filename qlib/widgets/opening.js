@@ -1,31 +1,33 @@
-// The front page's figure: two papers with the same bits that differ in one choice.
+// Two papers with the same bits that differ in one choice.
 import { announcer, choice, element, frame, fromAddress, responsive, scale, shape, slider } from "./kit.js";
 
 const HEIGHT = 190,
   LEFT = 4,
-  RIGHT = 60,
+  RIGHT = 68,
   NAMES = ["Paper A", "Paper B"];
 
 function render({ model, el }) {
   const choices = model.get("choices"),
     root = frame(el, "Two papers, one choice apart"),
     spoken = announcer();
-  const at = fromAddress("opening", { choice: 0, bits: 4 });
+  const at = fromAddress("opening", { choice: 0, bits: choices[0].start });
   const picture = element("div"),
     sentence = element("p", { style: "font-size: 1.05rem" });
-  const bits = slider("Bits", { min: 2, max: 8 }, at.bits, () => show());
   const which = choice(
     "What neither abstract says",
     choices.map((c, i) => [i, c.title]),
     at.choice,
-    () => show(),
+    () => begin(now().point.bits),
   );
-  const now = () => {
-    const { points, ...rest } = choices[which.value];
-    Object.assign(bits.input, { min: points[0].bits, max: points.at(-1).bits });
-    bits.set(bits.value);
-    return { ...rest, point: points.find((p) => p.bits === bits.value) };
-  };
+  // the slider's steps are the settings that were measured
+  const settings = () => choices[which.value].points;
+  const bits = slider("Bits", { min: 0, max: 1 }, 0, () => show(), (i) => String(settings()[i].bits));
+  const now = () => ({ ...choices[which.value], point: settings()[bits.value] });
+  function begin(wanted) {
+    bits.input.max = settings().length - 1;
+    bits.set(Math.max(0, settings().findLastIndex((p) => p.bits <= wanted)));
+    show();
+  }
 
   function show() {
     const { of, same, point, papers } = now(),
@@ -37,11 +39,11 @@ function render({ model, el }) {
       on = draws < 3 ? `${images}, for images only` : `${images} and ${draws} draws`;
     sentence.replaceChildren(
       `Same ${same}, same images, `,
-      element("b", {}, `${point.bits}-bit ${of}`),
+      element("b", {}, of.replace("{bits}", point.bits)),
       clear ? ". One choice that neither reports puts " : ". Here it is undecided which of the two is better: ",
       clear ? element("b", {}, `${Math.abs(points).toFixed(1)} points`) : `${Math.abs(points).toFixed(2)} points`,
       clear ? ` between them: ${NAMES[better]} ${papers[better].says}.` : " lie between them.",
-      ` (Paired on ${on}, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}.)`,
+      ` (Paired on ${on}, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}${point.at && `; ${point.at}`}.)`,
     );
     spoken.say(sentence.textContent);
     redraw();
@@ -72,8 +74,9 @@ function render({ model, el }) {
   });
 
   for (const control of [which, bits]) control.label.style.gridColumn = "1 / -1";
+  which.label.hidden = choices.length < 2;
   root.append(element("div", { class: "controls" }, which.label, bits.label), picture, sentence, spoken.line);
-  show();
+  begin(at.bits);
 }
 
 export default { render };

@@ -1,22 +1,49 @@
-"""The front page's figure: two papers, the same bits, and one choice that neither reports."""
+"""Two papers, the same bits, and one choice that neither reports: the front page's figure, and the first of
+most lessons.
+"""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
+import numpy as np
 import yaml
 
 from .. import results
 from ..comparison import compare, mean_of
+from ..equal_bits import TARGET, at_equal_bits
 from ..looks import LOOKS
+from ..names import suggestion
 from .figure import Figure
 
+BENCH = "digits"
 
-def opening_figure() -> Figure:
-    """From the recorded rows that ``opening`` in ``book/explorer.yaml`` names. It acts without a kernel."""
+
+def opening_figure(lesson: str | None = None) -> Figure:
+    """From the recorded rows that ``opening`` in ``book/explorer.yaml`` names. It acts without a kernel.
+
+    Parameters
+    ----------
+    lesson : str, optional
+        Whose choice it is about, such as ``"03-skip-and-residual"``; ``None`` for the front page's choices.
+
+    Returns
+    -------
+    Figure
+        With a slider of bits and, where there are several, a list of choices.
+
+    Raises
+    ------
+    ValueError
+        No choice of the file belongs to ``lesson``.
+    """
     plan = yaml.safe_load((results.clone() / "book" / "explorer.yaml").read_text("utf8"))["opening"]
-    choices = [_choice(entry) for entry in plan]
+    lessons = [entry["lesson"] for entry in plan]
+    if lesson is not None and lesson not in lessons:
+        raise ValueError(f"no opening in book/explorer.yaml is of {lesson!r}{suggestion(lesson, lessons)}")
+    chosen = [entry for entry in plan if entry["lesson"] == lesson or (lesson is None and entry.get("front"))]
+    choices = [_choice(entry) for entry in chosen]
     first = choices[0]["points"][0]
     fallback = "".join(
         f"<p>One paper {escape(paper['says'])}: {top1:.1f} %.</p>"
@@ -26,31 +53,51 @@ def opening_figure() -> Figure:
 
 
 def _choice(entry: dict[str, Any]) -> dict[str, Any]:
-    table = results.load_table(results.table_path("digits", entry["table"]))
-    both = [{**entry.get("where", {}), **entry[paper]["where"]} for paper in "ab"]
-    points = []
-    for bits in sorted({bits for bits in table[entry["x"]] if bits is not None}):
-        sides = [results.accuracies(table, **{entry["x"]: bits}, **where) for where in both]
-        difference = compare(*sides)
-        papers = []
-        for side in sides:
-            mean = mean_of(side)
-            papers.append([round(number, 3) for number in (mean.value, *mean.interval)])
-        points.append(
-            {
-                "bits": bits,
-                "papers": papers,
-                "draws": [len(side) for side in sides],
-                "n": difference.n,
-                "difference": [round(v, 3) for v in (difference.points, *difference.interval)],
-            }
-        )
-    kind = "activations" if entry["x"] == "activation_bits" else "weights"
+    rows = list(map(results.flat, results.load_rows(results.table_path(BENCH, entry["table"]))))
     papers = [{"says": entry[paper]["says"], "colour": LOOKS[entry[paper]["thing"]].colour} for paper in "ab"]
     return {
         "title": entry["title"],
-        "of": kind,
+        "of": entry["bits"],
         "same": entry.get("same", "network"),
+        "start": entry.get("start", 4),
         "papers": papers,
-        "points": points,
+        "points": [_point(rows, entry, x) for x in entry["values"]],
     }
+
+
+def _point(rows: list[dict[str, Any]], entry: dict[str, Any], x: float) -> dict[str, Any]:
+    wanted = [_with({**entry.get("where", {}), **entry[paper]["where"]}, x) for paper in "ab"]
+    if all(TARGET in where for where in wanted):
+        equal = at_equal_bits(rows, *wanted)
+        if equal is None:
+            raise ValueError(f"no rows of {entry['table']} lie around equal bits under {x:g}")
+        sides, at = [equal.a, equal.b], str(equal)
+    else:
+        found = [[row for row in rows if results.fits(row, where)] for where in wanted]
+        sides, at = [[results.measurement_of(row) for row in side] for side in found], _in_use(*found)
+    difference = compare(*sides)
+    means = [mean_of(side) for side in sides]
+    return {
+        "bits": x,
+        "at": at,
+        "papers": [[round(number, 3) for number in (m.value, *m.interval)] for m in means],
+        "draws": [len(side) for side in sides],
+        "n": difference.n,
+        "difference": [round(v, 3) for v in (difference.points, *difference.interval)],
+    }
+
+
+def _with(where: Any, x: float) -> Any:
+    """``where`` with ``x`` in the place of that letter."""
+    if isinstance(where, dict):
+        return {name: _with(value, x) for name, value in where.items()}
+    return x if where == "x" else where
+
+
+def _in_use(*sides: list[dict[str, Any]]) -> str:
+    """The bits in use, where a side has learned ones."""
+    used = [[row["average_weight_bits"] for row in side if row[TARGET]] for side in sides]
+    said = [
+        f"Paper {paper} uses {np.mean(bits):.2f} bits" for paper, bits in zip("AB", used, strict=True) if bits
+    ]
+    return ", ".join(said)

@@ -29,6 +29,31 @@ const GRIDS = [
   ["authors", "authors: the paper's code"],
 ];
 
+// The share that is clipped falls tenfold with every hundred places, and the last place clips nothing.
+const LAST = 310,
+  placeOf = (percentile) => (percentile >= 100 ? LAST : Math.round(Math.min(LAST - 1, Math.max(0, 100 * (1 - Math.log10(100 - percentile)))))),
+  percentileAt = (place) => (place === LAST ? 100 : Number((100 - 10 ** (1 - place / 100)).toFixed(4)));
+
+/** A slider of percentiles that is fine towards 100. A value that was given stays what it is until the slider moves. */
+function percentiles(given, change) {
+  let value = Math.min(100, Math.max(90, given));
+  const settle = (place) => {
+    if (place !== placeOf(value)) value = percentileAt(place);
+    return String(value);
+  };
+  const control = slider("Clipping percentile", { min: 0, max: LAST }, placeOf(value), change, settle);
+  return {
+    ...control,
+    set(percentile) {
+      value = percentile;
+      control.set(placeOf(percentile));
+    },
+    get value() {
+      return value;
+    },
+  };
+}
+
 /** The range of sorted values between two percentiles, interpolated, as qlib.ranges.Percentile finds it. */
 function findRange(sorted, percentile) {
   const fromTop = (1 - percentile / 100) * (sorted.length - 1),
@@ -155,7 +180,7 @@ function render({ model, el }) {
     ),
     channel: choice("Channel shown", [["all", "all"]], "all", change),
     bits: slider("Bits", { min: 1, max: 8 }, at.bits, change),
-    percentile: slider("Clipping percentile", { min: 90, max: 100, step: 0.01 }, at.percentile, change, (v) => v.toFixed(2)),
+    percentile: percentiles(at.percentile, change),
     granularity: choice(
       "A range for",
       [

@@ -1,0 +1,105 @@
+"""What helps a reader along: the minutes that a lesson takes, links where a lesson is named, what a dotted
+word means, and no script that nothing uses.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+
+from qlib.book import glossary, minutes
+
+MINUTES = re.compile(r"<!-- minutes: ([\w-]+) -->")
+LESSON = re.compile(r"\blesson (\d{1,2})\b", re.I)
+UNUSED = "THEBE_JS_URL", "sphinx-thebe.js"  # the first stands on every page twice, which is an error
+
+
+def state_minutes(app, docname, source):
+    """Put the computed minutes into a lesson, and where a page asks for them, as `make book` wrote them
+    down.
+    """
+    record = Path(app.srcdir, "_build/executed/status.json")
+    status = json.loads(record.read_text("utf8")) if record.is_file() else {}
+    app.env.note_dependency(str(record))
+    folder, _, name = docname.rpartition("/")
+    known = {lesson: run["minutes"] for lesson, run in status.items() if "minutes" in run}
+    if folder == "notebooks" and name in known:
+        source[0] = minutes.STATED.sub(f"{known[name]} minutes", source[0], count=1)
+    source[0] = MINUTES.sub(lambda match: str(known.get(match[1], "")), source[0])
+
+
+def link_lessons(app, doctree):
+    """Make "lesson 3" a link, where it is not part of one or on that lesson's own page."""
+    page = app.env.docname
+    pages = {int(name[10:12]): name for name in app.env.found_docs if re.match(r"notebooks/\d\d-", name)}
+    for text in list(doctree.findall(nodes.Text)):
+        if any(
+            isinstance(
+                n,
+                (
+                    nodes.reference,
+                    addnodes.pending_xref,
+                    nodes.title,
+                    nodes.literal,
+                    nodes.literal_block,
+                    nodes.raw,
+                ),
+            )
+            for n in _around(text)
+        ):
+            continue
+        parts, end, words = [], 0, text.astext()
+        for match in LESSON.finditer(words):
+            target = pages.get(int(match[1]))
+            if target is None or target == page:
+                continue
+            link = addnodes.pending_xref(
+                "",
+                nodes.inline("", match[0]),
+                refdoc=page,
+                refdomain="std",
+                reftype="doc",
+                reftarget=f"/{target}",
+                refexplicit=True,
+                refwarn=True,
+            )
+            parts += [nodes.Text(words[end : match.start()]), link]
+            end = match.end()
+        if parts:
+            text.parent.replace(text, [*parts, nodes.Text(words[end:])])
+
+
+def _around(node):
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
+def write_glossary(app):
+    """The meanings of words for the bubbles of ``book.js``, by the anchor of their entry."""
+    folder = Path(app.outdir).parent / "assets"
+    folder.mkdir(parents=True, exist_ok=True)
+    meanings = {f"term-{nodes.make_id(term)}": text for term, text in glossary.meanings().items()}
+    script = f"window.GLOSSARY = {json.dumps(meanings)};\n"
+    (folder / "glossary.js").write_text(script, "utf8")
+    app.config.html_static_path.append(str(folder))
+    app.add_js_file("glossary.js", defer="defer")
+
+
+def drop_unused(app, pagename, templatename, context, doctree):
+    """Scripts of an extension that this book does not use."""
+    context["script_files"] = [
+        script
+        for script in context.get("script_files", [])
+        if not any(word in f"{script} {getattr(script, 'attributes', '')}" for word in UNUSED)
+    ]
+
+
+def setup(app):
+    app.connect("source-read", state_minutes)
+    app.connect("doctree-read", link_lessons)
+    app.connect("builder-inited", write_glossary, priority=100)
+    app.connect("html-page-context", drop_unused, priority=900)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
