@@ -116,9 +116,15 @@ def acts(card: Card, name: str) -> bool:
     return name in card.fields and card.acts(name)
 
 
-def asked(card: Card, name: str) -> bool:
-    """Whether a card has to say something in a field: where it means something, or is not known to it."""
-    return name not in card.fields or card.acts(name)
+def silent(card: Card, name: str, other: Any) -> bool:
+    """Whether a card leaves a field open that it has to fill in: one that would mean something if it said
+    what the ``other`` card says, or that it does not know.
+    """
+    if value(card, name) != NOT_REPORTED:
+        return False
+    if name not in card.fields:
+        return True
+    return card.fields.acts(name, {**{known: card[known] for known in card.fields}, name: other})
 
 
 def differences(a: Card, b: Card, measure: bool = True) -> list[Choice]:
@@ -138,7 +144,7 @@ def differences(a: Card, b: Card, measure: bool = True) -> list[Choice]:
     found = []
     for name, fields in names.items():
         both = (value(a, name), value(b, name))
-        if any(asked(card, name) and value(card, name) == NOT_REPORTED for card in (a, b)):
+        if silent(a, name, both[1]) or silent(b, name, both[0]):
             found.append(Choice(name, *both, fields=fields))
         elif NOT_REPORTED not in both and not same(*both):
             measured = measure and (alike or name != "float_accuracy")

@@ -27,12 +27,12 @@ function render({ model, el }) {
 
   function show() {
     const [a, b] = [cards[picks.a.value], cards[picks.b.value]],
-      { head: said, worth } = pairs[`${picks.a.value} ${picks.b.value}`];
+      { head: said, worth, open } = pairs[`${picks.a.value} ${picks.b.value}`];
     const parts = { differ: [], open: [] };
     fields.forEach((field, i) => {
       const values = [a.values[i], b.values[i]];
       if (!a.acts[i] && !b.acts[i]) return;
-      if ([a, b].some((card) => card.asked[i] && card.values[i] === UNKNOWN)) parts.open.push([field, values]);
+      if (open.includes(field.name)) parts.open.push([field, values]);
       else if (!values.includes(UNKNOWN) && a.which[i] !== b.which[i]) parts.differ.push([field, values]);
     });
     head.textContent = said;

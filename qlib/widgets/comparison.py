@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from html import escape
 
 from ..cards import QuantizationCard
-from ..cards.compare import acts, asked, report, union, value
+from ..cards.compare import acts, report, union, value
 from ..cards.hardware import load_profile, profiles
 from ..cards.render import shown
 from .figure import Figure
@@ -41,7 +41,12 @@ def card_comparison(
         for j, b in enumerate(cards.values()):
             found = a.differences(b)
             worth = {choice.field: choice.said() for choice in found if choice.said()}
-            pairs[f"{i} {j}"] = {"head": report(a, b, found).splitlines()[0], "worth": worth}
+            confounds = [choice.field for choice in found if choice.confound]
+            pairs[f"{i} {j}"] = {
+                "head": report(a, b, found).splitlines()[0],
+                "worth": worth,
+                "open": confounds,
+            }
     known = {name: own for name, own in union(*cards.values()).items() if not own[name].get("outcome")}
     fields = [
         {
@@ -60,7 +65,6 @@ def card_comparison(
             "values": [shown(name, value(card, name), own) for name, own in known.items()],
             "which": [different[name].index(json.dumps(value(card, name))) for name in known],
             "acts": [int(acts(card, name)) for name in known],
-            "asked": [int(asked(card, name)) for name in known],
         }
         for title, card in cards.items()
     ]
