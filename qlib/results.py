@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,22 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
 def fits(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
     """Whether a row has what ``where`` says."""
     return all(same(row[name], value) for name, value in where.items())
+
+
+def flat_rows(bench: str, name: str) -> list[dict[str, Any]]:
+    """The rows of a recorded table, each as `flat` gives it.
+
+    Raises
+    ------
+    FileNotFoundError
+        Saying how to record it.
+    """
+    return list(map(flat, load_rows(table_path(bench, name))))
+
+
+def measured(rows: Iterable[Mapping[str, Any]], where: Mapping[str, Any]) -> list[Measurement]:
+    """What the rows measured that have what ``where`` says."""
+    return [measurement_of(row) for row in rows if fits(row, where)]
 
 
 def provenance(path: Path) -> list[dict[str, Any]]:

@@ -155,6 +155,9 @@ def test_the_evidence_page_covers_every_observation_and_says_what_is_missing():
     for claim in evidence.claims():
         assert claim["equal"] in evidence_page.EQUAL and str(claim["since"]) >= "2026-11-24"
         assert (claim.get("kind") == "no difference") == ("margin" in claim)
+        assert claim.get("margin", 1) == (
+            2 if "3-bit activations stay within 2 points" in claim["claim"] else 1
+        )
     text = evidence_page.as_markdown()
     assert "not recorded" in text and text.count("| digits |") == 2 * len(evidence.claims())
     found = [j for _, _, j in evidence_page.everything() if j]

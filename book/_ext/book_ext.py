@@ -153,7 +153,7 @@ def link_terms(app, doctree):
     app.env.note_dependency(str(glossary.PATH))
     linked = set()
     for text in list(doctree.findall(nodes.Text)):
-        around = list(_ancestors(text))
+        around = list(ancestors(text))
         explicit = next(
             (n for n in around if isinstance(n, addnodes.pending_xref) and n["reftype"] == "term"), None
         )
@@ -166,30 +166,31 @@ def link_terms(app, doctree):
             _link_in(text, page, linked)
 
 
-def _ancestors(node):
+def ancestors(node):
     while node.parent is not None:
         node = node.parent
         yield node
 
 
 def _link_in(text, page, linked):
-    """Split ``text`` around the words that are not in ``linked`` yet."""
+    """Link the words of ``text`` that are not in ``linked`` yet to their entries."""
+    found = []
+    for match, term in glossary.uses(text.astext()):
+        if glossary.terms()[term] not in linked:
+            linked.add(glossary.terms()[term])
+            found.append((match, {"reftype": "term", "reftarget": term}))
+    link_words(text, page, found, classes=["xref", "std", "std-term"])
+
+
+def link_words(text, page, found, classes=()):
+    """Split ``text`` around matches, each of which becomes a link to what stands beside it."""
     parts = []
     end = 0
     words = text.astext()
-    for match, term in glossary.uses(words):
-        if glossary.terms()[term] in linked:
-            continue
-        linked.add(glossary.terms()[term])
+    for match, target in found:
+        inline = nodes.inline("", match.group(), classes=list(classes))
         link = addnodes.pending_xref(
-            "",
-            nodes.inline("", match.group(), classes=["xref", "std", "std-term"]),
-            refdoc=page,
-            refdomain="std",
-            reftype="term",
-            reftarget=term,
-            refexplicit=True,
-            refwarn=True,
+            "", inline, refdoc=page, refdomain="std", refexplicit=True, refwarn=True, **target
         )
         parts += [nodes.Text(words[end : match.start()]), link]
         end = match.end()

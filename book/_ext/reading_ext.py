@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from book_ext import ancestors, link_words
 from docutils import nodes
 from sphinx import addnodes
 
@@ -13,6 +14,7 @@ from qlib.book import glossary, minutes
 
 MINUTES = re.compile(r"<!-- minutes: ([\w-]+) -->")
 LESSON = re.compile(r"\blesson (\d{1,2})\b", re.I)
+NO_LINK = (nodes.reference, addnodes.pending_xref, nodes.title, nodes.literal, nodes.literal_block, nodes.raw)
 UNUSED = "THEBE_JS_URL", "sphinx-thebe.js"  # the first stands on every page twice, which is an error
 
 
@@ -35,46 +37,15 @@ def link_lessons(app, doctree):
     page = app.env.docname
     pages = {int(name[10:12]): name for name in app.env.found_docs if re.match(r"notebooks/\d\d-", name)}
     for text in list(doctree.findall(nodes.Text)):
-        if any(
-            isinstance(
-                n,
-                (
-                    nodes.reference,
-                    addnodes.pending_xref,
-                    nodes.title,
-                    nodes.literal,
-                    nodes.literal_block,
-                    nodes.raw,
-                ),
-            )
-            for n in _around(text)
-        ):
+        if any(isinstance(node, NO_LINK) for node in ancestors(text)):
             continue
-        parts, end, words = [], 0, text.astext()
-        for match in LESSON.finditer(words):
-            target = pages.get(int(match[1]))
-            if target is None or target == page:
-                continue
-            link = addnodes.pending_xref(
-                "",
-                nodes.inline("", match[0]),
-                refdoc=page,
-                refdomain="std",
-                reftype="doc",
-                reftarget=f"/{target}",
-                refexplicit=True,
-                refwarn=True,
-            )
-            parts += [nodes.Text(words[end : match.start()]), link]
-            end = match.end()
-        if parts:
-            text.parent.replace(text, [*parts, nodes.Text(words[end:])])
-
-
-def _around(node):
-    while node.parent is not None:
-        node = node.parent
-        yield node
+        targets = ((match, pages.get(int(match[1]))) for match in LESSON.finditer(text.astext()))
+        found = [
+            (match, {"reftype": "doc", "reftarget": f"/{target}"})
+            for match, target in targets
+            if target not in (None, page)
+        ]
+        link_words(text, page, found)
 
 
 def write_glossary(app):

@@ -152,22 +152,28 @@ class Side:
 
     def has_room(self) -> bool:
         """Whether some layer (or channel) can have its next choice within the target."""
-        more = self._next() - self.rounded
-        after = self.average() + more * self.elements / self.total
-        return bool(((more > 0) & (after <= self.target + TOLERANCE)).any())
+        return bool((self._costs() <= self._room()).any())
 
     def fill(self, gradient: Tensor) -> None:
         """Raise each layer (or channel) to its next choice where the target still allows it, those first by
         which the loss falls most for a stored bit.
         """
-        bits = self.rounded.clone()
-        room = (self.target + TOLERANCE - self.average()) * self.total
-        costs = ((self._next() - bits) * self.elements).tolist()
+        bits, higher = self.rounded.clone(), self._next()
+        room, costs = self._room(), self._costs().tolist()
         for i in (gradient / self.elements).argsort().tolist():
             if costs[i] <= room:
                 room -= costs[i]
-                bits[i] = self._next()[i]
+                bits[i] = higher[i]
         self.restore([bits.log2() if self.log2 else bits, *self.state()[1:]])
+
+    def _room(self) -> float:
+        """The bits that may still be stored."""
+        return (self.target + TOLERANCE - self.average()) * self.total
+
+    def _costs(self) -> Tensor:
+        """What every next choice stores in addition; infinite where there is none."""
+        more = (self._next() - self.rounded) * self.elements
+        return more.where(more > 0, math.inf)
 
     def _next(self) -> Tensor:
         """For every bitwidth the choice above it, or itself if it is the highest."""

@@ -105,8 +105,7 @@ def at_limits(claim: dict[str, Any], bench: str) -> list[list[Measurement]] | No
 
 @cache
 def _rows(bench: str, table: str) -> Rows:
-    path = results.table_path(bench, table)
-    return list(map(results.flat, results.load_rows(path))) if path.exists() else []
+    return results.flat_rows(bench, table) if results.table_path(bench, table).exists() else []
 
 
 def _wanted(claim: dict[str, Any]) -> list[dict[str, Any]]:

@@ -141,9 +141,7 @@ def _measured(i: int, a: int, b: int, bench: str, bits: float) -> Worth | None:
         sides = [found.a, found.b] if found else [[]]
         condition += f", {found}"
     else:
-        sides = [
-            [results.measurement_of(row) for row in rows if results.fits(row, where)] for where in wanted
-        ]
+        sides = [results.measured(rows, where) for where in wanted]
     if not all(sides):  # other bits than were tried
         return None
     return Worth(field, bench, entry["table"], *(v for v, *_ in values), condition, compare(*sides))
@@ -155,6 +153,6 @@ def _rows(bench: str, table: str) -> list[dict[str, Any]]:
     from .. import results
 
     try:
-        return list(map(results.flat, results.load_rows(results.table_path(bench, table))))
+        return results.flat_rows(bench, table)
     except (FileNotFoundError, ValueError):
         return []

@@ -26,7 +26,7 @@ def residual_block() -> Figure:
         points = []
         for b in bits:
             where = {"activation_bits": b, "quantize_skip": skip, "quantize_residual": residual}
-            mean = mean_of([results.measurement_of(row) for row in rows if results.fits(row, where)])
+            mean = mean_of(results.measured(rows, where))
             size = footprint(network, example, QuantConfig(**where))
             points.append(
                 {
@@ -43,7 +43,7 @@ def residual_block() -> Figure:
             "colour": series.colour,
             "points": points,
         }
-    in_float = next(results.measurement_of(row) for row in rows if row["activation_bits"] is None)
+    (in_float,) = results.measured(rows, {"activation_bits": None})
     state = {"bits": bits, "settings": settings, "float": round(in_float.value, 3), "n": in_float.n}
     four = {s["name"]: f"{s['points'][bits.index(4)]['top1']:.1f} %" for s in settings.values()}
     return Figure("block", state, table("Accuracy with 4-bit activations", four))

@@ -53,7 +53,7 @@ def opening_figure(lesson: str | None = None) -> Figure:
 
 
 def _choice(entry: dict[str, Any]) -> dict[str, Any]:
-    rows = list(map(results.flat, results.load_rows(results.table_path(BENCH, entry["table"]))))
+    rows = results.flat_rows(BENCH, entry["table"])
     papers = [{"says": entry[paper]["says"], "colour": LOOKS[entry[paper]["thing"]].colour} for paper in "ab"]
     return {
         "title": entry["title"],
@@ -73,8 +73,8 @@ def _point(rows: list[dict[str, Any]], entry: dict[str, Any], x: float) -> dict[
             raise ValueError(f"no rows of {entry['table']} lie around equal bits under {x:g}")
         sides, at = [equal.a, equal.b], str(equal)
     else:
-        found = [[row for row in rows if results.fits(row, where)] for where in wanted]
-        sides, at = [[results.measurement_of(row) for row in side] for side in found], _in_use(*found)
+        sides = [results.measured(rows, where) for where in wanted]
+        at = _in_use(*([row for row in rows if results.fits(row, where)] for where in wanted))
     difference = compare(*sides)
     means = [mean_of(side) for side in sides]
     return {

@@ -23,7 +23,7 @@ def paired_answers() -> Figure:
     """
     rows = results.load_rows(results.table_path("digits", "skip-residual"))
     where = [{"activation_bits": BITS, "quantize_skip": on, "quantize_residual": on} for on in (False, True)]
-    sides = [[results.measurement_of(row) for row in rows if results.fits(row, side)] for side in where]
+    sides = [results.measured(rows, side) for side in where]
     a, b = (sorted(side, key=lambda m: m.label) for side in sides)
     points = {f"{n} {s}": _point(a[:s], b[:s], n) for n in IMAGES for s in range(1, len(a) + 1)}
     state = {
