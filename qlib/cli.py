@@ -1,5 +1,5 @@
 """The `qlib` command. Exit codes: 0 done, 1 a comparison or check found something or a run failed, 2 bad
-input, 130 interrupted (what is recorded stays).
+input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,20 +9,27 @@ import json
 import os
 import shlex
 import sys
+import warnings
 
 from . import __version__
-from .commands import cards, in_one_line, measure, recorded
+from .commands import Parser, cards, in_one_line, measure, recorded
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; its exit code."""
-    parser = argparse.ArgumentParser(prog="qlib", description="Measure what quantization papers leave out.")
+    parser = Parser(prog="qlib", description="Measure what quantization papers leave out.")
     parser.add_argument("--version", action="version", version=f"qlib {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for part in (recorded, measure, cards):
         part.add(commands)
     arguments = parser.parse_args(argv)
     arguments.said = shlex.join(["qlib", *(sys.argv[1:] if argv is None else argv)])
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"qlib: {message}", file=sys.stderr)
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()
@@ -36,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
             print(json.dumps({"error": in_one_line(error)}))
         return 2
     except KeyboardInterrupt:
-        print("qlib: stopped; finished rows are kept, the same command goes on from there", file=sys.stderr)
+        kept = getattr(arguments, "kept", "nothing was written")
+        print(f"qlib: stopped; {kept}", file=sys.stderr)
         return 130
 
 

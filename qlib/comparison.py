@@ -45,6 +45,10 @@ class Mean:
     seeds: int
     n: int
 
+    def __str__(self) -> str:
+        low, high = map(self.metric.number, self.interval)
+        return f"{self.metric.shown(self.value)} ({low} to {high}, n = {self.n:,}, {self.seeds} seeds)"
+
 
 def mean_of(several: Sequence[Measurement]) -> Mean:
     """The mean of measurements of the same examples.

@@ -16,6 +16,7 @@ import yaml
 
 from .choices import Settings, choice
 from .own import named
+from .strict_yaml import read_yaml
 
 Bits = int | tuple[int, ...]
 SYMMETRIC_GRIDS = ("full", "restricted", "authors")  # as `qlib.affine.make_grid` makes them
@@ -345,7 +346,7 @@ class QuantConfig(Settings):
 
     @classmethod
     def from_yaml(cls, text: str) -> QuantConfig:
-        return cls.from_dict(yaml.safe_load(text))
+        return cls.from_dict(read_yaml(text))
 
     def to_json(self) -> str:
         """Canonical: the same configuration always gives the same text."""

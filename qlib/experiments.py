@@ -12,13 +12,12 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from .benches import Batches, Bench, data_hash, load_bench, network_of, weights_hash
 from .bits.settings import LearnerSettings
@@ -31,6 +30,8 @@ from .methods import spelled, unspelled
 from .metrics import TOP1, Accuracy, Measurement, description, find_metric
 from .names import suggestion
 from .own import is_spec, origin, short
+from .strict_yaml import load_yaml
+from .strict_yaml import short as cut
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from .bits.learn import LearnedBitwidths
     from .network import Network
 
+IMAGES = 10_000  # evaluated, and
+CALIBRATION_IMAGES = 320  # of a draw: where nothing is said, and the bench has so many
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 
 
@@ -146,10 +149,10 @@ class Experiment:
         each list in it.
     networks : tuple of str
         Of the bench.
-    images : int
-        How many images are evaluated.
-    calibration_images : tuple of int
-        Each configuration is run with every number of them.
+    images : int, optional
+        How many images are evaluated; ``None`` for 10,000, or all where the bench has fewer.
+    calibration_images : tuple of int, optional
+        Each configuration is run with every number of them; ``None`` for 320, or all where there are fewer.
     seeds : tuple of int
         Each configuration is run with every one, which draws the calibration images.
     float_baseline : bool
@@ -160,6 +163,11 @@ class Experiment:
         What is measured; ``None`` for what the bench says, or else top-1.
     config_class : str, optional
         Where a configuration with more choices stands, ``FILE.py:NAME``.
+
+    Raises
+    ------
+    ValueError
+        Naming the field.
     """
 
     name: str
@@ -167,13 +175,18 @@ class Experiment:
     fixed: Mapping[str, Any]
     vary: tuple[tuple[Mapping[str, Any], ...], ...]
     networks: tuple[str, ...] = ("base",)
-    images: int = 10_000
-    calibration_images: tuple[int, ...] = (320,)
+    images: int | None = None
+    calibration_images: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = (0,)
     float_baseline: bool = True
     own: Mapping[str, Any] | None = None
     metric: str | None = None
     config_class: str | None = None
+
+    def __post_init__(self) -> None:
+        for field, (right, what) in _FIELDS.items():
+            if not right(getattr(self, field)):
+                raise ValueError(f"{field} must be {what}, got {cut(getattr(self, field))}")
 
     def configurations(self) -> type[QuantConfig]:
         """The class of this grid's configurations."""
@@ -193,8 +206,16 @@ class Experiment:
         return load_bench(self.bench, self.own) if self.own else load_bench(self.bench)
 
     def measuring(self, bench: Bench) -> Experiment:
-        """This grid with a metric, on ``bench``."""
-        return dataclasses.replace(self, metric=self.metric or getattr(bench, "metric", None))
+        """This grid on ``bench``, with what it does not say: the metric, and how many images."""
+        there = getattr(bench, "available", {})
+        images = self.images or min(IMAGES, there.get("validation", IMAGES))
+        calibration = min(CALIBRATION_IMAGES, there.get("calibration", CALIBRATION_IMAGES))
+        return dataclasses.replace(
+            self,
+            metric=self.metric or getattr(bench, "metric", None),
+            images=images,
+            calibration_images=self.calibration_images or (calibration,),
+        )
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
@@ -204,7 +225,7 @@ class Experiment:
         ----------
         path : Path
             In the file, ``vary`` is a list of axes, each a list of partial configurations or one mapping from
-            a field to its values.
+            a field to its values. One value may stand where a list does.
 
         Raises
         ------
@@ -213,24 +234,20 @@ class Experiment:
         """
         known = [f.name for f in dataclasses.fields(cls)]
         try:
-            given = yaml.safe_load(path.read_text("utf8"))
+            given = load_yaml(path)
             if not isinstance(given, Mapping):
                 raise ValueError("expected a mapping of fields")
             for field in given:
                 if field not in known:
                     raise ValueError(f"no field {field!r}{suggestion(field, known)}")
-            axes = [
-                [{name: v} for name, values in axis.items() for v in values]
-                if isinstance(axis, Mapping)
-                else axis
-                for axis in given.get("vary", [])
-            ]
-            tuples = {k: tuple(given[k]) for k in ("networks", "seeds", "calibration_images") if k in given}
-            experiment = cls(
-                **{"name": path.stem, "fixed": {}, **given, **tuples, "vary": tuple(map(tuple, axes))}
-            )
+            if "bench" not in given:
+                given = {"bench": name_of(given.get("own")), **given}
+            several = [k for k in ("networks", "seeds", "calibration_images") if given.get(k) is not None]
+            tuples = {k: tuple(_listed(given[k])) for k in several}
+            axes = tuple(map(_axis, _listed(given.get("vary", []))))
+            experiment = cls(**{"name": path.stem, "fixed": {}, **given, **tuples, "vary": axes})
             experiment.runs()
-        except (ValueError, TypeError, yaml.YAMLError) as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
         return experiment
 
@@ -239,15 +256,12 @@ class Experiment:
         runs = {}
         kind = self.configurations()
         metric = TOP1.name if self.metric is None else self.metric
-        if not isinstance(metric, str):
-            raise ValueError(
-                f"the metric of rows is a name or FILE.py:NAME, by which it is found; got {metric!r:.60}"
-            )
+        images, draws = self.images or IMAGES, self.calibration_images or (CALIBRATION_IMAGES,)
         baseline = self.float_baseline and find_metric(metric).against != "reference"
         for network in self.networks:
             if baseline:
                 config = kind(weight_bits=None, activation_bits=None)
-                runs[Run(self.bench, network, config, 0, 0, self.images, metric=metric)] = None
+                runs[Run(self.bench, network, config, 0, 0, images, metric=metric)] = None
             for parts in itertools.product(*self.vary):
                 fields = {**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})}
                 chosen = {name: fields.pop(name) for name in ALLOCATION_FIELDS if name in fields}
@@ -255,10 +269,73 @@ class Experiment:
                 config = kind.from_dict(fields)
                 method = "nearest" if config.in_float else method  # which then has nothing to do
                 allocation = Allocation(**chosen) if chosen else None
-                for n, seed in itertools.product(self.calibration_images, self.seeds):
+                for n, seed in itertools.product(draws, self.seeds):
                     how = (allocation, method, metric)
-                    runs[Run(self.bench, network, config, n, seed, self.images, *how)] = None
+                    runs[Run(self.bench, network, config, n, seed, images, *how)] = None
         return list(runs)
+
+
+def name_of(own: Any) -> str:
+    """Of the bench that a grid with ``own`` is about, where none is said: the folder's of the data, or that
+    of what makes one.
+    """
+    own = own if isinstance(own, Mapping) else {}
+    return Path(str(own.get("data", ""))).name or str(own.get("bench", "digits")).rpartition(":")[2]
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _each(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda values: isinstance(values, tuple) and bool(values) and all(map(right, values))
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _optional(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or right(value)
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (_name, "a name"),
+    "bench": (_name, "the name of a bench"),
+    "fixed": (lambda value: isinstance(value, Mapping), "a mapping from field to value"),
+    "networks": (_each(_name), "names of networks"),
+    "images": (_optional(lambda n: _whole(n, 1)), "a whole number above 0"),
+    "calibration_images": (_optional(_each(lambda n: _whole(n, 1))), "whole numbers above 0"),
+    "seeds": (_each(lambda n: _whole(n, 0)), "whole numbers from 0"),
+    "float_baseline": (lambda value: isinstance(value, bool), "true or false"),
+    "own": (
+        _optional(lambda value: isinstance(value, Mapping) and bool(value)),
+        "a mapping of model, weights, data and preprocess",
+    ),
+    "metric": (_optional(_name), "a name or FILE.py:NAME, by which it is found"),
+    "config_class": (_optional(_name), "FILE.py:NAME"),
+}
+
+
+def _listed(value: Any) -> list[Any]:
+    """One value may stand where a list does."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _axis(axis: Any) -> tuple[Mapping[str, Any], ...]:
+    """An element of ``vary``: partial configurations, or the values of one field."""
+    if isinstance(axis, Mapping):
+        if len(axis) != 1:
+            raise ValueError(
+                f"vary: {cut(axis)} has {len(axis)} fields: give each a line of its own for all "
+                "combinations, or list the configurations that are meant, - [{...}, {...}]"
+            )
+        ((name, values),) = axis.items()
+        return tuple({name: value} for value in _listed(values))
+    parts = _listed(axis)
+    if not all(isinstance(part, Mapping) for part in parts):
+        raise ValueError(f"vary: {cut(axis)} is not a mapping from a field to its values, nor a list of such")
+    return tuple(parts)
 
 
 class Laboratory:

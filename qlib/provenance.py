@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def session(
-    command: str, seeds: Sequence[int], laboratory: Laboratory, threads: int | None
+    command: str,
+    seeds: Sequence[int],
+    laboratory: Laboratory,
+    threads: int | None,
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What stands beside a table of the rows that are about to be made.
 
@@ -25,6 +30,9 @@ def session(
         That makes them again; empty for the one that runs.
     threads
         That compute a row; ``None`` for those that torch uses.
+    own
+        A network and data of the reader's own, as for `qlib.load_bench`: what it is made of is listed with
+        the hashes of its files, and the folder from which they are named.
     """
     import torch
 
@@ -39,7 +47,15 @@ def session(
         "hardware": f"{_processor()}, {threads or torch.get_num_threads()} threads",
         **({"device": torch.cuda.get_device_name(laboratory.device)} if gpu else {}),
         "precision": laboratory.precision,
+        **({"folder": str(Path.cwd()), "own": dict(own), "sha256": _hashes(own)} if own else {}),
     }
+
+
+def _hashes(own: Mapping[str, Any]) -> dict[str, str]:
+    """Of the files of a network of the reader's own, by the name that they were given."""
+    named = [str(own[part]) for part in ("bench", "model", "weights") if part in own]
+    files = [name.rpartition(":")[0] if name.rpartition(":")[0].endswith(".py") else name for name in named]
+    return {f: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files if Path(f).is_file()}
 
 
 def commit() -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .benches import Bench, load_bench, refuse_lacking
 from .experiments import Experiment, Laboratory, Run
 from .metrics import TOP1
+from .progress import tracked
 from .provenance import session
 from .results import load_table, run_of
 from .tables import (
@@ -48,7 +49,7 @@ def record(
     scheduler: str | None = None,
     shard: tuple[int, int] = (1, 1),
     retry: bool = False,
-    keep: bool = False,
+    prune: bool = False,
     bench: Bench | None = None,
 ) -> pd.DataFrame:
     """Compute the rows of ``experiment`` that a table lacks, and return the table.
@@ -65,7 +66,7 @@ def record(
     command : str
         What makes the table again, for its notes.
     progress : bool
-        Whether a bar is shown.
+        Whether it is said how far it is.
     device, precision : str
         As for `Laboratory`.
     workers : int
@@ -78,9 +79,9 @@ def record(
         disk; `merge` puts such tables together.
     retry : bool
         Whether runs that failed are tried again.
-    keep : bool
-        Whether rows of other code versions, weights or data than today's, and rows that the experiment no
-        longer asks for, stay; else they are dropped.
+    prune : bool
+        Whether rows (and failures) are dropped that the experiment does not ask for, be it that they are of
+        other weights, data or code versions than today's.
     bench : Bench, optional
         One made in Python, such as `qlib.benches.Loaders`, in the place of the experiment's; other processes
         do not have it.
@@ -98,8 +99,6 @@ def record(
     OSError
         Code of the reader's own changes while a row is computed.
     """
-    from tqdm import tqdm
-
     own = experiment.own_choices()
     if taken := [name for name in own if name in COLUMNS]:
         raise ValueError(f"a choice is called {taken[0]!r}, which is a column of every table: rename it")
@@ -127,28 +126,31 @@ def record(
             if key not in rows and (retry or key not in notes["failed"])
         ]
         if missing:
-            notes["sessions"].append(session(command, experiment.seeds, laboratory, 1 if apart else None))
+            notes["sessions"].append(
+                session(command, experiment.seeds, laboratory, 1 if apart else None, experiment.own)
+            )
             notes["choices"] |= own
             write_notes(path, notes)
         if not path.exists():
             write_rows(path, [], own)
+        if prune:
+            _prune(path, set(wanted))
     number = len(notes["sessions"]) - 1
     place = (experiment.bench, json.dumps(experiment.own), device, precision)
     attempt = (
         functools.partial(_attempt_elsewhere, place) if apart else functools.partial(_attempt, laboratory)
     )
-    finished = tqdm(
+    finished = tracked(
         spread(attempt, missing, workers, scheduler),
-        desc=f"{experiment.bench}/{path.stem}",
-        total=len(missing),
-        unit="row",
-        disable=None if progress else True,
+        f"{experiment.bench}/{path.stem}",
+        len(missing),
+        shown=progress,
     )
     for (key, run), cells in finished:
         with locked(path):
-            rows = {row["key"]: row for row in read_rows(path) if keep or row["key"] in wanted}
+            rows = {row["key"]: row for row in read_rows(path)}
             notes = read_notes(path)
-            failed = {k: error for k, error in notes["failed"].items() if (keep or k in wanted) and k != key}
+            failed = {k: error for k, error in notes["failed"].items() if k != key}
             if "error" in cells:
                 failed[key] = cells["error"]
             else:
@@ -162,6 +164,14 @@ def record(
     table = load_table(path)
     table.attrs["asked"] = list(wanted)
     return table
+
+
+def _prune(path: Path, wanted: set[str]) -> None:
+    """Drop what a table holds of other keys than those."""
+    notes = read_notes(path)
+    failed = {key: error for key, error in notes["failed"].items() if key in wanted}
+    write_notes(path, {**notes, "failed": failed})
+    write_rows(path, [row for row in read_rows(path) if row["key"] in wanted], notes["choices"])
 
 
 def _attempt(laboratory: Laboratory, item: tuple[str, Run]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from .choices import same
 from .comparison import mean_of
@@ -22,6 +21,7 @@ from .config import QuantConfig
 from .experiments import ALLOCATION_FIELDS, Allocation, Run
 from .metrics import Accuracy, Measurement, described
 from .names import suggestion
+from .strict_yaml import read_yaml
 from .tables import COLUMNS, FIELDS, cell, read_notes, read_rows, values
 
 if TYPE_CHECKING:
@@ -58,10 +58,13 @@ def load_table(path: Path) -> pd.DataFrame:
     rows = load_rows(path)
     columns = [*COLUMNS, *read_notes(path)["choices"]]
     table = pd.DataFrame(rows, columns=columns, dtype=object)  # object: bits may be None
-    table = table.astype(
-        dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
-        | dict.fromkeys(("top1", "value", "low", "high", "seconds"), float)
-    )
+    try:
+        table = table.astype(
+            dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
+            | dict.fromkeys(("top1", "value", "low", "high", "seconds"), float)
+        )
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path} is not a table of qlib: {error}") from None
     table.attrs["sessions"] = provenance(path)
     table.attrs["choices"] = list(read_notes(path)["choices"])
     return table
@@ -295,9 +298,9 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     fields = (*table.columns, *ALLOCATION_FIELDS)
     for condition in conditions:
         field, equals, text = condition.partition("=")
-        if not equals or field not in fields:
+        if not equals or not text.strip() or field not in fields:
             raise ValueError(f"{condition!r} is not FIELD=VALUE{suggestion(field, fields)}")
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
         has = list(with_allocation(table)[field])
         if field == "metric":  # one of the reader's own is described there
             has = [said["name"] if isinstance(said, Mapping) else said for said in has]

@@ -1,4 +1,4 @@
-"""Files of recorded rows: a CSV file, and a YAML file beside it with its sessions and failures.
+"""Files of recorded rows: a CSV file, and beside it ``NAME.csv.meta.yaml`` with its sessions and failures.
 
 Tables are written whole, so that others see the old one or the new one. A column that came later, or that a
 configuration of the reader's own brings, is filled with its default where a table lacks it.
@@ -59,6 +59,7 @@ LATER = {  # columns that older tables lack, and what their rows would hold ther
     "values": None,
     **{name: value for name, value in QuantConfig().to_dict().items() if choices(QuantConfig)[name].since},
 }
+MOST = 2**31 - 1  # characters of a cell: a value for every example is one text
 TEXT = ("key", "weights", "data", "correct", "values")  # columns that are no JSON
 
 
@@ -68,21 +69,26 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     Raises
     ------
     ValueError
-        It has columns that are not known, or lacks some.
+        It has columns that are not known, or lacks some, or is no such file.
     """
     if not path.exists():
         return []
     own = {name: cell(value) for name, value in read_notes(path)["choices"].items()}
-    with open(path, encoding="utf8", newline="") as file:
-        reader = csv.DictReader(file)
-        given = set(reader.fieldnames or ())
-        if set(COLUMNS) - given - set(LATER) or given - set(COLUMNS) - set(own):
-            raise ValueError(
-                f"{path} is not a table of this version of qlib (its columns differ): move it away and "
-                "record again"
-            )
-        later = {name: cell(value) for name, value in LATER.items()}
-        found = [{**later, **own, **row} for row in reader]
+    csv.field_size_limit(MOST)
+    try:
+        with open(path, encoding="utf8", newline="") as file:
+            reader = csv.DictReader(file, restkey="more", restval="")
+            given = set(reader.fieldnames or ())
+            if set(COLUMNS) - given - set(LATER) or given - set(COLUMNS) - set(own):
+                raise ValueError("its columns differ")
+            later = {name: cell(value) for name, value in LATER.items()}
+            found = [{**later, **own, **row} for row in reader]
+        if any("more" in row or not row["key"] for row in found):
+            raise ValueError("a line has more or fewer cells than there are columns")
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is not a table of this version of qlib ({error}): move it away and record again"
+        ) from None
     for row in found:
         if row["value"] == cell(None) and row["metric"] == "top1":
             row["value"] = row["top1"]
@@ -120,17 +126,31 @@ def _value(text: str) -> Any:
 
 def sidecar(path: Path) -> Path:
     """Where the notes of a table lie."""
-    return path.with_suffix(".yaml")
+    return path.with_name(f"{path.name}.meta.yaml")
 
 
 def read_notes(path: Path) -> dict[str, Any]:
     """What stands beside a table: its recording ``sessions``, oldest first; in ``failed`` the error of every
     run that failed, by key; and in ``choices`` the columns of choices that are not this package's, with their
     defaults.
+
+    Raises
+    ------
+    ValueError
+        The file of that name is something else.
     """
     notes = sidecar(path)
-    empty = {"sessions": [], "failed": {}, "choices": {}}
-    return {**empty, **(yaml.safe_load(notes.read_text("utf8")) if notes.exists() else {})}
+    empty: dict[str, Any] = {"sessions": [], "failed": {}, "choices": {}}
+    if not notes.exists():
+        return empty
+    try:
+        found = {**empty, **yaml.safe_load(notes.read_text("utf8"))}
+        kinds = {name: type(found[name]) for name in found}
+    except (ValueError, TypeError, yaml.YAMLError):  # also a text that is not UTF-8
+        kinds = {}
+    if kinds != {name: type(value) for name, value in empty.items()}:
+        raise ValueError(f"{notes} is not what stands beside a table of qlib: move it away")
+    return found
 
 
 def write_notes(path: Path, notes: Mapping[str, Any]) -> None:

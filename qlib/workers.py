@@ -5,6 +5,7 @@ as they finish.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ def spread(
 
     A call whose worker is killed is made again by another. ``call`` and items must be picklable, and a
     cluster's workers must have this package, the same files and environment variables. What a call raises is
-    raised here, and ends all of them.
+    raised here, and ends all of them; so does an interrupt, and the processes within a second.
     """
     if not workers and scheduler is None:
         yield from ((item, call(item)) for item in items)
@@ -36,7 +37,8 @@ def spread(
     while waiting:
         try:
             with _cluster(scheduler) if scheduler is not None else _processes(workers) as pool:
-                futures = {pool.submit(_alone, call, item): item for item in waiting}
+                with _interrupts_ignored():
+                    futures = {pool.submit(_alone, call, item): item for item in waiting}
                 try:
                     for future in as_completed(futures):
                         result = future.result()  # before the item counts as done
@@ -44,7 +46,7 @@ def spread(
                         deaths = 0
                         yield futures[future], result
                 finally:
-                    for future in futures:
+                    for future in futures if scheduler is not None else ():  # processes end as a whole
                         future.cancel()
         except BrokenProcessPool as error:
             deaths += 1
@@ -62,16 +64,39 @@ def _alone(call: Callable[[Any], Any], item: Any) -> Any:
     return call(item)
 
 
-def _processes(workers: int) -> Executor:
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
+@contextmanager
+def _processes(workers: int) -> Iterator[Executor]:
+    context = get_context("spawn")
+    stop = context.RawValue("b", False)  # without a lock, which a killed process may hold
+    with ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(os.getpid(), stop)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            stop.value = True  # what is in hand is not waited for
+            raise
 
 
-def _end_with(parent: int) -> None:
-    """Let this process end when its parent is killed, instead of waiting for work for ever."""
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that are started meanwhile ignore them: Ctrl-C reaches all of a terminal's, and the one that
+    started them ends the others.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_with(parent: int, stop: Any) -> None:
+    """Let this process end when its parent is killed or stops, instead of waiting for work for ever."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        while os.getppid() == parent and not stop.value:
+            time.sleep(0.2)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from qlib import Accuracy, QuantConfig, QuantizationCard, results
-from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue, compare, strict_yaml
+from qlib import Accuracy, QuantConfig, QuantizationCard, results, strict_yaml
+from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue, compare
 from qlib.choices import choices
 from qlib.cli import main
 

@@ -136,7 +136,9 @@ def test_sweep_takes_a_grid_and_any_number_of_processes(own, tmp_path, workers, 
         "bench: mine\nimages: 12\ncalibration_images: [6]\nvary: [{activation_bits: [3, 5]}]\n"
     )
     assert main(["sweep", str(tmp_path / "grid.yaml"), *own, "--workers", workers]) == 0
-    assert "base in float: " in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said[:-1]] == ["activation_bits", "float", "3", "5"]
+    assert said[-1].endswith("grid.rows.csv: 3 of 3 rows")
     table = results.load_table(tmp_path / "grid.rows.csv")
     assert len(table) == 3 and set(table.bench) == {"pictures"}
     # Not overwritten by what stands beside the rows

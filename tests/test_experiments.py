@@ -30,7 +30,11 @@ def network(bench):
 def test_names_and_limits_fit_the_network(name):
     experiment = experiments.Experiment.load(FILES[name])
     model, example = network(experiment.bench)
-    assert experiment.bench == name.split("/")[0] and experiment.images in (4000, 10_000, 50_000)
+    assert experiment.bench == name.split("/")[0] and (experiment.images or experiments.IMAGES) in (
+        4000,
+        10_000,
+        50_000,
+    )
     seen = set()
     for run in experiment.runs():
         if run.allocation and not run.allocation.learned:

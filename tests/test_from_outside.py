@@ -142,7 +142,7 @@ def grid(mine, *vary, bench="curve", **fields):
 
 
 def record(mine, path, *vary, **fields):
-    return recording.record(grid(mine, *vary, **fields), path, progress=False)
+    return recording.record(grid(mine, *vary, **fields), path, progress=False, prune=True)
 
 
 def only(table, **where):
@@ -228,7 +228,7 @@ def test_rows_with_a_choice_that_is_not_known_are_refused_with_the_way_out(mine,
 def test_one_table_may_hold_rows_with_and_without_a_choice(mine, table):
     recording.record(choice_grid(mine), table, progress=False)
     plain = grid(mine, ({"weight_bits": 2},))
-    rows = recording.record(plain, table, progress=False, keep=True)
+    rows = recording.record(plain, table, progress=False)
     assert len(rows) == 4 and only(rows, weight_bits=2)["shrinking"] == 1.0
     kind = choice_grid(mine).configurations()
     runs = [results.run_of(row, kind) for row in rows.to_dict("records")]
@@ -265,7 +265,7 @@ def test_a_bench_that_bears_a_name_of_this_package_is_not_taken_for_it(mine, tab
     for network in ("base", "mine"):
         bench = dataclasses.replace(made, models={network: made.models["base"]})
         experiment = experiments.Experiment("x", "digits", {}, (), networks=(network,), metric="mse", **FEW)
-        rows = recording.record(experiment, table, progress=False, bench=bench)
+        rows = recording.record(experiment, table, progress=False, bench=bench, prune=True)
         card = QuantizationCard.from_rows(rows[1:], rows)
         assert card["weight_bytes"] == "not reported" and card["float_accuracy"]["value"] > 0
         assert results.float_accuracy("digits", network, rows, "mse", "other weights") is None
@@ -375,7 +375,7 @@ def test_a_metric_against_the_float_network_has_no_row_in_float(mine, table):
 
 def test_a_table_may_hold_several_metrics(mine, table):
     record(mine, table)
-    rows = recording.record(grid(mine, metric=mine("FAR")), table, progress=False, keep=True)
+    rows = recording.record(grid(mine, metric=mine("FAR")), table, progress=False)
     assert len(rows) == 4 and rows.key.is_unique
     quantized = rows[rows.weight_bits.notna()]
     for by in (["weight_bits"], ["weight_bits", "metric"]):
@@ -432,7 +432,7 @@ def test_a_bench_made_in_python_is_recorded_by_its_own_metric(mine, table):
     experiment = experiments.Experiment("grid", "curve", {"weight_bits": 3}, (), **FEW)
     rows = recording.record(experiment, table, progress=False, bench=made)
     assert list(rows.metric) == ["mse", "mse"]
-    with pytest.raises(ValueError, match="the metric of rows is a name or FILE.py:NAME, .* got Metric"):
+    with pytest.raises(ValueError, match=r"metric must be a name or FILE.py:NAME, .* got \"Metric"):
         other = dataclasses.replace(made, metric=named(mine("FAR"), "metric"))
         recording.record(experiment, table, progress=False, bench=other)
 
@@ -655,7 +655,7 @@ def test_sweep_records_what_a_reader_brings(swept, mine, capsys):
     grid = dataclasses.replace(experiments.Experiment.load(path), bench="curve", own={"bench": mine("curve")})
     assert runs == grid.runs()
     assert len(results.summary(rows[1:], ["method", "shrinking"])) == 6
-    assert main(command) == 0 and "base in float: " in capsys.readouterr().out
+    assert main(command) == 0 and "\nfloat " in capsys.readouterr().out
     assert results.load_table(path.with_suffix(".rows.csv")).equals(rows)
 
 
@@ -677,7 +677,7 @@ def test_shards_make_the_same_table(swept, tmp_path, mine):
         assert main([*command, "--shard", shard, "--out", str(tmp_path / "parts.csv")]) == 0
     grid = dataclasses.replace(experiments.Experiment.load(path), bench="curve", own={"bench": mine("curve")})
     assert recording.merge(grid, tmp_path / "parts.csv")[SAME].equals(rows[SAME])
-    assert sorted(p.name for p in tmp_path.glob("parts*")) == ["parts.csv", "parts.yaml"]
+    assert sorted(p.name for p in tmp_path.glob("parts*")) == ["parts.csv", "parts.csv.meta.yaml"]
 
 
 def test_shards_of_a_grid_that_names_no_metric_are_put_in_order(mine, table):
@@ -843,7 +843,7 @@ def test_run_says_what_was_asked_for_and_no_older_row(tmp_path, mine, table, cap
     assert main(command) == 1
     said = capsys.readouterr()
     assert said.out.splitlines()[0] == before[0] and said.out.endswith(" failed\n")
-    assert said.err == "qlib: ZeroDivisionError: division by zero\n"
+    assert said.err == "qlib: a row failed: ZeroDivisionError: division by zero\n"
     (tmp_path / "mine.py").write_text(MINE)
     assert main(command) == 0
     said = capsys.readouterr()
@@ -910,7 +910,7 @@ def test_no_code_that_a_table_names_is_run(tmp_path, mine, table, capsys):
         assert (run.method, run.metric, run.bench) == tuple(f"{evil}:{n}" for n in ("Shrink", "FAR", "curve"))
     assert len(results.summary(rows[1:], ["method", "metric"])) == 1
     assert main(["results", str(table)]) == 0 and f"metric={evil}:FAR" in capsys.readouterr().out
-    assert len(recording.record(grid(mine), table, progress=False, keep=True)) == 4
+    assert len(recording.record(grid(mine), table, progress=False)) == 4
     assert not (tmp_path / "was run").exists()
     load_bench("curve", {"bench": f"{evil}:curve"})
     assert (tmp_path / "was run").exists()  # only when it is asked for

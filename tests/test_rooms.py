@@ -8,6 +8,7 @@ import pytest
 QLIB = Path(__file__).resolve().parents[1] / "qlib"
 CORE = (
     "names",
+    "strict_yaml",
     "own",
     "choices",
     "config",
@@ -27,6 +28,7 @@ CORE = (
 ROOMS = (
     *CORE,
     "files",
+    "progress",
     "looks",
     "bits",
     "benches",

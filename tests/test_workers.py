@@ -145,7 +145,7 @@ def test_shards_merge_to_the_table_of_one_machine(table, alone):
     assert recording.merge(TINY, table)[SAME].equals(alone)
     assert len(results.provenance(table)) == 3 and sorted(p.name for p in table.parent.iterdir()) == [
         "tiny.csv",
-        "tiny.yaml",
+        "tiny.csv.meta.yaml",
     ]
     assert {row.session for row in results.load_table(table).itertuples()} == {0, 1, 2}
     with pytest.raises(FileNotFoundError, match="no shard of tiny"):

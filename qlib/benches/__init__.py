@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +22,8 @@ class Bench(Protocol):
     """Data and networks.
 
     Batches are pairs of float32 images ``(b, c, h, w)``, ready for the network, and int64 labels, or whatever
-    the network and ``metric`` take. A bench without the attribute ``metric`` is measured by top-1.
+    the network and ``metric`` take. A bench without the attribute ``metric`` is measured by top-1; one with
+    ``available`` says there how many examples it has, a mapping with ``calibration`` and ``validation``.
     """
 
     name: str
@@ -134,6 +136,12 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
     if own:
         from . import images
 
+        known = list(inspect.signature(images.own).parameters)[1:]
+        for part in own:
+            if part not in known:
+                raise ValueError(f"own has no field {part!r}{suggestion(part, known)}")
+        if lacks := [part for part in ("model", "weights", "data") if not isinstance(own.get(part), str)]:
+            raise ValueError(f"own: {lacks[0]} must be a text, got {own.get(lacks[0])!r:.60}")
         return images.own(name, **own)
     if name not in BENCHES:
         raise ValueError(f"there is no bench {name!r}; benches: {', '.join(map(repr, BENCHES))}")

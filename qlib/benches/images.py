@@ -8,10 +8,12 @@ need 7.5 GB of disk and little memory.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,22 +37,47 @@ def cache() -> Path:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From a picture to a network's input: the shorter side resized to ``resize`` pixels (bilinear), the
-    central square of ``crop`` pixels, RGB in [0, 1] less ``mean``, over ``std``. ``None`` leaves a step out.
-    Equal to torchvision's transforms.
+    """From a picture to a network's input: the shorter side resized to ``resize`` pixels (``interpolation``:
+    bilinear or bicubic), the central square of ``crop`` pixels, RGB in [0, 1] less ``mean``, over ``std``.
+    ``None`` leaves a step out. Equal to torchvision's transforms.
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     resize: int | None = None
     crop: int | None = None
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            numbers = isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value)
+            if not numbers or len(value) not in (1, 3) or name == "std" and min(value) <= 0:
+                positive = "positive " if name == "std" else ""
+                raise ValueError(f"preprocess: {name} must be {positive}numbers by channel, got {value!r}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(
+                f"preprocess: interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}"
+            )
+        for name in ("resize", "crop"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"preprocess: {name} must be a number of pixels, or null, got {value!r}")
+
+    def __str__(self) -> str:
+        steps = [f"shorter side to {self.resize} pixels, {self.interpolation}"] if self.resize else []
+        steps += [f"central {self.crop}"] if self.crop else []
+        ends = (f"{name} {', '.join(f'{v:g}' for v in getattr(self, name))}" for name in ("mean", "std"))
+        return ", ".join([*steps, *ends])
 
     def pixels(self, picture) -> np.ndarray:
         """Of a PIL image, what all but the last step leaves: uint8 ``(3, h, w)``."""
         from torchvision.transforms import functional as transforms
 
         picture = picture.convert("RGB")
-        picture = transforms.resize(picture, self.resize) if self.resize else picture
+        if self.resize:
+            mode = transforms.InterpolationMode(self.interpolation)
+            picture = transforms.resize(picture, self.resize, mode)
         picture = transforms.center_crop(picture, self.crop) if self.crop else picture
         return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
@@ -114,7 +141,7 @@ class Folder:
 
         self.root = root
         self.preprocess = preprocess
-        listing = ImageFolder(root)
+        listing = ImageFolder(root)  # raises FileNotFoundError, saying which class has no image
         self.classes = listing.classes
         self.samples = listing.samples
 
@@ -135,8 +162,9 @@ class Folder:
             (str(path.relative_to(self.root)), (status := path.stat()).st_size, status.st_mtime_ns)
             for path in paths
         ]
+        other = [self.preprocess.interpolation] if self.preprocess.interpolation != "bilinear" else []
         key = hashlib.sha256(
-            json.dumps([files, self.preprocess.resize, self.preprocess.crop]).encode()
+            json.dumps([files, self.preprocess.resize, self.preprocess.crop, *other]).encode()
         ).hexdigest()[:16]
         kept = cache() / f"pixels-{key}.npy"
         digest = kept.with_suffix(".sha256")
@@ -236,6 +264,11 @@ class ImageBench:
         self.models = models
         self.batch = batch
 
+    @property
+    def available(self) -> dict[str, int]:
+        """How many images there are."""
+        return {"calibration": len(self.train), "validation": len(self.held_out)}
+
     def calibration(self, n: int, seed: int = 0) -> Images:
         return self.train.images(self._drawn(self.train, n, 1, seed), self.batch, keep=False)
 
@@ -283,19 +316,42 @@ def own(
                 **{k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.items()}
             )
         except TypeError as error:
-            raise ValueError(f"preprocess: {error}; it may have mean, std, resize, crop") from error
+            raise ValueError(
+                f"preprocess: {error}; it may have mean, std, resize, crop, interpolation"
+            ) from error
     preprocess = IMAGENET if preprocess == "imagenet" else preprocess
     if not isinstance(preprocess, Preprocess):
         raise ValueError(
             f"preprocess must be 'imagenet' or a mapping of mean, std, resize, crop; got {preprocess!r}"
         )
-    return folders(
-        name,
-        Path(data),
-        preprocess,
-        Networks({"base": lambda: load_weights(factory(model)(), Path(weights))}),
-        batch,
+    maker = factory(model)  # before images are looked at
+    bench = folders(
+        name, Path(data), preprocess, Networks({"base": lambda: load_weights(maker(), Path(weights))}), batch
     )
+    side = _shorter_side(bench.held_out)
+    if side < (target := preprocess.resize or preprocess.crop or 0):
+        warnings.warn(
+            f"the images in {data} are enlarged: their shorter side is {side} pixels, and becomes {target} "
+            f"({preprocess}). If the network was trained on {side}, say so: preprocess {{mean: [...], std: "
+            "[...]}, without resize and crop",
+            stacklevel=2,
+        )
+    return bench
+
+
+def _shorter_side(folder: Folder) -> int:
+    """The median over some of its images, in pixels."""
+    from PIL import Image
+
+    def side(path: str) -> int:
+        try:
+            with Image.open(path) as picture:  # reads the size alone
+                return min(picture.size)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+    step = max(1, len(folder) // 9)
+    return int(np.median([side(path) for path, _ in folder.samples[::step]]))
 
 
 def factory(spec: str) -> Callable[[], nn.Module]:
@@ -305,7 +361,17 @@ def factory(spec: str) -> Callable[[], nn.Module]:
     maker = named(spec, "network factory")
     if isinstance(maker, nn.Module) or not callable(maker):
         raise ValueError(f"{spec!r} is a {type(maker).__name__}, not a function that makes a network")
-    return maker
+
+    @functools.wraps(maker)
+    def made() -> nn.Module:
+        try:
+            return maker()
+        except Exception as error:  # the reader's code has whatever errors it has
+            raise ValueError(
+                f"{spec!r}, called without arguments, makes no network: {type(error).__name__}: {error}"
+            ) from error
+
+    return made
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:
@@ -315,6 +381,8 @@ def load_weights(network: nn.Module, path: Path) -> nn.Module:
     Raises ``ValueError`` in one line for a file that is damaged, holds anything but tensors, or is another
     network's.
     """
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"the network's factory made a {type(network).__name__}, not an nn.Module")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

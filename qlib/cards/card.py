@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..config import QuantConfig
 from ..files import write_whole
 from ..names import suggestion
+from ..strict_yaml import load_yaml, read_yaml, to_json, to_yaml
 from .data import checked, sorted_in
 from .fields import NOT_REPORTED, Fields, fields_of
-from .strict_yaml import load_yaml, read_yaml, to_json, to_yaml
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..config import QuantConfig
 from ..names import suggestion
+from ..strict_yaml import short
 from .fields import NOT_REPORTED, Fields
 from .schema import fault
-from .strict_yaml import short
 
 
 def sorted_in(fields: Fields, values: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:

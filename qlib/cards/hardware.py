@@ -15,11 +15,11 @@ from typing import Any
 
 from ..choices import same
 from ..names import suggestion
+from ..strict_yaml import load_yaml, read_yaml, short
 from .data import checked, sorted_in
 from .fields import NOT_REPORTED, PLAIN, Card, Fields
 from .render import shown
 from .schema import fault
-from .strict_yaml import load_yaml, read_yaml, short
 
 PROFILES = files(__package__) / "profiles"
 _VALUES = {"type": "array", "items": {"type": ["string", "integer", "boolean"]}}

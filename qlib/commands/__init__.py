@@ -2,6 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes no option by its beginning, and says what is wrong in one line."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"qlib: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace the file if there is one")
+
+
+def new_file(path: Path, force: bool, suffixes: tuple[str, ...] = ()) -> Path:
+    """``path``, to be written.
+
+    Raises
+    ------
+    ValueError
+        It is there and not to be replaced, its folder is not, or it ends in none of ``suffixes``.
+    """
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{path} is to end in {' or '.join(suffixes)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"{path} {'is a folder' if path.is_dir() else 'lies in a folder that is not there'}")
+    if path.exists() and not force:
+        raise ValueError(f"{path} exists: choose another name, or --force to replace it")
+    return path
+
 
 def in_one_line(error: ValueError | OSError) -> str:
     """An error for a terminal, with the file that could not be read."""

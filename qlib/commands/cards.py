@@ -13,8 +13,10 @@ from ..cards import QuantizationCard, catalogue, compare, hardware
 from ..config import QuantConfig, configuration_named
 from ..names import suggestion
 from ..tables import sidecar
-from . import in_one_line
-from .recorded import experiments_named
+from . import add_force, in_one_line, new_file
+from .recorded import table_named
+
+FORMATS = (".yaml", ".yml", ".json")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -48,7 +50,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     new.add_argument(
         "--where", nargs="*", default=[], metavar="FIELD=VALUE", help="which of its rows; values as in YAML"
     )
-    new.add_argument("--force", action="store_true", help="replace the file if there is one")
+    add_force(new)
     show = verb("show", _card_show, "print a card")
     show.add_argument("--format", choices=("text", "markdown", "html", "latex"), default="text")
     reads = verb("from-onnx", _card_from_onnx, "what a quantized ONNX model's graph shows", ())
@@ -56,6 +58,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     reads.add_argument(
         "--out", type=Path, metavar="CARD.yaml", help="write the card there instead of printing it"
     )
+    add_force(reads)
     verb("catalogue", _card_catalogue, "list the cards of published methods", ())
     verb("validate", _card_validate, "say whether a file is a card", ())
     verbs.choices["validate"].add_argument("cards", type=Path, nargs="+", metavar="CARD.yaml", help="files")
@@ -78,21 +81,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _card_new(arguments: argparse.Namespace) -> int:
-    if arguments.card.exists() and not arguments.force:
-        raise ValueError(f"{arguments.card} exists: choose another name, or --force to replace it")
-    table = arguments.card.with_suffix(".csv")
-    if sidecar(table) == arguments.card and table.exists():
-        raise ValueError(
-            f"{arguments.card} is where {table.name} keeps how it was recorded: choose another name"
-        )
+    new_file(arguments.card, arguments.force, FORMATS)
+    if arguments.card.name.endswith(sidecar(Path(".csv")).name):
+        raise ValueError(f"{arguments.card} is where a table keeps how it was recorded: choose another name")
     name = arguments.name or arguments.card.stem
     config_class = configuration_named(arguments.config_class)
     if arguments.experiment:
-        bench, _, experiment = arguments.experiment.rpartition("/")
-        own = Path(arguments.experiment) if experiment.endswith(".csv") else None
-        if own is None:
-            experiments_named([arguments.experiment])  # or else an error with the name that was meant
-        table = results.load_table(own or results.table_path(bench or "digits", experiment))
+        table = results.load_table(table_named(arguments.experiment))
         rows = results.select(table, arguments.where)
         quantized = rows[rows.weight_bits.notna() | rows.activation_bits.notna()]
         rows = quantized if len(quantized) else rows  # a table's row in float is the baseline
@@ -127,6 +122,8 @@ def _card_catalogue(arguments: argparse.Namespace) -> int:
 
 
 def _card_from_onnx(arguments: argparse.Namespace) -> int:
+    if arguments.out:
+        new_file(arguments.out, arguments.force, FORMATS)
     card = QuantizationCard.from_onnx(arguments.model)
     if arguments.out:
         card.save(arguments.out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,10 @@ from ..devices import PRECISIONS
 from ..files import write_whole
 from ..names import suggestion
 from ..tables import cell, read_notes
+from . import add_force, new_file
+from .measured import measured_table, say_failures
+
+KEPT = "finished rows are kept, the same command goes on from there"
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -29,6 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     record.add_argument(
         "--list", action="store_true", help="list the experiments and how much of each is recorded"
     )
+    record.set_defaults(kept=KEPT)
     record.set_defaults(run=lambda a: _list() if a.list or not a.names else _record(a))
     merge = commands.add_parser("merge", help="put the tables of shards together")
     merge.add_argument("names", nargs="+", metavar="NAME")
@@ -44,6 +48,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--where", nargs="*", default=[], metavar="FIELD=VALUE", help="which rows; values as in YAML"
     )
     show.add_argument("--out", type=Path, metavar="FILE", help="ending in .csv or .json")
+    add_force(show)
     show.set_defaults(run=_results)
 
 
@@ -66,6 +71,11 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         help="the I-th of N parts, in a table of its own",
     )
     parser.add_argument("--retry", action="store_true", help="try runs again that failed before")
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="drop the table's rows that are not asked for: of other networks, data, code or fields",
+    )
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -98,17 +108,18 @@ def record_one(
 ) -> int:
     options = {
         name: getattr(arguments, name)
-        for name in ("device", "precision", "workers", "scheduler", "shard", "retry")
+        for name in ("device", "precision", "workers", "scheduler", "shard", "retry", "prune")
     }
     table = recording.record(experiment, path, command=command, **options)
     path = path if arguments.shard == (1, 1) else recording.shard_path(path, *arguments.shard)
-    print(f"{path}: {len(table)} rows")
-    for row in table.to_dict("records"):
-        if row["weight_bits"] is None and row["activation_bits"] is None:
-            print(f"{row['network']} in float: {results.measurement_of(row)}")
-    for error in results.failures(path).values():
-        print(f"qlib: failed, the rest is recorded: {error}", file=sys.stderr)
-    return int(bool(results.failures(path)))
+    asked = set(table.attrs["asked"])
+    found = table[table.key.isin(asked)]
+    others = len(table) - len(found)
+    more = f", and {others} of other grids, networks, data or code, which --prune drops" if others else ""
+    if found_table := measured_table(found):
+        print(found_table)
+    print(f"{path}: {len(found)} of {len(asked)} rows{more}")
+    return say_failures(error for key, error in results.failures(path).items() if key in asked)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
@@ -128,17 +139,31 @@ def experiments_named(names: Sequence[str]) -> list[experiments.Experiment]:
     return [experiments.Experiment.load(known[name]) for name in full]
 
 
+def table_named(name: str) -> Path:
+    """Where the table of an experiment lies, or a file that ends in ``.csv``.
+
+    Raises
+    ------
+    ValueError
+        There is no such file, or no such experiment, with the name that may be meant.
+    """
+    if not name.endswith(".csv"):
+        (experiment,) = experiments_named([name])
+        return results.table_path(experiment.bench, experiment.name)
+    path = Path(name)
+    if not path.is_file():
+        near = [str(found) for found in sorted(path.parent.glob("*.csv"))]
+        raise ValueError(f"there is no table {name}{suggestion(name, near) if near else ''}")
+    return path
+
+
 def _results(arguments: argparse.Namespace) -> int:
     if not arguments.table:
         return _list()
-    name = arguments.table if "/" in arguments.table else f"digits/{arguments.table}"
-    path = (
-        Path(arguments.table) if arguments.table.endswith(".csv") else results.table_path(*name.split("/", 1))
-    )
+    path = table_named(arguments.table)
     table = results.select(results.load_table(path), arguments.where)
-    if arguments.out and arguments.out.suffix not in (".csv", ".json"):
-        raise ValueError(f"{arguments.out}: write to a .csv or .json file")
     if arguments.out:
+        new_file(arguments.out, arguments.force, (".csv", ".json"))
         text = (
             table.to_csv(index=False)
             if arguments.out.suffix == ".csv"

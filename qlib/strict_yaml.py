@@ -1,7 +1,7 @@
 """YAML of strangers, read as plain data and no more than that; and what is written so that it is read back.
 
-A card comes from anybody: what a few lines could blow up, or turn into objects, is refused before anything is
-built of it.
+A card or a grid comes from anybody: what a few lines could blow up, or turn into objects, is refused before
+anything is built of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-# Of a card on disk
+# Of a file
 MAX_BYTES = 1_000_000
 MAX_VALUES = 100_000
 MAX_DEPTH = 20

@@ -1,0 +1,160 @@
+"""What the arguments of a command say: a bench, or a network and images of one's own; choices; a method."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from .. import experiments
+from ..choices import Settings, choices
+from ..config import QuantConfig
+from ..methods import known_methods
+from ..metrics import METRICS
+from ..own import is_spec
+from ..strict_yaml import read_yaml
+from ..tables import cell
+
+WIDTH = 100  # of lines of help that are laid out here
+
+
+def natural(text: str, least: int = 0) -> int:
+    """A whole number from ``least``."""
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number from {least} to 999999999")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    return natural(text, 1)
+
+
+def add_bench(parser: argparse.ArgumentParser, default: str) -> None:
+    """What is measured: a bench, or a network and images of the reader's own."""
+    parser.add_argument("--bench", help=f"or FILE.py:NAME, which makes one (is run); {default}")
+    parser.add_argument(
+        "--model", metavar="MODULE:FUNCTION", help="makes your network; also FILE.py:FUNCTION (is run)"
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="its weights: .safetensors, or a .pth that holds no code"
+    )
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="your images: train/ and val/, a subfolder for every class"
+    )
+    parser.add_argument(
+        "--preprocess",
+        metavar="YAML",
+        help="as in training: {resize: 256, crop: 224, mean: [...], std: [...]} (default: ImageNet's)",
+    )
+
+
+def add_how(parser: argparse.ArgumentParser) -> None:
+    """How it is quantized and measured, beside the choices."""
+    add_method(parser)
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="what is measured: a metric, or FILE.py:NAME (is run; default: what the bench says, or top1)",
+    )
+    add_config_class(parser)
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        help="how codes and ranges are found: a method, FILE.py:NAME (is run), a YAML mapping of name and "
+        "settings, or a list of such (default: nearest)",
+    )
+
+
+def add_config_class(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config-class",
+        metavar="FILE.py:NAME",
+        help="a configuration with choices of your own, derived from QuantConfig (is run)",
+    )
+
+
+def what_there_is() -> str:
+    """The end of the help: choices, fields of an allocation, and the names of methods and metrics."""
+    return "\n".join(
+        (
+            "choices, and their defaults:",
+            *_fields(QuantConfig),
+            "",
+            "an allocation, which chooses the bits by layer (learned where a target is given):",
+            *_fields(experiments.Allocation),
+            "",
+            f"methods: {', '.join(known_methods())}",
+            f"metrics: {', '.join(METRICS)}",
+        )
+    )
+
+
+def _fields(settings: type[Settings]) -> list[str]:
+    """A line or two for every field: name and default, what it is, and its values where these are words."""
+    found = []
+    for name, known in choices(settings).items():
+        default = settings.defaults()[name]
+        values = known.values or (("true", "false") if isinstance(default, bool) else ())
+        said = known.title + (f": {', '.join(values)}" if values else "")
+        start = f"  {name}={cell(default)}".ljust(38)
+        found += textwrap.wrap(said, WIDTH, initial_indent=f"{start} ", subsequent_indent=" " * 39)
+    return found
+
+
+def given_bench(arguments: argparse.Namespace, default: str, own: dict | None = None) -> dict:
+    """The fields ``bench`` and ``own`` of an experiment, as the arguments say."""
+    given = {
+        name: getattr(arguments, name) for name in ("model", "weights", "data") if getattr(arguments, name)
+    }
+    if is_spec(arguments.bench):
+        if given:
+            raise ValueError("--bench FILE.py:NAME brings networks and data: leave out --model and the like")
+        made = {"bench": arguments.bench}
+        return {"bench": experiments.name_of(made), "own": made}
+    if not given:
+        if arguments.preprocess is not None:
+            raise ValueError("--preprocess is for images of your own: it needs --model, --weights and --data")
+        return {"bench": arguments.bench or default, "own": None if arguments.bench else own}
+    if lacks := [f"--{name}" for name in ("model", "weights", "data") if name not in given]:
+        raise ValueError(
+            f"a network of your own needs all of --model, --weights and --data: {lacks[0]} is missing"
+        )
+    said = arguments.preprocess
+    own = {**given, "preprocess": "imagenet" if said is None else value_of("--preprocess", said)}
+    return {"bench": arguments.bench or experiments.name_of(given), "own": own}
+
+
+def given_how(arguments: argparse.Namespace, fixed: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an experiment that say how it is quantized and measured, where the arguments do."""
+    given = {"metric": arguments.metric, "config_class": arguments.config_class}
+    given = {name: value for name, value in given.items() if value}
+    if arguments.method:
+        given["fixed"] = {**fixed, "method": value_of("--method", arguments.method)}
+    return given
+
+
+def value_of(name: str, text: str) -> Any:
+    """What an argument says, as in YAML."""
+    if not text.strip():
+        raise ValueError(f"{name} needs a value, such as null for none")
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {text!r:.80}: {error}") from error
+
+
+def fields_of(said: Sequence[str]) -> dict[str, Any]:
+    """The fields of arguments ``FIELD=VALUE``, values as in YAML."""
+    fields = {}
+    for argument in said:
+        name, equals, text = argument.partition("=")
+        if not equals:
+            raise ValueError(f"{argument!r} is not FIELD=VALUE: what is {argument} to be?")
+        if name in fields:
+            raise ValueError(f"{name} is given twice")
+        fields[name] = value_of(name, text)
+    return fields

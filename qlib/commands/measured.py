@@ -1,0 +1,70 @@
+"""What is printed of measured rows: a table of a grid, and what failed."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .. import results
+from ..metrics import TOP1
+from ..tables import cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST = 40  # lines of a table
+
+
+def measured_table(rows: pd.DataFrame) -> str:
+    """Lines of text, one for every configuration and network: where they differ, and what was measured, over
+    the seeds that there are.
+    """
+    if rows.empty:
+        return ""
+    rows = results.with_allocation(rows)
+    fields = [*results.SETTING, *rows.attrs.get("choices", ()), *results.ALLOCATION_FIELDS]
+    kinds = results.in_float(rows).index
+    varied = results.differing(rows[~rows.index.isin(kinds)], [f for f in fields if f != "allocation"])
+    named = ["network"] if rows.network.nunique() > 1 and "network" not in varied else []
+    lines = []
+    for settings, group in _groups(rows, fields):
+        metric, value = _over_seeds(group)
+        quantized = not set(group.index) & set(kinds)
+        said = [cell(settings[f]) if quantized or f == "network" else "float" for f in [*named, *varied]]
+        lines.append([*said, value, metric])
+    several = len({metric for *_, metric in lines}) > 1
+    head = [*named, *varied, lines[0][-1] if not several else "measured"]
+    body = [[*said, f"{metric} {value}" if several else value] for *said, value, metric in lines]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    shown = [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *body[:MOST]]
+    ]
+    more = [f"and {len(body) - MOST} more: qlib results TABLE"] if len(body) > MOST else []
+    return "\n".join([*shown, *more])
+
+
+def _groups(rows: pd.DataFrame, fields: list[str]) -> Iterable[tuple[dict, pd.DataFrame]]:
+    """Rows that differ in nothing but their seed, each with what they have in common."""
+    keys = rows[fields].map(cell).agg("\n".join, axis=1)
+    for _, group in rows.groupby(keys, sort=False):
+        yield dict(group.iloc[0]), group
+
+
+def _over_seeds(rows: pd.DataFrame) -> tuple[str, str]:
+    """The name of what rows of one configuration measured, and its value with interval."""
+    found = [results.measurement_of(row) for row in rows.to_dict("records")]
+    metric = found[0].metric
+    mean = results.mean_of(found) if len(found) > 1 else found[0]
+    return "top-1" if metric is TOP1 else metric.title or metric.name, str(mean)
+
+
+def say_failures(errors: Iterable[str]) -> int:
+    """Say why rows are missing, each reason once, with how many rows it costs; the status."""
+    reasons = Counter(errors)
+    for reason, count in reasons.items():
+        rows = f"{count} rows" if count > 1 else "a row"
+        print(f"qlib: {rows} failed: {reason}", file=sys.stderr)
+    return int(bool(reasons))
