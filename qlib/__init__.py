@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for tools that read and do not run; the same as the table
     from .cards import QuantizationCard
     from .comparison import compare, verdict
     from .config import QuantConfig
+    from .diagnosis import diagnose
     from .evaluation import evaluate
     from .footprints import Footprint, footprint
     from .metrics import Accuracy, Measurement, Metric
@@ -37,6 +38,7 @@ __all__ = [
     "QuantizationCard",
     "analytic_bitwidths",
     "compare",
+    "diagnose",
     "evaluate",
     "footprint",
     "learn_bitwidths",
@@ -52,6 +54,7 @@ _NAMES_OF = {
     "bits.learn": ("LearnedBitwidths", "learn_bitwidths"),
     "cards": ("QuantizationCard",),
     "config": ("QuantConfig",),
+    "diagnosis": ("diagnose",),
     "evaluation": ("evaluate",),
     "comparison": ("compare", "verdict"),
     "footprints": ("Footprint", "footprint"),

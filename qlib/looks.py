@@ -69,6 +69,9 @@ LOOKS = {
     # float networks of the built-in bench
     **_same("orange", "s", "base"),
     **_same("blue", "o", "better"),
+    # what a quantizer stands behind
+    **_same("blue", "o", "weights"),
+    **_same("orange", "s", "activations"),
     # verdicts
     **_same("green", "o", "holds"),
     **_same("red", "s", "does not hold"),

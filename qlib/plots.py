@@ -373,3 +373,37 @@ def spread_curves(
     ax.set(xlabel=xlabel, ylabel=_metric(summary).label)
     ax.legend()
     return ax
+
+
+def noise_along(table: pd.DataFrame, named: int = 3, ax: Axes | None = None) -> Axes:
+    """Signal-to-noise ratios along a network: of each quantizer by itself, and of what arrives there.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `qlib.diagnose`.
+    named : int
+        How many of the noisiest have their name beside them.
+    ax : Axes, optional
+        Where to draw; ``None`` for a figure of its own.
+
+    Returns
+    -------
+    Axes
+        With the points.
+    """
+    ax = ax or plt.subplots()[1]
+    table = table.assign(place=table.position.rank(method="dense"))
+    along = table.sort_values("place")
+    ax.plot(along.place, along.arriving, color=COLOURS["grey"], linewidth=1.5, label="as it arrives")
+    for side, name in (("weight", "weights"), ("activation", "activations")):
+        rows = table[table.side == side]
+        if len(rows):
+            look = LOOKS[name]
+            ax.plot(rows.place, rows.sqnr, look.marker, color=look.colour, label=f"{name}, by themselves")
+    for row in table[:named].to_dict("records"):
+        ax.annotate(row["name"], (row["place"], row["sqnr"]), xytext=(5, -10), textcoords="offset points")
+    ax.axhline(0, color=COLOURS["grey"], linestyle=":", linewidth=1)
+    ax.set(xlabel="quantizers, in order of execution", ylabel="signal to noise (dB)")
+    ax.legend()
+    return ax

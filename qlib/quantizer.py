@@ -47,6 +47,14 @@ def weight_grid(name: str, rows: Tensor, config: QuantConfig, bits: Bits) -> Gri
     )
 
 
+def axis_among(axis: int | None, dims: int) -> int:
+    """The axis of channels in a tensor of ``dims`` axes: the one that is known; of what is not, axis 1 of
+    images (four axes and more), the last of others.
+    """
+    axis = axis if axis is not None else 1 if dims > 3 else -1
+    return axis % dims if -dims <= axis < dims else dims - 1
+
+
 class Quantizer(nn.Module):
     """Fake-quantizes an activation tensor, examples first; its grid is fixed by calibration, or found for
     each example.
@@ -138,8 +146,7 @@ class Quantizer(nn.Module):
 
     def _axis(self, dims: int) -> int:
         """The axis of channels in a tensor of so many axes."""
-        axis = self.axis if self.axis is not None else 1 if dims > 3 else -1
-        return axis % dims if -dims <= axis < dims else dims - 1
+        return axis_among(self.axis, dims)
 
     @property
     def _per_channel(self) -> bool:

@@ -29,6 +29,8 @@ ROOMS = (
     *CORE,
     "files",
     "progress",
+    "advice",
+    "diagnosis",
     "looks",
     "bits",
     "benches",

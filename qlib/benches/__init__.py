@@ -45,6 +45,8 @@ BENCHES = {  # by name: module and what makes it
     "cifar10-jpeg": ("cifar10", "cifar10_jpeg"),
     "imagenet": ("imagenet", "imagenet"),
     "imagenet-generated": ("imagenet", "generated"),
+    "imagenet-sample": ("imagenet_sample", "imagenet_sample"),
+    "imagenet-sample-240": ("imagenet_sample", "imagenet_sample_240"),
 }
 
 

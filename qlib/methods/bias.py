@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, fx
 
     from ..network import Network
+    from ..network.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Bias(Method):
                 shift = wanted[name] - _mean(outputs, _channel_axis(work.network, node, outputs[0]))
                 _add_to_bias(work.network.module.get_submodule(name), shift)
                 for run in runs:  # as it will be: a sum made otherwise may be rounded to another code
-                    run.env[node] = run.run_node(node)
+                    run.step(node)
 
 
 def _means(work: Work) -> dict[str, Tensor]:
@@ -63,39 +64,30 @@ def _means(work: Work) -> dict[str, Tensor]:
 
 def _first_calls(
     network: Network, batches: list[Any], layers: set[str]
-) -> Iterator[tuple[str, fx.Node, list[fx.Interpreter]]]:
+) -> Iterator[tuple[str, fx.Node, list[Steps]]]:
     """Runs a network operation by operation, on all batches at once, and stops behind the first call of each
     of ``layers``: its name, its node, and by batch the run, whose values may be changed before it goes on.
     """
-    from torch import fx
+    from ..network.steps import Steps
 
-    from ..network.inputs import call, copied, device_of, on
-
-    module = network.module
-    names = [node.target for node in module.graph.nodes if node.op == "placeholder"]
-    runs = []
-    for batch in batches:
-        interpreter = fx.Interpreter(module)
-        inputs = copied(on(batch, device_of(module)))
-        interpreter.args_iter = iter(call(lambda *given: given, inputs, names))
-        runs.append(interpreter)
+    runs = [Steps(network.module, batch) for batch in batches]
     waiting = set(layers)
-    for node in module.graph.nodes:
+    for node in network.module.graph.nodes:
         if node.op == "output" or not waiting:
             return
-        for interpreter in runs:
-            interpreter.env[node] = interpreter.run_node(node)
+        for run in runs:
+            run.step(node)
         if node.op == "call_module" and node.target in waiting:
             waiting.remove(node.target)
             yield node.target, node, runs
-        for interpreter in runs:
-            for done in interpreter.user_to_last_uses.get(node, []):
-                del interpreter.env[done]
+        for run in runs:
+            run.forget(node)
 
 
 def _channel_axis(network: Network, node: fx.Node, output: Tensor) -> int:
-    axis = network.channels.get(node)
-    return (1 if output.dim() > 3 else -1) if axis is None else axis
+    from ..quantizer import axis_among
+
+    return axis_among(network.channels.get(node), output.dim())
 
 
 def _rows(output: Tensor, axis: int) -> Tensor:

@@ -29,6 +29,7 @@ from ..benches import Batches, Bench, network_of, weights_hash
 from ..cards import CATEGORIES, SCHEMA, QuantizationCard
 from ..choices import choices as stated
 from ..config import QuantConfig
+from ..diagnosis import diagnose
 from ..evaluation import examples, measured
 from ..footprints import Footprint, footprint
 from ..methods import spelled, unspelled, words
@@ -38,6 +39,7 @@ from ..network.inputs import as_inputs, examples_in, first, inputs_of, picked
 from ..quantization import quantize
 from .answer import STYLE, code, impossible, numbers
 from .controls import control_of, control_of_method, folded, modules_with_weights, value_of
+from .diagnosed import diagnosed
 
 FEW = 64  # calibration images of the first answer
 # Its validation images: parts are added until so many are seen, or so many seconds spent
@@ -193,6 +195,9 @@ class Panel:
         }
         self._methods = control_of_method(method)
         self._answer = W.HTML()
+        self._diagnosis = W.HTML()
+        which = W.Button(description="Which layer hurts?", icon="stethoscope")
+        which.on_click(self._diagnose)
         self._card = W.HTML()
         self._body = ""
         self.widget = W.VBox(
@@ -202,6 +207,8 @@ class Panel:
                 self._answer,
                 *folded("all other choices", self._others(front)),
                 *folded("the card of this setting", [self._card]),
+                which,
+                self._diagnosis,
             ]
         )
         # The number of the last move, and of the last one that is answered
@@ -226,6 +233,17 @@ class Panel:
             title = html.escape(SCHEMA["properties"][category]["title"])
             rows += [W.HTML(f'<div class="qpanel"><b>{title}</b></div>'), *own] if own else []
         return rows
+
+    def _diagnose(self, button: object = None) -> None:
+        """Say which quantizers are noisy under the present setting, on the few images of a first answer."""
+        self._diagnosis.value = '<div class="qpanel">Listening ...</div>'
+        try:
+            found = diagnose(
+                self.model, self.config, self._few, method=unspelled(self.method), progress=False
+            )
+            self._diagnosis.value = diagnosed(found)
+        except ValueError as error:
+            self._diagnosis.value = impossible(error)
 
     def _ipython_display_(self) -> None:
         display(self.widget)

@@ -1,0 +1,125 @@
+"""What a table of `qlib.diagnose` says in words, where its numbers are plain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .config import QuantConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOISY = 10.0  # decibels: noise of a tenth of the signal's power
+WIDE = 8.0  # times the median channel
+PEAKED = 15.0  # times the root mean square
+CLIPPED = 2.0  # percent
+SMALL = 5.0  # percent of all weights
+NAMED = 4  # names in a sentence
+
+
+def advice(table: pd.DataFrame, config: QuantConfig) -> list[str]:
+    """Sentences about the rows that are noisy, each with a choice that would change it; the first one counts
+    what is noisy.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `qlib.diagnose`.
+    config : QuantConfig
+        What it was made under.
+    """
+    noisy = table[table.sqnr < NOISY]
+    tenth = f"a tenth of its signal ({NOISY:g} dB)"
+    if noisy.empty:
+        return [f"No quantizer makes more noise than {tenth}.", *_adding_up(table)]
+    said = [f"{len(noisy)} of {len(table)} quantizers make more noise than {tenth} each."]
+    usual = {side: rows.bits.median() for side, rows in table.groupby("side")}
+    total = max(table[table.side == "weight"].elements.sum(), 1)
+    for side in ("weight", "activation"):
+        left = noisy[noisy.side == side].to_dict("records")
+        for applies, sentence in _rules(config, side, usual, total):
+            concerned = [row for row in left if applies(row)]
+            left = [row for row in left if not applies(row)]
+            if concerned:
+                said.append(f"{_names(concerned)}: {sentence(concerned)}")
+    return [*said, *_adding_up(table[table.sqnr >= NOISY])]
+
+
+def _adding_up(table: pd.DataFrame) -> list[str]:
+    """What is to be said of rows that are quiet by themselves, where much noise arrives."""
+    drowned = table[table.arriving < NOISY]
+    if drowned.empty:
+        return []
+    first = drowned.sort_values("position").iloc[0]
+    loudest = ", ".join(table.name[:NAMED])
+    return [
+        f"Noise adds up: {len(drowned)} of {len(table)} quantizers that are quiet by themselves get a signal "
+        f"that is lost in it, from {first['name']} on (down to {drowned.arriving.min():.0f} dB). The loudest "
+        f"are {loudest}: more bits or a better range there, or a method that mends errors ('bias')."
+    ]
+
+
+def _names(rows: list[Mapping[str, Any]]) -> str:
+    names = ", ".join(row["name"] for row in rows[:NAMED])
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    return f"{'Weights' if rows[0]['side'] == 'weight' else 'Values'} of {names}{more}"
+
+
+def _rules(
+    config: QuantConfig, side: str, usual: Mapping[str, float], total: int
+) -> list[tuple[Callable[[Mapping[str, Any]], bool], Callable[[list[Mapping[str, Any]]], str]]]:
+    """What may be wrong with a row, the plainest first, and what to say of the rows of which it is true."""
+    per_tensor = getattr(config, f"{side}_granularity") == "per_tensor"
+    found = getattr(config, f"{side}_range")
+    shared = (
+        "weight_granularity='per_channel'" if side == "weight" else "activation_granularity='per_channel'"
+    )
+
+    def most(rows: list[Mapping[str, Any]], what: str) -> str:
+        return f"{max(row[what] for row in rows):.3g}"
+
+    def cost(rows: list[Mapping[str, Any]]) -> str:
+        share = 100 * sum(row["elements"] for row in rows) / total
+        return (
+            f"they are {share:.2g} % of all weights, so more bits there cost little: "
+            f"weight_bits={{'default': {_default(config.weight_bits)}, '{rows[0]['name']}': 8, ...}}."
+        )
+
+    rules = [
+        (
+            lambda row: row["bits"] < usual[side],
+            lambda rows: f"fewer bits ({most(rows, 'bits')}) than most ({usual[side]:g}); give them as many.",
+        ),
+        (
+            lambda row: per_tensor and row["spread"] >= WIDE,
+            lambda rows: (
+                f"one channel is up to {most(rows, 'spread')} times as wide as the median one, and sets "
+                f"the range of all; {shared} gives each its own."
+            ),
+        ),
+        (
+            lambda row: row["peak"] >= PEAKED and found == "minmax",
+            lambda rows: (
+                f"few values, up to {most(rows, 'peak')} times the root mean square, set the range; "
+                f"{side}_range='mse' or 'percentile' leaves them out."
+            ),
+        ),
+        (
+            lambda row: row["clipped"] >= CLIPPED,
+            lambda rows: (
+                f"up to {most(rows, 'clipped')} % of the values lie outside the range; a wider one, "
+                f"{side}_range='minmax' or more calibration data, keeps them."
+            ),
+        ),
+    ]
+    if side == "weight":
+        rules.append((lambda row: 100 * row["elements"] / total < SMALL, cost))
+    rules.append(
+        (lambda row: True, lambda rows: "no cause stands out; more bits, or leave them in float_layers.")
+    )
+    return rules
+
+
+def _default(bits: Any) -> int:
+    return bits.get("default", 8) if isinstance(bits, Mapping) else bits
