@@ -14,6 +14,7 @@ NOISY = 10.0  # decibels: noise of a tenth of the signal's power
 WIDE = 8.0  # times the median channel
 PEAKED = 15.0  # times the root mean square
 CLIPPED = 2.0  # percent
+SHIFTED = 25.0  # percent
 SMALL = 5.0  # percent of all weights
 NAMED = 4  # names in a sentence
 
@@ -52,11 +53,18 @@ def _adding_up(table: pd.DataFrame) -> list[str]:
     if drowned.empty:
         return []
     first = drowned.sort_values("position").iloc[0]
-    loudest = ", ".join(table.name[:NAMED])
+    loudest = table[:NAMED]
+    names = ", ".join(loudest.name)
+    shift = loudest[loudest.side == "weight"]["shift"].mean()  # NaN where none is of weights
+    mend = (
+        f"of what the loudest make ({names}), {shift:.0f} % shifts the means of channels, and method='bias' "
+        "takes that back"
+        if shift >= SHIFTED
+        else f"the loudest are {names}: more bits or a better range there"
+    )
     return [
         f"Noise adds up: {len(drowned)} of {len(table)} quantizers that are quiet by themselves get a signal "
-        f"that is lost in it, from {first['name']} on (down to {drowned.arriving.min():.0f} dB). The loudest "
-        f"are {loudest}: more bits or a better range there, or a method that mends errors ('bias')."
+        f"that is lost in it, from {first['name']} on (down to {drowned.arriving.min():.0f} dB); {mend}."
     ]
 
 

@@ -41,13 +41,37 @@ MOST = 120.0  # decibels: what is quieter counts as no noise
 @dataclass
 class Noise:
     """Sums over examples of squares by channel, float64 ``(channels,)``: of the float signal, of its own
-    quantizer's noise, and of the noise that is there in the quantized network. ``axis`` is that of channels.
+    quantizer's noise, and of the noise that is there in the quantized network; and the sum of its own noise.
+    ``axis`` is that of channels.
     """
 
     axis: int | None
     signal: Tensor | float = 0.0
     own: Tensor | float = 0.0
     arriving: Tensor | float = 0.0
+    drift: Tensor | float = 0.0
+    count: int = 0
+
+    def hear(self, signal: Tensor, own: Tensor) -> None:
+        """What the float network gives, and its own quantizer makes of it."""
+        noise = self.rows(own - signal)
+        self.signal = self.signal + self.rows(signal).square().sum(1)
+        self.own = self.own + noise.square().sum(1)
+        self.drift = self.drift + noise.sum(1)
+        self.count += noise.shape[1]
+
+    def arrive(self, signal: Tensor, given: Tensor) -> None:
+        """What the float network gives, and the quantized one."""
+        self.arriving = self.arriving + self.rows(given - signal).square().sum(1)
+
+    def shift(self) -> float:
+        """Percent of its own noise that is a constant of each channel, the mean over channels."""
+        noise = torch.as_tensor(self.own)
+        noisy = noise > 0
+        if not noisy.any():
+            return 0.0
+        constant = torch.as_tensor(self.drift)[noisy].square() / self.count
+        return 100 * (constant / noise[noisy]).mean().item()
 
     def rows(self, x: Tensor) -> Tensor:
         """``(channels, values)``."""
@@ -125,7 +149,7 @@ class Row:
         noise = self.noise
         about = {name: getattr(self, name) for name in ("name", "side", "position", "bits")}
         levels = {"sqnr": noise.decibels(noise.own), "arriving": noise.decibels(noise.arriving)}
-        return {**about, **levels, **self.values.to_dict()}
+        return {**about, **levels, "shift": noise.shift(), **self.values.to_dict()}
 
 
 def diagnose(
@@ -163,7 +187,8 @@ def diagnose(
 
         - ``sqnr``: its own signal-to-quantization-noise ratio on float inputs, in decibels, the mean over
           channels: of the layer's output for its weights, of the tensor for an activation;
-        - ``arriving``: that in the quantized network, with the noise of all that comes before it;
+        - ``shift``: percent of its own noise that is a constant of each channel;
+        - ``arriving``: that ratio in the quantized network, with the noise of all that comes before it;
         - ``clipped``: percent of values outside the range; ``codes``: how many occur;
         - ``low``, ``high``: of the values; ``peak``: the largest magnitude over the root mean square;
           ``spread``: that of the widest channel over the median channel's; ``elements``: how many values;
@@ -238,11 +263,11 @@ def _listen(floats: Network, work: Work, rows: dict[nn.Module, Row], part: Any) 
         if layer := _layer(node, work, rows):
             arguments, named = run.fetch_args_kwargs_from_env(node)
             clean[layer].append(value)
-            _hear(rows[layer].noise, value, layer(*arguments, **named))
+            rows[layer].noise.hear(value, layer(*arguments, **named))
         quantizer = of_node.get(node.name)
         if quantizer is not None and value.is_floating_point() and value.numel():
             clean[quantizer].append(value)
-            _hear(rows[quantizer].noise, value, quantizer(value, examples_in(part)))
+            rows[quantizer].noise.hear(value, quantizer(value, examples_in(part)))
             grid = quantizer.grid_of_each_example(value) if _dynamic(quantizer) else quantizer.grid
             rows[quantizer].values.add(value, rows[quantizer].noise.rows(value), grid)
         run.forget(node)
@@ -251,14 +276,8 @@ def _listen(floats: Network, work: Work, rows: dict[nn.Module, Row], part: Any) 
         value = run.step(node)
         module = _layer(node, work, rows) or _quantizer(node, work)
         if module is not None and clean[module]:
-            noise = rows[module].noise
-            noise.arriving = noise.arriving + noise.rows(value - clean[module].pop(0)).square().sum(1)
+            rows[module].noise.arrive(clean[module].pop(0), value)
         run.forget(node)
-
-
-def _hear(noise: Noise, signal: Tensor, own: Tensor) -> None:
-    noise.signal = noise.signal + noise.rows(signal).square().sum(1)
-    noise.own = noise.own + noise.rows(own - signal).square().sum(1)
 
 
 def _dynamic(quantizer: Quantizer) -> bool:

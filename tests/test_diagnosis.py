@@ -121,6 +121,22 @@ def test_numbers_are_what_they_say():
     assert found.elements["3"] == weight.numel() and found.clipped["3"] == 0
 
 
+def test_noise_that_adds_up_and_shifts_means_is_told_and_taken_back():
+    """Many layers whose inputs are never negative, so that rounding errors do not cancel."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(part for _ in range(20) for part in (nn.Linear(64, 64), nn.ReLU()))).eval()
+    for layer in model[::2]:
+        nn.init.kaiming_normal_(layer.weight)
+    x = torch.rand(256, 64)
+    config = QuantConfig(weight_bits=4, activation_bits=None, first_last_bits=None)
+    found = diagnose(model, config, x, progress=False)
+    (said,) = [line for line in found.attrs["advice"] if line.startswith("Noise adds up")]
+    assert "method='bias' takes that back" in said and found["shift"][0] > 25
+    last = "38"
+    mended = diagnose(model, config, x, method="bias", progress=False).set_index("name")
+    assert mended.arriving[last] > found.set_index("name").arriving[last] + 6
+
+
 def _until(module, name):
     """What enters a layer."""
     got = []

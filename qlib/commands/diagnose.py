@@ -97,6 +97,7 @@ def _said(found: pd.DataFrame) -> str:
         "bits": shown.bits.map("{:g}".format),
         "own dB": shown.sqnr.map("{:.1f}".format),
         "arriving dB": shown.arriving.map("{:.1f}".format),
+        "shift %": shown["shift"].map("{:.0f}".format),
         "clipped %": shown.clipped.map("{:.2f}".format),
         "codes": shown.codes.map(str),
         "peak": shown.peak.map("{:.1f}".format),
