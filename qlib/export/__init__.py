@@ -1,0 +1,8 @@
+"""Taking a quantized network away: as ONNX with QuantizeLinear and DequantizeLinear (`to_onnx`), or as
+safetensors and its configuration (`saved`).
+"""
+
+from .saved import load_quantized, save_quantized
+from .to_onnx import export_onnx
+
+__all__ = ["export_onnx", "load_quantized", "save_quantized"]
