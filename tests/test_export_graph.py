@@ -22,9 +22,10 @@ OPSETS = {4: 21, 8: 17}  # by bits of weights
 
 
 def write(network, config, x, path, **options):
+    """What `export_onnx` returns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        export_onnx(network, config, x, x[:2], path, **options)
+        return export_onnx(network, config, x, x[:2], path, **options)
 
 
 def answer(path, x):
@@ -118,7 +119,7 @@ def network(request):
 def test_quantized_weights_give_the_same_numbers(network, bits, symmetric, tmp_path):
     x = images()
     config = QuantConfig(bits, None, weight_symmetric=symmetric, first_last_bits=None)
-    write(network, config, x, tmp_path / "m.onnx")
+    assert write(network, config, x, tmp_path / "m.onnx") == []
     (opset,) = onnx.load(tmp_path / "m.onnx").opset_import
     assert (opset.domain, opset.version) == ("", OPSETS[bits])
     np.testing.assert_allclose(answer(tmp_path / "m.onnx", x), ours(network, config, x), rtol=1e-4, atol=1e-5)
@@ -207,6 +208,11 @@ def test_transposed_convolutions_in_groups_of_several_channels_are_refused(tmp_p
     config = QuantConfig(8, None, weight_granularity="per_tensor")
     write(network, config, x, tmp_path / "m.onnx")
     np.testing.assert_allclose(answer(tmp_path / "m.onnx", x), ours(network, config, x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_target_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no target 'onnxrt'; did you mean 'onnxruntime'"):
+        write(Block(), QuantConfig(), images(), tmp_path / "m.onnx", target="onnxrt")
 
 
 # ------------------------------------------------------------------------------------------------------------

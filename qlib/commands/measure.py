@@ -93,6 +93,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     export.add_argument("--calibration-images", type=int, default=320, metavar="N")
     export.add_argument("--seed", type=int, default=0, help="of the draw of calibration images")
+    export.add_argument(
+        "--for",
+        dest="target",
+        choices=("exact", "onnxruntime"),
+        default="exact",
+        help="exact: computes what qlib does; onnxruntime: in a form that runs on its integer kernels, and "
+        "what that changes is printed (default: exact)",
+    )
     _add_method(export)
     _add_config_class(export)
     export.set_defaults(run=_export)
@@ -279,7 +287,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from ..export import export_onnx
+    from ..export import export_onnx, in_words
 
     bench = load_bench(arguments.bench)
     network = network_of(bench, arguments.network)
@@ -287,6 +295,8 @@ def _export(arguments: argparse.Namespace) -> int:
     config = kind.from_yaml(arguments.config.read_text("utf8")) if arguments.config else kind()
     method = _value("--method", arguments.method) if arguments.method else "nearest"
     calibration = bench.calibration(arguments.calibration_images, seed=arguments.seed)
-    export_onnx(network, config, calibration, calibration[0][0][:1], arguments.path, method)
-    print(f"wrote {arguments.path}")
+    example = calibration[0][0][:1]
+    path = arguments.path
+    changes = export_onnx(network, config, calibration, example, path, method, target=arguments.target)
+    print(f"wrote {path}", *in_words(changes), sep="\n")
     return 0

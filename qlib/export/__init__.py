@@ -2,7 +2,8 @@
 safetensors and its configuration (`saved`).
 """
 
+from .changes import Change, in_words
 from .saved import load_quantized, save_quantized
 from .to_onnx import export_onnx
 
-__all__ = ["export_onnx", "load_quantized", "save_quantized"]
+__all__ = ["Change", "export_onnx", "in_words", "load_quantized", "save_quantized"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .changes import ONE_CODE_MORE, Change
 from .naming import Names, rename
 
 NEVER_NEGATIVE = ("Relu", "Sigmoid", "Softmax")
@@ -64,22 +65,28 @@ class Writer:
         self.graph = graph
         self.names = names
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.given = {
+            node.output[0]: node.attribute[0].t
+            for node in graph.node
+            if node.op_type == "Constant" and node.attribute[0].name == "value"
+        }
         self.nodes: list[Any] = []
+
+    def array(self, name: str) -> np.ndarray | None:
+        """The value of a constant; ``None`` for a value that is computed."""
+        from onnx import numpy_helper
+
+        tensor = self.constants.get(name, self.given.get(name))
+        return None if tensor is None else numpy_helper.to_array(tensor)
 
     def constant(self, name: str, kind: int, values: Any) -> str:
         """Add a constant of the type ``kind``, or find the one of that name and content; its name."""
-        from onnx import helper, numpy_helper
-
-        array = np.asarray(values, helper.tensor_dtype_to_np_dtype(kind))
-        tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape))
+        tensor = _tensor(kind, values)
         there = self.constants.get(name)
-        if there is None or (there.data_type, there.dims, there.raw_data) != (
-            kind,
-            tensor.dims,
-            tensor.raw_data,
+        if there is None or any(
+            getattr(there, part) != getattr(tensor, part) for part in ("data_type", "dims", "raw_data")
         ):
-            name = self.names.free(name)
-            tensor.name = name
+            name = tensor.name = self.names.free(name)
             self.constants[name] = tensor
         return name
 
@@ -134,7 +141,21 @@ def read_by(node: Any) -> set[str]:
     return found
 
 
-def write_pairs(writer: Writer, codes: Mapping[str, Codes]) -> None:
+def _tensor(kind: int, values: Any) -> Any:
+    """A tensor without a name; 4-bit integers two a byte, the first in the lower half."""
+    import onnx
+    from onnx import helper
+
+    array = np.asarray(values)
+    if kind in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+        halves = np.pad(array.astype(np.int8).reshape(-1) & 15, (0, array.size % 2)).astype(np.uint8)
+        data = halves[::2] | halves[1::2] << 4
+    else:
+        data = array.astype(helper.tensor_dtype_to_np_dtype(kind))
+    return onnx.TensorProto(data_type=kind, dims=array.shape, raw_data=data.tobytes())
+
+
+def write_pairs(writer: Writer, codes: Mapping[str, Codes], clip: bool) -> list[Change]:
     """Fill ``writer`` with the nodes of its graph, pairs in the place of placeholders.
 
     Parameters
@@ -143,10 +164,14 @@ def write_pairs(writer: Writer, codes: Mapping[str, Codes]) -> None:
         Of a graph whose placeholders have names.
     codes
         How each of these is written.
+    clip
+        Whether values below a grid that is narrower than its type are clipped to it; else they get the lowest
+        code of the type, which is said.
     """
     new: dict[str, str] = {}  # by placeholder, what stands for it
     weights: dict[str, str] = {}  # by placeholder, the weight's name
     written: dict[tuple[str, bool], str] = {}
+    changes = []
 
     def weight(name: str, flat: bool) -> str:
         if (name, flat) not in written:
@@ -172,8 +197,11 @@ def write_pairs(writer: Writer, codes: Mapping[str, Codes]) -> None:
             continue
         source = new.get(node.input[0], node.input[0])
         before = producers.get(node.input[0])
-        if codes[name].narrow and not (before is not None and before.op_type in NEVER_NEGATIVE):
-            source = _clipped(writer, name, source, codes[name])
+        if codes[name].narrow and not _never_negative(writer, before):
+            if clip:
+                source = _clipped(writer, name, source, codes[name])
+            else:
+                changes.append(Change(name, ONE_CODE_MORE, float(codes[name].scale)))
         quantized = writer.node(
             "QuantizeLinear",
             f"{name}/QuantizeLinear",
@@ -182,6 +210,15 @@ def write_pairs(writer: Writer, codes: Mapping[str, Codes]) -> None:
         )
         new[output] = writer.dequantize(name, quantized, codes[name])
     _name_outputs(writer, new)
+    return changes
+
+
+def _never_negative(writer: Writer, node: Any) -> bool:
+    """Whether a node gives nothing below 0."""
+    if node is not None and node.op_type == "Clip" and len(node.input) > 1:
+        low = writer.array(node.input[1])
+        return low is not None and low >= 0
+    return node is not None and node.op_type in NEVER_NEGATIVE
 
 
 def _clipped(writer: Writer, name: str, source: str, codes: Codes) -> str:

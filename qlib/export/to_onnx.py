@@ -14,11 +14,14 @@ from ..choices import choices
 from ..config import MAX_BITS, QuantConfig
 from ..files import whole
 from ..methods import Work, find_methods
+from ..names import suggestion
 from ..network import Network
 from ..network.inputs import inputs_of
 from ..network.operations import TRANSPOSED, rows_of, weight_of_rows
 from ..placement import Placement, place
 from ..quantization import prepare, read_verified
+from .changes import Change
+from .fusing import let_fuse, unsigned
 from .naming import Names, name_graph
 from .pairs import Codes, Writer, write_pairs
 from .traced import write_graph
@@ -26,6 +29,7 @@ from .traced import write_graph
 EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
 OPSET = 17
 OPSET_OF_4_BITS = 21
+TARGETS = ("exact", "onnxruntime")
 
 
 def export_onnx(
@@ -36,7 +40,8 @@ def export_onnx(
     path: str | Path,
     method: Any = "nearest",
     ranges: Mapping[str, tuple[float, float]] | None = None,
-) -> None:
+    target: str = "exact",
+) -> list[Change]:
     """Quantize ``model`` as `qlib.quantize` does and write it as ONNX: weights as integer codes, and a pair
     of QuantizeLinear and DequantizeLinear where `qlib` has a quantizer.
 
@@ -51,6 +56,16 @@ def export_onnx(
         A batch ``(n, ...)``; its first dimension may vary later.
     path : str or Path
         Where the file is written.
+    target : {"exact", "onnxruntime"}
+        ``exact`` computes what `qlib` does, but for the order of float32's additions. ``onnxruntime`` lets
+        ONNX Runtime fuse pairs into its integer kernels: biases are rounded to 32-bit integers, and nothing
+        keeps symmetric activations from the lowest code of their type, which a restricted grid does not
+        have.
+
+    Returns
+    -------
+    list of Change
+        What the file computes otherwise than the quantized network, tensor by tensor; empty for ``exact``.
 
     Raises
     ------
@@ -65,6 +80,8 @@ def export_onnx(
         raise ValueError(
             'writing ONNX needs the package onnx: pip install "quantization-tradeoffs[onnx]"'
         ) from None
+    if target not in TARGETS:
+        raise ValueError(f"there is no target {target!r}{suggestion(target, TARGETS)}")
     _refuse_choices(config)
     batches = [(inputs, None) for inputs in inputs_of(calibration)]
     floats = read_verified(model, config, inputs_of(batches) or [example_input])
@@ -73,16 +90,21 @@ def export_onnx(
     work = prepare(floats, config, batches, find_methods(method), ranges)
     names = _names(work)
     codes = _codes(work, names)
+    if target == "onnxruntime":
+        codes = {name: unsigned(each) for name, each in codes.items()}
     opset = OPSET_OF_4_BITS if any(c.bits == 4 for c in codes.values()) else OPSET
     with whole(path) as temporary:
         write_graph(work, names, example_input, temporary, opset)
         written = onnx.load(str(temporary))
         _set_opset(written, opset)
         writer = Writer(written.graph, name_graph(written.graph))
-        write_pairs(writer, codes)
+        changes = write_pairs(writer, codes, clip=target == "exact")
+        if target == "onnxruntime":
+            changes += let_fuse(writer)
         writer.finish()
         onnx.checker.check_model(written)
         onnx.save(written, str(temporary))
+    return changes
 
 
 def _refuse_choices(config: QuantConfig) -> None:
