@@ -62,7 +62,24 @@ class Limits(nn.Module):
         return self.last(nn.functional.max_pool2d(torch.relu(self.third(x)), 2).flatten(1))
 
 
-FORMS = {"residual": Block, "limits": Limits}
+class Shuffle(nn.Module):
+    """As ShuffleNet does; the sizes are asked of what is quantized."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Linear(512, 10)
+
+    def forward(self, x):
+        a, b = torch.relu(self.first(x)).chunk(2, 1)
+        x = torch.cat([a, torch.relu(self.second(b))], 1)
+        n, channels, height, width = x.size()
+        x = x.view(n, 2, channels // 2, height, width).transpose(1, 2).reshape(n, -1, height, width)
+        return self.last(x.flatten(1))
+
+
+FORMS = {"residual": Block, "limits": Limits, "shuffle": Shuffle}
 
 
 def made(name, bias):
@@ -198,6 +215,13 @@ def test_everything_is_fused(name, fields, tmp_path):
         "Max",
         "GlobalAveragePool",
     }
+
+
+def test_what_asks_for_sizes_hinders_no_fusing(tmp_path):
+    path, _ = write(made("shuffle", bias=True), QuantConfig(**UNSIGNED), images(), tmp_path)
+    found = kinds(path, tmp_path)
+    assert found["QLinearConcat"] == found["QGemm"] == 1 and found["QLinearConv"] == 2
+    assert not found.keys() & {"Conv", "Gemm"}
 
 
 def test_linear_layers_of_tokens_run_on_integers(tmp_path):

@@ -28,6 +28,7 @@ def unsigned(codes: Codes) -> Codes:
 
 def let_fuse(writer: Writer) -> list[Change]:
     """Change the nodes of ``writer`` so that ONNX Runtime fuses them; what that changes in the values."""
+    _measure_codes(writer)
     _limit_codes(writer)
     _keep_codes(writer)
     return _round_biases(writer)
@@ -62,6 +63,19 @@ class _Graph:
         from onnx import TensorProto
 
         return self.constants[node.input[2]].data_type in (TensorProto.INT8, TensorProto.UINT8)
+
+
+def _measure_codes(writer: Writer) -> None:
+    """Let what asks for the shape of a value ask for that of its codes: nothing else may need the value."""
+    graph = _Graph(writer)
+    codes: dict[str, str] = {}
+    for node in writer.nodes:
+        if node.op_type == "QuantizeLinear" and graph.has_8_bits(node):
+            codes.setdefault(node.input[0], node.output[0])
+        elif graph.dequantizer(node.output[0]) is node:
+            codes[node.output[0]] = node.input[0]
+        elif node.op_type == "Shape":
+            node.input[0] = codes.get(node.input[0], node.input[0])
 
 
 def _limit_codes(writer: Writer) -> None:
