@@ -284,6 +284,63 @@ def test_names_that_the_graph_has_a_use_for_are_no_trouble(tmp_path):
         assert [value.name for value in onnx.load(tmp_path / "m.onnx").graph.input] == ["input"]
 
 
+# ------------------------------------------------------------------------------------------------------------
+# Inputs, and what torch cannot write
+
+
+class Two(nn.Module):
+    """A table looked up and an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(10, 12)
+        self.image = nn.Conv2d(3, 12, 3)
+        self.last = nn.Linear(12, 4)
+
+    def forward(self, pixels, ids):
+        return self.last(torch.relu(self.image(pixels).mean((2, 3)) + self.table(ids).sum(1)))
+
+
+@pytest.mark.parametrize("as_given", [tuple, lambda pair: {"ids": pair[1], "pixels": pair[0]}])
+def test_several_inputs_bear_their_names(as_given, tmp_path):
+    torch.manual_seed(0)
+    network = Two().eval()
+    pair = images(), torch.randint(10, (8, 5))
+    config = QuantConfig(float_layers=("table",))
+    calibration = [(as_given(pair), None)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export_onnx(network, config, calibration, as_given(pair), tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"ids": pair[1].numpy()[:3], "pixels": pair[0].numpy()[:3]})
+    with torch.no_grad():
+        expected = quantize(network, config, calibration)(*pair).numpy()[:3]
+    assert np.abs(found - expected).max() <= np.ptp(expected) / 100
+
+
+def test_a_float_network_is_written_as_it_is(tmp_path):
+    x = images()
+    network = Block().eval()
+    write(network, QuantConfig(None, None), x, tmp_path / "m.onnx")
+    with torch.no_grad():
+        np.testing.assert_allclose(answer(tmp_path / "m.onnx", x), network(x), rtol=1e-4, atol=1e-5)
+
+
+class Unwritten(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return torch.special.bessel_j0(self.last(x.flatten(2)[..., :8]))
+
+
+def test_what_torch_cannot_write_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="torch cannot write this network as ONNX: .*bessel_j0") as refused:
+        write(Unwritten(), QuantConfig(), images(), tmp_path / "m.onnx")
+    assert "\n" not in str(refused.value) and list(tmp_path.iterdir()) == []
+
+
 def test_tied_weights_are_written_once(tmp_path):
     x = images()
     write(Twice(), QuantConfig(8, None), x, tmp_path / "m.onnx")

@@ -16,7 +16,7 @@ from ..files import whole
 from ..methods import Work, find_methods
 from ..names import suggestion
 from ..network import Network
-from ..network.inputs import inputs_of
+from ..network.inputs import inputs_of, one_line
 from ..network.operations import TRANSPOSED, rows_of, weight_of_rows
 from ..placement import Placement, place
 from ..quantization import prepare, read_verified
@@ -36,7 +36,7 @@ def export_onnx(
     model: nn.Module,
     config: QuantConfig,
     calibration: Iterable | Tensor | None,
-    example_input: Tensor,
+    example_input: Any,
     path: str | Path,
     method: Any = "nearest",
     ranges: Mapping[str, tuple[float, float]] | None = None,
@@ -52,8 +52,9 @@ def export_onnx(
     ----------
     model, config, calibration, method, ranges
         As for `qlib.quantize`.
-    example_input : Tensor
-        A batch ``(n, ...)``; its first dimension may vary later.
+    example_input : Tensor, tuple or dict
+        Inputs as the network takes them, ``(n, ...)``; their first dimension may vary later. Several inputs
+        have the network's names in the file, one is called ``input``.
     path : str or Path
         Where the file is written.
     target : {"exact", "onnxruntime"}
@@ -102,7 +103,7 @@ def export_onnx(
         if target == "onnxruntime":
             changes += let_fuse(writer)
         writer.finish()
-        onnx.checker.check_model(written)
+        _check(written)
         onnx.save(written, str(temporary))
     return changes
 
@@ -136,9 +137,11 @@ def _channels_are_no_axis(layer: nn.Module) -> bool:
 
 
 def _names(work: Work) -> dict[fx.Node, str]:
-    """By node that a quantizer follows, the name of what it quantizes, each once."""
+    """By node that a quantizer follows, the name of what it quantizes, each once. What is no floats, and so
+    has no range, passes and has none.
+    """
     names = Names(f"{layer}.weight" for layer in work.grids)
-    return {node: names.free(quantizer.name) for node, quantizer in work.quantizers.items()}
+    return {node: names.free(q.name) for node, q in work.quantizers.items() if q.scale is not None}
 
 
 def _codes(work: Work, names: Mapping[fx.Node, str]) -> dict[str, Codes]:
@@ -153,9 +156,8 @@ def _codes(work: Work, names: Mapping[fx.Node, str]) -> dict[str, Codes]:
             )
     for node, name in names.items():
         quantizer = work.quantizers[node]
-        if quantizer.scale is not None:  # inputs that are no floats have no range, and pass
-            scale, zero_point, lowest = _parts(quantizer.grid)
-            found[name] = Codes(scale, zero_point, quantizer.bits, config.activation_symmetric, lowest)
+        scale, zero_point, lowest = _parts(quantizer.grid)
+        found[name] = Codes(scale, zero_point, quantizer.bits, config.activation_symmetric, lowest)
     return found
 
 
@@ -182,6 +184,15 @@ def _parts(grid: Grid) -> tuple[np.ndarray, np.ndarray, int]:
         zero_point.reshape(shape).cpu().numpy(),
         int(grid.code_min.min()),
     )
+
+
+def _check(model: Any) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(f"this network cannot be written as ONNX: {one_line(error)}") from None
 
 
 def _set_opset(model: Any, opset: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from ..methods import Work
+from ..network.inputs import call, one_line
 from ..network.nodes import count_examples
 from ..network.operations import label
 from ..network.trace import TOP, place_of
@@ -25,23 +26,32 @@ NETWORK = "network"  # the module that holds the parameters
 MOST_OPSET = 20  # that torch's exporter writes
 
 
-def write_graph(work: Work, names: dict[fx.Node, str], example: Tensor, path: Path, opset: int) -> None:
+def write_graph(work: Work, names: dict[fx.Node, str], example: Any, path: Path, opset: int) -> None:
     """Write the network of ``work`` as ONNX: ``qlib::Codes`` stands behind every tensor that ``names`` names,
-    and before every weight that has a grid, under the layer's name.
+    and before every weight that has a grid, under the layer's name. One input is called ``input``, several as
+    the network calls them.
+
+    Raises ``ValueError`` in one line for an operation that torch cannot write.
     """
+    given = [node.target for node in work.network.module.graph.nodes if node.op == "placeholder"]
+    examples = call(lambda *inputs: inputs, example, given)
+    inputs = ["input"] if len(examples) == 1 else given[: len(examples)]
     run = _Run(work, names)
-    with torch.no_grad():
-        torch.onnx.export(
-            run,
-            (example,),
-            str(path),
-            dynamo=False,
-            opset_version=min(opset, MOST_OPSET),
-            input_names=["input"],
-            output_names=["output"],
-            custom_opsets={"qlib": 1},
-            dynamic_axes={"input": {0: "n"}, "output": {0: "n"}},
-        )
+    try:
+        with torch.no_grad():
+            torch.onnx.export(
+                run,
+                examples,
+                str(path),
+                dynamo=False,
+                opset_version=min(opset, MOST_OPSET),
+                input_names=inputs,
+                output_names=["output"],
+                custom_opsets={"qlib": 1},
+                dynamic_axes={name: {0: "n"} for name in [*inputs, "output"]},
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ValueError(f"torch cannot write this network as ONNX: {one_line(error)}") from None
 
 
 class _Run(nn.Module):
@@ -94,7 +104,8 @@ class _Interpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_module" and isinstance(self.module.get_submodule(n.target), Quantizer):
             source = n.all_input_nodes[0]
-            return _Codes.apply(self.env[source], self.names[source])
+            value = self.env[source]
+            return _Codes.apply(value, self.names[source]) if source in self.names else value
         step = self.steps.get(n)
         return super().run_node(n) if step is None else step(lambda: super(_Interpreter, self).run_node(n))
 
