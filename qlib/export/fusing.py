@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .changes import ROUNDED_BIAS, Change
-from .pairs import Codes, Writer, read_by
+from .writer import Codes, Writer, read_by
 
 LAYERS = ("Conv", "Gemm")  # with a bias of their own
 ON_CODES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")

@@ -23,8 +23,9 @@ from ..quantization import prepare, read_verified
 from .changes import Change
 from .fusing import let_fuse, unsigned
 from .naming import Names, name_graph
-from .pairs import Codes, Writer, write_pairs
+from .pairs import write_pairs
 from .traced import write_graph
+from .writer import Codes, Writer
 
 EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
 OPSET = 17
