@@ -199,6 +199,18 @@ def test_equal_weights_keep_their_own_grids(fields, ternary, tmp_path):
     assert {f"{i}.weight_codes" for i in "024"} | {f"{i}.bias" for i in "024"} <= set(constants)
 
 
+def test_equal_matrices_in_float_have_names_too(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12))
+    network[2].load_state_dict(network[0].state_dict())
+    x = torch.randn(6, 12)
+    config = QuantConfig(float_layers=("0", "2"), activation_bits=None)
+    write(network.eval(), config, x, tmp_path / "m.onnx")
+    nodes, _ = names_of(onnx.load(tmp_path / "m.onnx").graph)
+    assert all(nodes) and {"0", "2", "4"} <= set(nodes)
+    np.testing.assert_allclose(answer(tmp_path / "m.onnx", x), ours(network, config, x), rtol=1e-5, atol=1e-5)
+
+
 def test_transposed_convolutions_in_groups_of_several_channels_are_refused(tmp_path):
     x = images()
     network = Up(2)

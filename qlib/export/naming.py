@@ -47,7 +47,7 @@ def name_graph(graph: Any) -> Names:
         if node.op_type == "Codes":
             continue
         scope = _scope(node)
-        name = names.free(scope if chief.get(scope) == i else f"{scope}/{node.op_type}".lstrip("/"))
+        name = names.free(scope if scope and chief.get(scope) == i else f"{scope}/{node.op_type}".lstrip("/"))
         node.name = name
         for place, value in enumerate(node.output):
             if value and value not in new:

@@ -15,8 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from ..methods import Work
-from ..network.inputs import call, one_line
-from ..network.nodes import count_examples
+from ..network.inputs import call, device_of, on, one_line
 from ..network.operations import label
 from ..network.trace import TOP, place_of
 from ..quantizer import Quantizer
@@ -34,7 +33,7 @@ def write_graph(work: Work, names: dict[fx.Node, str], example: Any, path: Path,
     Raises ``ValueError`` in one line for an operation that torch cannot write.
     """
     given = [node.target for node in work.network.module.graph.nodes if node.op == "placeholder"]
-    examples = call(lambda *inputs: inputs, example, given)
+    examples = call(lambda *inputs: inputs, on(example, device_of(work.network.module)), given)
     inputs = ["input"] if len(examples) == 1 else given[: len(examples)]
     run = _Run(work, names)
     try:
@@ -66,7 +65,7 @@ class _Run(nn.Module):
         self.add_module(NETWORK, module)
         steps = {}
         for node in module.graph.nodes:
-            if node.op.startswith("call_") and node.target is not count_examples:
+            if node.op.startswith("call_"):
                 steps[node] = self._step(_name(node, work))
         self.interpreter = _Interpreter(module, steps, names)
 
