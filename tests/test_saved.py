@@ -182,6 +182,22 @@ def test_weights_that_were_changed_are_written_as_they_are(tmp_path):
     assert_same(load_quantized(Block(), tmp_path), quantized)
 
 
+class Names(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.packed = nn.ModuleDict({"codes": nn.Linear(192, 8), "packed": nn.Linear(8, 8)})
+        self.last = nn.Sequential(*(parametrizations.weight_norm(nn.Linear(8, 8)) for _ in range(4)))
+
+    def forward(self, x):
+        return self.last(self.packed["packed"](self.packed["codes"](x.flatten(1))))
+
+
+@pytest.mark.parametrize("bits", [None, 3])
+def test_names_and_computed_weights_are_no_trouble(bits, tmp_path):
+    quantized = saved(Names(), QuantConfig(bits, bits), tmp_path)
+    assert_same(load_quantized(Names(), tmp_path), quantized)
+
+
 def test_folders_that_were_written_before_are_loaded(tmp_path):
     """Floats alone, and no word about a version."""
     config = QuantConfig(4, 4)

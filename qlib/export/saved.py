@@ -59,9 +59,9 @@ def _written(quantized: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     same = {}
     first: dict[tuple, str] = {}
     for path, layer in quantized.named_modules(remove_duplicate=False):
-        if not isinstance(layer, WEIGHT_LAYERS):
-            continue
         name = f"{path}.weight"
+        if not isinstance(layer, WEIGHT_LAYERS) or name not in state:  # computed from other parameters
+            continue
         grid = getattr(layer, "weight_grid", None)
         original = first.setdefault(same_tensor(layer.weight), name)
         if original != name:
@@ -155,11 +155,12 @@ def _unpacked(
     state: Mapping[str, Tensor], metadata: Mapping[str, str], module: nn.Module, path: Path
 ) -> dict[str, Tensor]:
     """What `load_state_dict` takes."""
-    found = {name: tensor for name, tensor in state.items() if PACKED not in name}
-    for weight in dict.fromkeys(name.partition(PACKED)[0] for name in state if PACKED in name):
+    found = dict(state)
+    codes = f".weight{PACKED}codes"
+    for weight in [name.removesuffix(f"{PACKED}codes") for name in state if name.endswith(codes)]:
         layer = _layer_of(weight, module, path)
         try:
-            rows, layer.weight_grid = unpack({part: state[f"{weight}{PACKED}{part}"] for part in PARTS})
+            rows, layer.weight_grid = unpack({part: found.pop(f"{weight}{PACKED}{part}") for part in PARTS})
             found[weight] = weight_of_rows(rows, layer)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged: {weight!r} cannot be read ({_line(error)})") from None
