@@ -95,9 +95,10 @@ def made(name, bias):
 # Values
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    "name, bits", [("residual", 8), ("residual", 4), ("limits", 8), ("shuffle", 8), ("shuffle", 4)]
+)
 @pytest.mark.parametrize("fields", [{}, {"weight_symmetric": True, "activation_symmetric": True}], ids=str)
-@pytest.mark.parametrize("name", FORMS)
 def test_without_biases_and_on_the_full_grid_nothing_changes(name, fields, bits, tmp_path):
     x = images()
     network, config = made(name, bias=False), QuantConfig(8, bits, **fields)
@@ -106,6 +107,27 @@ def test_without_biases_and_on_the_full_grid_nothing_changes(name, fields, bits,
     assert changes == none == []
     beyond = 3 * images()
     assert np.array_equal(answer(path, beyond), answer(exact, beyond))
+
+
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        return self.last(nn.functional.max_pool2d(torch.relu(self.first(x)), 2))
+
+
+@pytest.mark.parametrize("network", [Pooled, Limits])
+def test_values_of_4_bits_that_onnx_runtime_cannot_load_are_refused_by_name(network, tmp_path):
+    config = QuantConfig(4, 4, first_last_bits=None)
+    with pytest.raises(ValueError, match="cannot load 'first' with 4 bits, since '") as refused:
+        write(network(), config, images(), tmp_path)
+    assert "\n" not in str(refused.value) and list(tmp_path.iterdir()) == []
+    bits = {"default": 8, "last": 4}
+    path, _ = write(network(), config.replace(activation_bits=bits), images(), tmp_path)
+    assert session(path, tmp_path / "optimized.onnx").get_outputs()
 
 
 @pytest.mark.parametrize("tensor", ["x", "0"])

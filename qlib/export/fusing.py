@@ -27,7 +27,11 @@ def unsigned(codes: Codes) -> Codes:
 
 
 def let_fuse(writer: Writer) -> list[Change]:
-    """Change the nodes of ``writer`` so that ONNX Runtime fuses them; what that changes in the values."""
+    """Change the nodes of ``writer`` so that ONNX Runtime fuses them; what that changes in the values.
+
+    Raises ``ValueError`` naming the tensor for 4-bit values that it cannot load.
+    """
+    _refuse_4_bits(writer)
     _measure_codes(writer)
     _limit_codes(writer)
     _keep_codes(writer)
@@ -63,6 +67,24 @@ class _Graph:
         from onnx import TensorProto
 
         return self.constants[node.input[2]].data_type in (TensorProto.INT8, TensorProto.UINT8)
+
+
+def _refuse_4_bits(writer: Writer) -> None:
+    """ONNX Runtime 1.32 fails where it optimizes max-pooling of 4-bit values, or a clip before these."""
+    graph = _Graph(writer)
+    for node in writer.nodes:
+        before = graph.givers.get(node.input[0]) if node.input else None
+        if before is None:
+            continue
+        pooled = node.op_type == "MaxPool" and before.op_type == "DequantizeLinear"
+        clipped = node.op_type == "QuantizeLinear" and before.op_type == "Clip"
+        pair = before if pooled else node
+        if (pooled or clipped) and not graph.has_8_bits(pair):
+            raise ValueError(
+                f"ONNX Runtime cannot load {pair.name.rpartition('/')[0]!r} with 4 bits, since "
+                f"{(node if pooled else before).name!r} is beside it: give it 8 bits in activation_bits, or "
+                "write it exactly and run it without graph optimizations"
+            )
 
 
 def _measure_codes(writer: Writer) -> None:

@@ -74,7 +74,8 @@ def export_onnx(
     ValueError
         Naming the layer for what such pairs cannot say: bits other than 4 and 8, ranges per image, ranges per
         channel of activations, bits per channel, the ``authors`` grid, means of codes, and ranges per channel
-        of a transposed convolution in groups of several channels.
+        of a transposed convolution in groups of several channels; for ONNX Runtime also 4-bit values that are
+        max-pooled or clipped.
     """
     try:
         import onnx
