@@ -78,6 +78,8 @@ def quantize(
     if config.in_float and not isinstance(model, Network):
         return evaluation_copy(model)
     work = prepare(model, config, calibration, methods, ranges)
+    for name, grid in work.grids.items():
+        work.network.module.get_submodule(name).weight_grid = grid  # what it is saved with
     save_passes(work.network, work.quantizers)
     return work.network.module
 

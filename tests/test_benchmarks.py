@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SPEED = Path(__file__).resolve().parents[1] / "benchmarks" / "speed.py"
 
 
@@ -56,3 +58,18 @@ def test_the_seconds_of_imports(capsys):
     seconds = run(1, uses=["and quantize, evaluate, make a card"], commands=["--help"])
     assert list(seconds) == ["import torch", "and quantize, evaluate, make a card", "qlib --help"]
     assert all(value > 0 for value in seconds.values()) and "qlib --help" in capsys.readouterr().out
+
+
+def test_the_ratios_of_exported_networks(capsys):
+    pytest.importorskip("onnxruntime")
+    found = runpy.run_path(str(SPEED.with_name("export.py")))["run"](size=32, repeats=1, count=1)
+    assert list(found) == ["symmetric weights", "symmetric weights and activations"]
+    printed = capsys.readouterr().out
+    for ratios in found.values():
+        assert list(ratios) == [
+            "quantize_static again",
+            "qlib, --for onnxruntime",
+            "qlib, --for exact",
+            "float",
+        ]
+        assert all(ratio > 0 and f"{ratio:.3f}" in printed for (ratio,) in ratios.values())

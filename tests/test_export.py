@@ -1,12 +1,9 @@
-"""What is written is what was quantized: the same answers from ONNX Runtime, and from files that are loaded
-again.
-"""
+"""What is written is what was quantized: the same answers from ONNX Runtime."""
 
 import warnings
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 import qlib
@@ -14,7 +11,7 @@ from qlib import QuantConfig, QuantizationCard, evaluate, quantize
 from qlib.cards import FIELDS, NOT_REPORTED
 from qlib.choices import choices
 from qlib.cli import main
-from qlib.export import export_onnx, load_quantized, save_quantized
+from qlib.export import export_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -155,42 +152,3 @@ def test_the_command_exports(tmp_path, capsys):
         assert main(arguments) == 0
     assert QuantizationCard.from_onnx(tmp_path / "m.onnx")["weight_bits"] == 4
     assert main([*arguments, "--network", "bse"]) == 2 and "did you mean 'base'" in capsys.readouterr().err
-
-
-SAVED = [
-    {},
-    {"weight_bits": 3, "activation_bits": 5, "pooling": "low_precision"},
-    {"activation_dynamic": True},
-    {"activation_granularity": "per_channel", "activation_symmetric": True, "symmetric_grid": "authors"},
-    {"weight_bits": None},
-    {"weight_bits": None, "activation_bits": None},
-]
-
-
-@pytest.mark.parametrize("fields", SAVED, ids=str)
-def test_a_saved_network_answers_as_before(bench, tmp_path, fields):
-    config = QuantConfig(**fields)
-    images = bench.validation(50)
-    model = bench.models["base"]
-    quantized = quantize(model, config, bench.calibration(32, seed=0))
-    save_quantized(quantized, config, tmp_path / "saved")
-    # Another network's weights, the same graph
-    loaded = load_quantized(bench.models["better"], tmp_path / "saved")
-    with torch.inference_mode():
-        assert torch.equal(loaded(images[0][0].clone()), quantized(images[0][0].clone()))
-    assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.yaml", "weights.safetensors"]
-
-
-def test_files_of_another_network_or_damaged_are_refused(bench, tmp_path):
-    config = QuantConfig()
-    save_quantized(quantize(bench.models["base"], config, bench.calibration(8, seed=0)), config, tmp_path)
-    small = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4, 2)
-    )
-    with pytest.raises(ValueError, match="another network"):
-        load_quantized(small, tmp_path)
-    (tmp_path / "weights.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match="damaged"):
-        load_quantized(bench.models["base"], tmp_path)
-    with pytest.raises(OSError):
-        load_quantized(small, tmp_path / "nowhere")

@@ -16,11 +16,21 @@ from ..metrics import TOP1, find_metric
 from ..provenance import session
 from ..tables import sidecar, write_notes
 from . import add_force, new_file
-from .given import add_bench, add_how, fields_of, given_bench, natural, positive, value_of
+from .given import (
+    add_bench,
+    add_configuration,
+    add_how,
+    calibration_of,
+    fields_of,
+    given_bench,
+    positive,
+    value_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
+CALIBRATION_IMAGES = 64  # on which noise is measured, too
 LINES = 15  # of the table that are printed
 
 
@@ -32,16 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "on float inputs, what arrives, what is clipped, how many codes are used; with --images, what comes "
         "back when one of them is left in float. Choices are fields as for qlib run.",
     )
-    parser.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="a choice, such as weight_bits=4")
-    parser.add_argument("--network", default="base")
-    parser.add_argument(
-        "--calibration-images",
-        type=positive,
-        default=64,
-        metavar="N",
-        help="noise is measured on them, too (default: 64)",
-    )
-    parser.add_argument("--seed", type=natural, default=0, help="of their draw")
+    add_configuration(parser, CALIBRATION_IMAGES)
     parser.add_argument(
         "--images", type=positive, metavar="N", help="to measure on what comes back (default: it is not)"
     )
@@ -72,7 +73,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     found = diagnose(
         network_of(bench, arguments.network),
         config,
-        bench.calibration(arguments.calibration_images, seed=arguments.seed),
+        calibration_of(bench, arguments, CALIBRATION_IMAGES),
         bench.validation(arguments.images) if arguments.images else None,
         method=method,
         metric=metric,

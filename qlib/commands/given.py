@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import experiments
+from ..benches import Batches, Bench
 from ..choices import Settings, choices
 from ..config import QuantConfig
 from ..methods import known_methods
 from ..metrics import METRICS
 from ..own import is_spec
-from ..strict_yaml import read_yaml
+from ..strict_yaml import load_yaml, read_yaml
 from ..tables import cell
 
 WIDTH = 100  # of lines of help that are laid out here
@@ -28,6 +30,27 @@ def natural(text: str, least: int = 0) -> int:
 
 def positive(text: str) -> int:
     return natural(text, 1)
+
+
+def add_configuration(parser: argparse.ArgumentParser, calibration: int) -> None:
+    """One configuration of one network, calibrated on so many images where there are as many."""
+    parser.add_argument(
+        "fields", nargs="*", metavar="FIELD=VALUE", help="a choice, as qlib run --help lists them"
+    )
+    parser.add_argument("--network", default="base")
+    parser.add_argument(
+        "--calibration-images",
+        type=positive,
+        metavar="N",
+        help=f"default: {calibration}, or all if there are fewer",
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="of the draw of calibration images")
+
+
+def calibration_of(bench: Bench, arguments: argparse.Namespace, usual: int) -> Batches:
+    """The images to calibrate on, ``usual`` of them where nothing is said and there are as many."""
+    most = getattr(bench, "available", {}).get("calibration", usual)
+    return bench.calibration(arguments.calibration_images or min(usual, most), seed=arguments.seed)
 
 
 def add_bench(parser: argparse.ArgumentParser, default: str) -> None:
@@ -145,6 +168,23 @@ def value_of(name: str, text: str) -> Any:
         return read_yaml(text)
     except ValueError as error:
         raise ValueError(f"{name}: {text!r:.80}: {error}") from error
+
+
+def load_fields(path: Path) -> dict[str, Any]:
+    """The fields of a YAML file.
+
+    Raises
+    ------
+    ValueError
+        Naming the file.
+    """
+    try:
+        fields = load_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: a mapping of field names to values is wanted")
+    return fields
 
 
 def fields_of(said: Sequence[str]) -> dict[str, Any]:

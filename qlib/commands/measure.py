@@ -14,18 +14,21 @@ from .. import experiments, recording, results
 from ..benches import load_bench, network_of
 from ..config import configuration_named
 from ..devices import PRECISIONS
+from ..experiments import CALIBRATION_IMAGES
 from ..metrics import TOP1, find_metric
 from . import add_force, new_file
 from .given import (
     WIDTH,
     add_bench,
     add_config_class,
+    add_configuration,
     add_how,
     add_method,
+    calibration_of,
     fields_of,
     given_bench,
     given_how,
-    natural,
+    load_fields,
     positive,
     value_of,
     what_there_is,
@@ -52,23 +55,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=what_there_is(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument(
-        "fields",
-        nargs="*",
-        metavar="FIELD=VALUE",
-        help="a choice or a field of an allocation, see below, such as weight_bits=4",
-    )
-    run.add_argument("--network", default="base")
+    add_configuration(run, CALIBRATION_IMAGES)
     run.add_argument(
         "--images",
         type=positive,
         metavar="N",
         help="to evaluate on (default: 2000, or all if there are fewer)",
     )
-    run.add_argument(
-        "--calibration-images", type=positive, metavar="N", help="default: 320, or all if there are fewer"
-    )
-    run.add_argument("--seed", type=natural, default=0, help="of the draw of calibration images")
     run.add_argument(
         "--out",
         type=Path,
@@ -91,17 +84,23 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_how(sweep)
     export = commands.add_parser(
         "export",
-        help="write a bench's network, quantized, as ONNX",
-        description="Write a bench's network, quantized, as ONNX with 8- and 4-bit integers.",
+        help="write a network, quantized, as ONNX",
+        description="Write a network, of a bench or your own, quantized, as ONNX with 8- and 4-bit integers.",
     )
     export.add_argument("path", type=Path, metavar="MODEL.onnx")
-    export.add_argument("--bench", default="digits")
-    export.add_argument("--network", default="base")
+    add_configuration(export, CALIBRATION_IMAGES)
     export.add_argument(
-        "--config", type=Path, metavar="CONFIG.yaml", help="fields of QuantConfig; defaults without it"
+        "--config", type=Path, metavar="CONFIG.yaml", help="fields in a file; those given here go before"
     )
-    export.add_argument("--calibration-images", type=positive, default=320, metavar="N")
-    export.add_argument("--seed", type=natural, default=0, help="of the draw of calibration images")
+    add_bench(export, "default: digits")
+    export.add_argument(
+        "--for",
+        dest="target",
+        choices=("exact", "onnxruntime"),
+        default="exact",
+        help="exact: computes what qlib does; onnxruntime: in a form that runs on its integer kernels, and "
+        "what that changes is printed (default: exact)",
+    )
     add_force(export)
     add_method(export)
     add_config_class(export)
@@ -170,15 +169,18 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from ..export import export_onnx
+    from ..export import export_onnx, in_words
+    from ..network.inputs import first
 
     path = new_file(arguments.path, arguments.force, (".onnx",))
-    bench = load_bench(arguments.bench)
-    network = network_of(bench, arguments.network)
-    kind = configuration_named(arguments.config_class)
-    config = kind.from_yaml(arguments.config.read_text("utf8")) if arguments.config else kind()
+    fields = load_fields(arguments.config) if arguments.config else {}
+    config = configuration_named(arguments.config_class).from_dict(fields | fields_of(arguments.fields))
     method = value_of("--method", arguments.method) if arguments.method else "nearest"
-    calibration = bench.calibration(arguments.calibration_images, seed=arguments.seed)
-    export_onnx(network, config, calibration, calibration[0][0][:1], path, method)
-    print(f"wrote {path}")
+    given = given_bench(arguments, "digits")
+    bench = load_bench(given["bench"], given["own"])
+    network = network_of(bench, arguments.network)
+    calibration = calibration_of(bench, arguments, CALIBRATION_IMAGES)
+    example = first(calibration[0][0], 1)
+    changes = export_onnx(network, config, calibration, example, path, method, target=arguments.target)
+    print(f"wrote {path}", *in_words(changes), sep="\n")
     return 0

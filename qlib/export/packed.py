@@ -1,0 +1,84 @@
+"""Integer codes packed at their bits, and the weights that come from them bit for bit.
+
+The codes of a weight ``(rows, ...)`` count from the lowest of its grid. Every code is written with the bits
+of its row, the highest first, all rows one behind the other, eight bits a byte.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..affine import Grid, dequantize, quantize
+
+PARTS = ("codes", "scale", "zero_point", "bits", "shape")
+
+
+def pack(rows: Tensor, grid: Grid) -> dict[str, Tensor] | None:
+    """A weight as its codes and what makes values of them again, or ``None`` where that is not the same
+    weight: where its values are not those of ``grid``, or this is no grid of so many bits (``authors``).
+
+    Parameters
+    ----------
+    rows : Tensor
+        ``(rows, ...)``, float32.
+    grid : Grid
+        Its fields broadcast against ``rows``.
+
+    Returns
+    -------
+    dict or None
+        ``codes`` (bytes), ``scale``, ``zero_point`` and ``bits`` (of all, or of every row), and ``shape``.
+        Codes count from 0.
+    """
+    if grid.clip is not None or rows.dtype != torch.float32:
+        return None
+    rows = rows.cpu()
+    grid = Grid(*(None if part is None else part.cpu() for part in grid))
+    most = (grid.code_max - grid.code_min).int().flatten().tolist()
+    parts = {
+        "scale": grid.scale.flatten(),
+        "zero_point": (grid.zero_point - grid.code_min).int().flatten(),
+        "bits": torch.tensor([each.bit_length() for each in most], dtype=torch.uint8),
+        "shape": torch.tensor(rows.shape),
+    }
+    codes = (quantize(rows, grid) - grid.code_min.int()).numpy()
+    apart = codes.reshape(len(most), -1)  # by what has one number of bits: all, or a row
+    streams = [_to_bits(part, bits) for part, bits in zip(apart, parts["bits"].tolist(), strict=True)]
+    parts["codes"] = torch.from_numpy(np.packbits(np.concatenate(streams)))
+    return parts if torch.equal(unpack(parts)[0], rows) else None
+
+
+def unpack(parts: dict[str, Tensor]) -> tuple[Tensor, Grid]:
+    """The weight ``(rows, ...)`` of which `pack` made ``parts``, and its grid, whose codes count from 0.
+
+    Raises ``ValueError`` where the parts do not fit one another.
+    """
+    shape = parts["shape"].tolist()
+    bits = parts["bits"].tolist()
+    each = prod(shape) if len(bits) == 1 else prod(shape[1:])
+    lengths = [each * b for b in bits]
+    if each * len(bits) != prod(shape) or len(parts["codes"]) != -(-sum(lengths) // 8):
+        raise ValueError(f"{len(parts['codes'])} bytes of codes are not those of {tuple(shape)}")
+    stream = np.unpackbits(parts["codes"].numpy())[: sum(lengths)]
+    streams = np.split(stream, np.cumsum(lengths)[:-1])
+    codes = np.concatenate([_from_bits(part, b) for part, b in zip(streams, bits, strict=True)])
+    zero = torch.zeros(len(bits))
+    most = torch.tensor([2.0**b - 1 for b in bits])
+    column = (-1, *[1] * (len(shape) - 1))
+    grid = Grid(parts["scale"], parts["zero_point"].float(), zero, most).reshape(*column)
+    return dequantize(torch.from_numpy(codes).reshape(shape), grid), grid
+
+
+def _to_bits(codes: np.ndarray, bits: int) -> np.ndarray:
+    return ((codes[:, None] >> np.arange(bits - 1, -1, -1)) & 1).astype(np.uint8).reshape(-1)
+
+
+def _from_bits(stream: np.ndarray, bits: int) -> np.ndarray:
+    codes = np.zeros(len(stream) // bits, np.int32)
+    for column in stream.reshape(-1, bits).T:
+        codes = 2 * codes + column
+    return codes
