@@ -15,8 +15,6 @@ def alternate(
     """Of each of the others, the ratios of its time to that of ``base`` right before it."""
     others = list(others)
     count = max(1, round(0.004 / min(seconds(base, 1) for _ in range(9))))
-    for other in others:
-        seconds(other, count)
     ratios: list[list[float]] = [[] for _ in others]
     for _ in range(repeats):
         for found, other in zip(ratios, others, strict=True):
@@ -26,10 +24,12 @@ def alternate(
 
 
 def seconds(work: Callable[[], object], count: int) -> float:
-    start = time.perf_counter()
+    """Of the processor, so that waiting for other programs does not count: for work on one thread."""
+    work()  # what ran before has emptied the caches of it
+    start = time.process_time()
     for _ in range(count):
         work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def median_and_interval(ratios: list[float]) -> list[float]:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,12 @@ def session(model: bytes, written: str = "", **settings: str) -> onnxruntime.Inf
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run(started: onnxruntime.InferenceSession) -> None:
+def runner(model: bytes, **settings: str) -> Callable[[], object]:
+    """What runs a network once, on an input that is there already."""
+    started = session(model, **settings)
     (entry,) = started.get_inputs()
     values = np.random.default_rng(0).normal(size=entry.shape).astype(np.float32)
-    started.run(None, {entry.name: values})
+    return partial(started.run, None, {entry.name: values})
 
 
 def facts(model: bytes) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def facts(model: bytes) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             written = str(Path(folder, "optimized.onnx"))
             try:
-                run(session(model, written, **settings))
+                runner(model, written=written, **settings)()
             except Exception as error:  # its own classes, by the dozen
                 message = re.sub(r"/\S+", "", " ".join(str(error).split()))[:160]
             else:
@@ -176,8 +178,9 @@ def record(statements: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> dict[str
 
 def processor() -> dict[str, Any]:
     """Its name, and which instructions for dot products of bytes it has."""
-    lines = Path("/proc/cpuinfo").read_text("utf8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    said = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in reversed(lines)}
+    known = Path("/proc/cpuinfo")
+    pairs = (line.partition(":") for line in (known.read_text("utf8").splitlines() if known.exists() else ()))
+    said = {name.strip(): value.strip() for name, _, value in pairs}
     flags = sorted(flag for flag in said.get("flags", "").split() if "vnni" in flag or "amx" in flag)
     return {"name": said.get("model name", platform.machine()), "flags": flags}
 
@@ -188,18 +191,18 @@ def add_times(found: dict[str, Any], repeats: int) -> None:
     found["timing"] = {"date": time.strftime("%Y-%m-%d"), "threads": 1, "repeats": repeats, "load": load}
     again = found["timing"]["float again"] = {}
     for name in NETWORKS:
-        base = session(built(name, networks.FLOAT))
-        models = {}
+        base = runner(built(name, networks.FLOAT))
+        again[name] = {}
+        models = {b"float again": (base, [again[name]])}
         for entry in found["statements"]:
             outcome = entry["networks"].get(name, {})
             if "kernels" in outcome:
                 model = built(name, choices_of(entry["field"], entry["value"], entry["where"]))
-                started = models.get(model, (None, []))[0] or session(model, **outcome.get("settings", {}))
-                models.setdefault(model, (started, []))[1].append(outcome)
-        again[name] = {}
-        runs = [(base, [again[name]]), *models.values()]
-        ratios = alternate(partial(run, base), [partial(run, started) for started, _ in runs], repeats)
-        for (_, outcomes), ratio in zip(runs, ratios, strict=True):
+                if model not in models:
+                    models[model] = (runner(model, **outcome.get("settings", {})), [])
+                models[model][1].append(outcome)
+        ratios = alternate(base, [work for work, _ in models.values()], repeats)
+        for (_, outcomes), ratio in zip(models.values(), ratios, strict=True):
             for outcome in outcomes:
                 outcome["time"] = median_and_interval(ratio)
         again[name] = again[name]["time"]
