@@ -4,6 +4,9 @@ import json
 
 import pytest
 import yaml
+from card_strategies import CARDS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from qlib import QuantConfig, QuantizationCard
 from qlib.cards import hardware
@@ -124,6 +127,24 @@ def test_what_no_statement_speaks_about_is_unknown():
 
 
 # ------------------------------------------------------------------------------------------------- answers
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(CARDS, st.sampled_from(profiles()))
+def test_every_card_is_answered_and_nothing_is_made_up(asked, target):
+    known = load_profile(target)
+    said = {(s["verdict"], s["why"], s["source"]) for s in known["statements"]}
+    found = hardware.check(asked, target)
+    for finding in found:
+        if finding.verdict == "unknown":
+            assert not finding.source and finding.why
+        else:
+            assert (finding.verdict, finding.why, finding.source) in said
+            assert asked.acts(finding.field)
+            assert asked[finding.field] != "not reported" or set(finding.layers) == set(asked["float_layers"])
+    for line in hardware.report(known, found).splitlines():
+        assert line.isprintable()
+    json.dumps([finding.to_dict() for finding in found])
 
 
 def test_what_a_chip_cannot_do_is_found(cards):

@@ -9,6 +9,7 @@ import yaml
 
 from qlib.cards.profile import load_profile
 
+pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "onnxruntime_profile.py"
 BENCH = runpy.run_path(str(SCRIPT))
