@@ -1,11 +1,10 @@
-"""What two cards differ in and what it was worth, and what a target says of a card."""
+"""What two cards differ in and what it was worth."""
 
 import pytest
-import yaml
 
 from qlib import QuantConfig, QuantizationCard, results
 from qlib import compare as evaluate_compare
-from qlib.cards import FIELDS, NOT_REPORTED, compare, hardware
+from qlib.cards import FIELDS, NOT_REPORTED, compare
 from qlib.cards import worth as measured
 from qlib.cards.worth import worth, worths
 
@@ -149,105 +148,3 @@ def test_a_float_network_is_called_better_only_beyond_its_interval_and_on_one_da
     assert of_the_network(card(77, 0.4), card(74, 0.4))
     assert not of_the_network(card(77, 2), card(74, 2))
     assert not of_the_network(card(77, 0.4), card(74, 0.4, "CIFAR-10"))
-
-
-# ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", hardware.profiles())
-def test_profiles_are_valid_and_know_their_fields(name):
-    profile = hardware.load_profile(name)
-    assert profile["name"] == name and all(s["link"].startswith("http") for s in profile["statements"])
-
-
-def test_what_a_chip_cannot_do_is_found(cards):
-    found = {finding.field: finding.verdict for finding in cards[0].fits("litert-int8")}
-    assert found == dict.fromkeys(
-        ("activation_bits", "weight_symmetric", "pooling", "quantize_residual", "bias"), "cannot"
-    )
-    mixed = QuantizationCard.of("mixed", weight_bits={"default": 4, "fc": 3}, activation_bits=8)
-    (slower, unknown) = mixed.fits("integer-2-4-8")
-    assert (slower.field, slower.verdict, slower.value, slower.layers) == (
-        "weight_bits",
-        "slower",
-        3,
-        ("fc",),
-    )
-    assert "= 3 in fc. Units fuse" in str(slower) and (unknown.field, unknown.verdict) == (
-        "first_last_bits",
-        "unknown",
-    )
-
-
-def test_first_and_last_layer_are_weights_too():
-    card = QuantizationCard.of("x", weight_bits=8, activation_bits=8, first_last_bits=6)
-    assert [(f.field, f.verdict) for f in card.fits("integer-2-4-8")] == [("first_last_bits", "slower")]
-    assert ("first_last_bits", "cannot") in [(f.field, f.verdict) for f in card.fits("litert-int8")]
-
-
-def test_layers_left_in_float_are_checked_like_those_of_32_bits():
-    card = QuantizationCard.from_run(QuantConfig(float_layers=["fc", "layer1.*"]))
-    found = {f.field: f for f in card.fits("integer-only")}
-    for finding in (found["weight_bits"], found["activation_bits"]):
-        assert (finding.verdict, finding.value, finding.layers) == ("cannot", "float", ("fc", "layer1.*"))
-    assert "cannot: Weight bits = float in fc, layer1.*. The whole graph" in str(found["weight_bits"])
-    verdicts = {f.field: f.verdict for f in card.fits("onnxruntime-cpu")}
-    assert verdicts == {"weight_bits": "cannot", "activation_bits": "slower"}
-    assert not {"weight_bits", "activation_bits"} & {f.field for f in RUN.fits("integer-only")}
-    weights_only = QuantizationCard.from_run(QuantConfig(activation_bits=None, float_layers=["fc"]))
-    assert [f.layers for f in weights_only.fits("integer-only") if f.field == "activation_bits"] == [()]
-
-
-def test_what_the_card_does_not_say_is_unknown():
-    assert {f.verdict for f in QuantizationCard.of("x").fits("litert-int8")} == {"unknown"}
-
-
-def test_a_profile_of_ones_own(tmp_path):
-    profile = {
-        "name": "mine",
-        "title": "My chip",
-        "link": "https://example.org",
-        "statements": [
-            {
-                "field": "first_last_bits",
-                "runs": ["like the rest"],
-                "why": "One array.",
-                "link": "https://example.org",
-            }
-        ],
-    }
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(profile), "utf8")
-    assert [f.field for f in QuantizationCard.of("x", first_last_bits=8).fits(path)] == ["first_last_bits"]
-    path.write_text(yaml.safe_dump(profile | {"statements": [{"field": "weight_bit"}]}), "utf8")
-    with pytest.raises(
-        ValueError, match="mine.yaml: a card has no field .weight_bit.; did you mean 'weight_bits'"
-    ):
-        hardware.load_profile(path)
-
-
-BAD_PROFILES = {
-    "no why": (
-        {"field": "weight_bits", "runs": [8], "link": "https://example.org"},
-        "statements.0: 'why' is a required",
-    ),
-    "no list": (
-        {"field": "weight_bits", "runs": 8, "why": "x", "link": "https://example.org"},
-        "statements.0.runs",
-    ),
-    "no link": ({"field": "weight_bits", "runs": [8], "why": "x", "link": "the manual"}, "statements.0.link"),
-    "no value": (
-        {"field": "weight_granularity", "runs": ["per-channel"], "why": "x", "link": "https://example.org"},
-        'weight_granularity: "per-channel" is not what belongs there',
-    ),
-}
-
-
-@pytest.mark.parametrize("statement, message", BAD_PROFILES.values(), ids=BAD_PROFILES.keys())
-def test_a_bad_profile_gets_one_clear_line(statement, message):
-    profile = {"name": "x", "title": "x", "link": "https://example.org", "statements": [statement]}
-    with pytest.raises(ValueError, match=message) as error:
-        hardware.load_profile(profile)
-    assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="this is a card"):
-        hardware.load_profile(dict(RUN.data))

@@ -143,15 +143,25 @@ def test_the_figure_that_compares_cards_has_it():
 
 
 def test_a_profile_may_speak_about_it(tmp_path):
-    statement = {"field": "stochastic", "runs": [False], "why": "No random numbers.", "link": "https://a.org"}
-    profile = {"name": "mine", "title": "My chip", "link": "https://a.org", "statements": [statement]}
+    about = {"field": "stochastic", "why": "No random numbers.", "source": "https://a.org"}
+    statements = [
+        {**about, "values": [True], "verdict": "cannot"},
+        {**about, "values": [False], "verdict": "runs"},
+    ]
+    head = {
+        "profile_version": 2,
+        "name": "mine",
+        "title": "My chip",
+        "version": "A0",
+        "link": "https://a.org",
+    }
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(profile), "utf8")
-    (finding,) = CARD.fits(path)
+    path.write_text(yaml.safe_dump({**head, "statements": statements}), "utf8")
+    finding = CARD.fits(path)[0]
     assert (finding.field, finding.value, finding.verdict) == ("stochastic", True, "cannot")
     assert str(finding).startswith("cannot: Stochastic rounding = yes. No random numbers.")
     assert json.loads(json.dumps(finding.to_dict()))["field"] == "stochastic"
-    assert not QuantizationCard.from_run(Mine()).fits(path)
+    assert {f.verdict for f in QuantizationCard.from_run(Mine()).fits(path)} == {"unknown"}
     with pytest.raises(ValueError, match='a card has no field "stochastic"'):
         QuantizationCard.from_run(QuantConfig()).fits(path)
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from qlib.cards import SCHEMA, catalogue, hardware
+from qlib.cards import SCHEMA, catalogue
+from qlib.cards.profile import PROFILE_SCHEMA as PROFILE
+from qlib.cards.profile import load_profile, profiles
 from qlib.cards.schema import ANNOTATIONS, KEYWORDS, fault
 from qlib.choices import same
 
@@ -38,7 +40,6 @@ SCALARS = (
 JUNK = st.recursive(
     SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(WORDS, part, max_size=3), max_leaves=6
 )
-PROFILE = hardware.PROFILE_SCHEMA
 
 
 def places(data, path=()):
@@ -90,9 +91,9 @@ def test_a_card_with_anything_in_one_place(card, draw):
     agree(data, SCHEMA)
 
 
-@pytest.mark.parametrize("name", hardware.profiles())
+@pytest.mark.parametrize("name", profiles())
 def test_a_profile_with_anything_in_one_place(name):
-    profile = json.loads(json.dumps(hardware.load_profile(name)))
+    profile = json.loads(json.dumps(load_profile(name)))
     assert agree(profile, PROFILE) is None
     for path in list(places(profile))[1:80]:
         for junk in (None, True, 3, "x", [], {}, [None], {"x": 1}):

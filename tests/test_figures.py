@@ -15,7 +15,7 @@ import torch
 import qlib
 from qlib import results
 from qlib.book import evidence_page
-from qlib.cards import catalogue
+from qlib.cards import catalogue, hardware
 from qlib.looks import LOOKS
 from qlib.widgets import comparison, learning, opening, painter, quantizer, tradeoffs
 from qlib.widgets.figure import Figure
@@ -445,7 +445,8 @@ def test_the_comparison_says_what_differences_and_fits_say(show):
             text = page.locator("section").inner_text()
             assert all(said in text for choice in found for said in choice.said())
     second.select_option(cards[0].name)
-    findings = [str(finding) for card in (cards[-1], cards[0]) for finding in card.fits("tensorrt-int8")]
+    shown = (cards[-1], cards[0])
+    findings = [line for card in shown for line in hardware.lines(hardware.check(card, "tensorrt-int8"))]
     target.select_option(index=4)
     assert [item.strip() for item in page.locator("li").all_inner_texts()] == findings
     page.get_by_role("link", name="Link to this setting").click()

@@ -258,10 +258,12 @@ class QuantizationCard:
         return differences(self, other, measure)
 
     def fits(self, target: str | Path | Mapping[str, Any]) -> list[Finding]:
-        """What a chip cannot run, or runs slower; see `qlib.cards.hardware`."""
+        """What a target cannot run, where it falls back, and what is unknown, in this order; see
+        `qlib.cards.hardware`. An empty list: nothing stands against it.
+        """
         from .hardware import check
 
-        return check(self, target)
+        return [finding for finding in check(self, target) if finding.verdict != "runs"]
 
     def to_markdown(self) -> str:
         from .render import markdown

@@ -132,8 +132,7 @@ def differences(a: Card, b: Card, measure: bool = True) -> list[Choice]:
     open. What follows from choices (sizes, times, accuracies) is not among them, nor what does not act on
     either card (`QuantizationCard.acts`).
 
-    ``measure``: look up what each was worth in the recorded results at the cards' own bits, if they are at
-    hand (in a clone)."""
+    ``measure``: look up what each was worth in recorded rows at the cards' own bits (`qlib.cards.worth`)."""
     names = {
         name: fields
         for name, fields in union(a, b).items()

@@ -1,60 +1,40 @@
-"""What a chip or a runtime can do with a card's choices: profiles are YAML files, a link for every statement.
+"""What a chip or a runtime does with a card's choices: profiles are YAML files, a source for every statement.
 
-A profile of your own needs ``name``, ``title``, ``link`` and ``statements``, each with the card's ``field``,
-what ``runs`` (values), what is ``slower`` (values), ``why``, and a ``link``.
+A profile speaks about one ``version`` of a target. Each of its statements takes ``values`` of one of the
+card's fields and says whether they run, fall back (to something slower or less precise) or cannot be run,
+``why``, and its ``source``: an address, or the script that measured it. ``where`` narrows it to cards that
+have certain values in other fields; of several statements about a value the first that fits counts. What no
+statement speaks about is unknown.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from ..choices import same
-from ..names import suggestion
-from ..strict_yaml import load_yaml, read_yaml, short
-from .data import checked, sorted_in
 from .fields import NOT_REPORTED, PLAIN, Card, Fields
+from .profile import load_profile
 from .render import shown
-from .schema import fault
 
-PROFILES = files(__package__) / "profiles"
-_VALUES = {"type": "array", "items": {"type": ["string", "integer", "boolean"]}}
-_LINK = {"type": "string", "pattern": '^https?://[^\\s<>"]+$'}
-PROFILE_SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["name", "title", "link", "statements"],
-    "properties": {
-        "name": {"type": "string", "minLength": 1},
-        "title": {"type": "string", "minLength": 1},
-        "link": _LINK,
-        "statements": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["field", "runs", "why", "link"],
-                "properties": {
-                    "field": {"type": "string"},
-                    "runs": _VALUES,
-                    "slower": _VALUES,
-                    "why": {"type": "string", "minLength": 1},
-                    "link": _LINK,
-                },
-            },
-        },
-    },
+UNKNOWN = (NOT_REPORTED, "mixed")
+BITS = ("weight_bits", "activation_bits", "input_bits", "first_last_bits")
+ALSO = {"first_last_bits": "weight_bits"}  # what is said about weights holds for those of two layers
+MOST_CODES = 16  # bits; what has more is float (as readers of graphs write it)
+CATEGORIES = ("method", "operations", "mixed_precision")
+UNSEEN = {  # how codes and ranges were found, which no target sees; float layers are seen by their bits
+    *("technique", "rounding", "weight_range", "activation_range", "percentile", "calibration_upstream"),
+    *("allocation", "bit_choices", "float_layers"),
 }
+ORDER = ("cannot", "falls back", "unknown", "runs")
+SILENT_CARD, SILENT_PROFILE = "The card does not say.", "Nothing is known about it."
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A choice that the target cannot run or runs slower, or of which the card does not say.
+    """What a target does with a choice.
 
     Parameters
     ----------
@@ -62,12 +42,14 @@ class Finding:
         The choice.
     value
         Of a choice that holds several values, those concerned.
-    verdict : {"cannot", "slower", "unknown"}
-        ``"unknown"`` where the card does not say.
+    verdict : {"runs", "falls back", "cannot", "unknown"}
+        ``"unknown"`` where the card or the profile does not say.
     why : str
-        The reason.
-    link : str
-        Where it is written.
+        The reason, or what it falls back to.
+    source : str
+        Where that is written, or what measured it.
+    times : mapping
+        By kind of network, its time as a multiple of that in float32, where measured.
     layers : tuple of str
         The layers that have the value, if the card says.
     fields : Fields
@@ -78,7 +60,8 @@ class Finding:
     value: Any
     verdict: str
     why: str
-    link: str
+    source: str = ""
+    times: Mapping[str, float] = dataclasses.field(default_factory=dict)
     layers: tuple[str, ...] = ()
     fields: Fields = dataclasses.field(default=PLAIN, repr=False, compare=False)
 
@@ -86,128 +69,176 @@ class Finding:
         """For JSON."""
         return {name: value for name, value in vars(self).items() if name != "fields"}
 
-    def __str__(self) -> str:
+    @property
+    def choice(self) -> str:
+        """The choice and its value in words."""
         where = f" in {', '.join(self.layers[:3])}" if self.layers else ""
         where += f" and {len(self.layers) - 3} more" if len(self.layers) > 3 else ""
-        value = f"{shown(self.field, self.value, self.fields)}{where}"
-        line = f"{self.verdict}: {self.fields[self.field]['title']} = {value}. {self.why} ({self.link})"
-        return "".join(c if c.isprintable() else "?" for c in line)
+        return f"{self.fields[self.field]['title']} = {shown(self.field, self.value, self.fields)}{where}"
+
+    def __str__(self) -> str:
+        times = ", ".join(f"{time:g} for {network}" for network, time in self.times.items())
+        times = f" Times float32's time: {times}." if times and self.verdict == "falls back" else ""
+        source = f" ({self.source})" if self.source else ""
+        return _printable(f"{self.verdict}: {self.choice}. {self.why}{times}{source}")
 
 
-def profiles() -> list[str]:
-    """The names of the profiles that come with the package."""
-    return sorted(
-        path.name.removesuffix(".yaml") for path in PROFILES.iterdir() if path.name.endswith(".yaml")
-    )
-
-
-def load_profile(target: str | Path | Mapping[str, Any], fields: Fields = PLAIN) -> Mapping[str, Any]:
-    """A profile, checked.
+def check(card: Card, target: Any) -> list[Finding]:
+    """What a target does with every choice of a card that it can see: what it cannot run first, then what
+    falls back, what is unknown, and what runs.
 
     Parameters
     ----------
+    card : Card
     target : str, path or mapping
-        Its name, a YAML file (a path that ends in ``.yaml``), or what such a file holds.
-    fields : Fields
-        Of the cards that it speaks about.
-
-    Raises
-    ------
-    ValueError
-        In one line, for a profile that is not there or is none.
-    OSError
-        If the file cannot be read.
+        As for `qlib.cards.profile.load_profile`.
     """
-    try:
-        if isinstance(target, Mapping):
-            return _checked(target, fields)
-        if str(target).endswith((".yaml", ".yml")):
-            return _checked(load_yaml(target), fields)
-    except ValueError as error:
-        raise ValueError(f"{target if not isinstance(target, Mapping) else 'profile'}: {error}") from None
-    if target not in profiles():
-        raise ValueError(
-            f"there is no target {str(target)!r}{suggestion(target, profiles())} (or give a .yaml file)"
-        )
-    return _checked(read_yaml((PROFILES / f"{target}.yaml").read_text("utf8")), fields)
-
-
-def _checked(profile: Any, fields: Fields) -> Mapping[str, Any]:
-    if isinstance(profile, Mapping) and "schema_version" in profile:
-        raise ValueError("this is a card, not the profile of a target")
-    if not isinstance(profile, Mapping):
-        raise ValueError("a profile is a mapping with name, title, link and statements")
-    for statement in profile["statements"] if isinstance(profile.get("statements"), list) else ():
-        name = statement.get("field") if isinstance(statement, Mapping) else None
-        if isinstance(name, str) and name not in fields:
-            raise ValueError(f"a card has no field {short(name)}{suggestion(name, fields)}")
-    found = fault(profile, PROFILE_SCHEMA)
-    if found is not None:
-        where = ".".join(map(str, found.path))
-        raise ValueError(f"{where}: {found.message[:150]}" if where else found.message[:150])
-    for statement in profile["statements"]:
-        for value in [*statement["runs"], *statement.get("slower", [])]:
-            # That a card can hold, so none is a slip of the pen
-            checked(sorted_in(fields, {statement["field"]: value}, {"name": "values"}), fields)
-    return profile
-
-
-def check(card: Card, target: str | Path | Mapping[str, Any]) -> list[Finding]:
-    """What ``target`` cannot run, runs slower, or might not: in this order. An empty list: nothing stands
-    against it.
-    """
-    found = []
     statements = load_profile(target, card.fields)["statements"]
-    # What runs the weights runs these
-    if "first_last_bits" not in {statement["field"] for statement in statements}:
-        ends = [
-            {**s, "field": "first_last_bits", "runs": [*s["runs"], "like the rest"]}
-            for s in statements
-            if s["field"] == "weight_bits"
-        ]
-        statements = [*statements, *ends]
-    for statement in statements:
-        name = statement["field"]
-        by_verdict = {}
-        if not card.acts(name):
+    found = [
+        finding for name in _seen(card.fields, statements) for finding in _findings(card, name, statements)
+    ]
+    return sorted(found, key=lambda finding: ORDER.index(finding.verdict))
+
+
+def nothing_reported(findings: Iterable[Finding]) -> bool:
+    """Whether the card says nothing of what a target could be asked about."""
+    return all(finding.why == SILENT_CARD for finding in findings)
+
+
+def lines(findings: Iterable[Finding]) -> list[str]:
+    """What runs in one line, then a line for whatever falls back or cannot run, then what is unknown, a line
+    for each reason.
+    """
+    findings = list(findings)
+    if nothing_reported(findings):
+        return ["nothing was checked: the card reports nothing that a target could be asked about"]
+    by_verdict = {verdict: [f for f in findings if f.verdict == verdict] for verdict in ORDER}
+    reasons = dict.fromkeys(finding.why for finding in by_verdict["unknown"])
+    unknown = {why: [f for f in by_verdict["unknown"] if f.why == why] for why in reasons}
+    return [
+        *([f"runs: {_names(by_verdict['runs'])}"] if by_verdict["runs"] else []),
+        *(str(finding) for verdict in ("falls back", "cannot") for finding in by_verdict[verdict]),
+        *(f"unknown: {_names(group)}. {why}" for why, group in unknown.items()),
+    ]
+
+
+def report(profile: Mapping[str, Any], findings: Iterable[Finding]) -> str:
+    """For a terminal: the target, then `lines`."""
+    usual = ", ".join(f"{time:g} for {network}" for network, time in profile.get("times", {}).items())
+    head = [f"{profile['title']}, {profile['version']}"]
+    head += [f"where nothing falls back, times float32's time: {usual}"] if usual else []
+    return "\n".join(map(_printable, [*head, *lines(findings)]))
+
+
+def _names(findings: list[Finding]) -> str:
+    return "; ".join(f.fields[f.field]["title"] if f.value in UNKNOWN else f.choice for f in findings)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _seen(fields: Fields, statements: list[Mapping[str, Any]]) -> Iterator[str]:
+    """The choices that a target sees, and what a profile speaks about beside them."""
+    spoken = {statement["field"] for statement in statements}
+    for name in fields:
+        choice = fields.category_of[name] in CATEGORIES and not fields[name].get("outcome")
+        if name in spoken or choice and name not in UNSEEN:
+            yield name
+
+
+def _findings(card: Card, name: str, statements: list[Mapping[str, Any]]) -> Iterator[Finding]:
+    """One for every statement that answers for a value of the field."""
+    if not card.acts(name):
+        return
+    about = [s for field in (name, ALSO.get(name)) for s in statements if s["field"] == field]
+    groups: dict[Any, tuple[Finding, dict[Any, bool], dict[str, bool]]] = {}
+    for layer, value in [*_values(card, name), *_in_float(card, name)]:
+        found = _answer(card, name, layer, value, about)
+        if found is None:
             continue
-        for layer, value in [*_single(card[name]), *_in_float(card, name)]:
-            verdict = (
-                "unknown"
-                if value in UNKNOWN
-                else "slower"
-                if _among(value, statement.get("slower", []))
-                else None
-                if _among(value, statement["runs"])
-                else "cannot"
-            )
-            values, layers = by_verdict.setdefault(verdict, ({}, {}))
-            values[value] = True
-            layers[layer] = True
-        for verdict, (values, layers) in by_verdict.items():
-            if verdict is not None:
-                value = list(values) if len(values) > 1 else next(iter(values))
-                known = tuple(layer for layer in layers if layer is not None)
-                said = (statement["why"], statement["link"])
-                found.append(Finding(name, value, verdict, *said, known, card.fields))
-    return sorted(found, key=lambda finding: ("cannot", "slower", "unknown").index(finding.verdict))
+        answer = (found.verdict, found.why, *found.times.items())
+        _, values, layers = groups.setdefault(answer, (found, {}, {}))
+        values[value] = True
+        layers[layer] = True
+    for first, values, layers in groups.values():
+        value = list(values) if len(values) > 1 else first.value
+        known = tuple(layer for layer in layers if layer is not None)
+        yield dataclasses.replace(first, value=value, layers=known)
 
 
-UNKNOWN = (NOT_REPORTED, "mixed")
+def _answer(
+    card: Card, name: str, layer: str | None, value: Any, about: list[Mapping[str, Any]]
+) -> Finding | None:
+    """What the statements about a field say of one of its values; ``None`` where other fields answer."""
+    if value in UNKNOWN:
+        return Finding(name, value, "unknown", SILENT_CARD, fields=card.fields)
+    possible: list[Mapping[str, Any] | None] = []
+    open_ends: dict[str, bool] = {}
+    for statement in about:
+        if any(same(value, other) for other in statement["values"]):
+            fits, silent = _fits(card, statement.get("where", {}), layer)
+            if fits is False:
+                continue
+            possible.append(statement)
+            if fits:
+                break
+            open_ends |= dict.fromkeys(silent, True)
+    else:
+        possible.append(None)
+    if len({statement and statement["verdict"] for statement in possible}) > 1:
+        titles = ", ".join(card.fields[field]["title"] for field in open_ends)
+        return Finding(name, value, "unknown", f"It depends on: {titles}.", fields=card.fields)
+    said = possible[-1]
+    if said is None:
+        # "like the rest" is what the rest is
+        rest = name in ALSO and not isinstance(value, int) and value != "float"
+        return None if rest else Finding(name, value, "unknown", SILENT_PROFILE, fields=card.fields)
+    times = said.get("times", {})
+    return Finding(name, value, said["verdict"], said["why"], said["source"], times, fields=card.fields)
 
 
-def _in_float(card: Card, field: str) -> list[tuple[str, str]]:
+def _fits(card: Card, where: Mapping[str, Any], layer: str | None) -> tuple[bool | None, list[str]]:
+    """Whether a card, or what it says of a layer, has certain values: ``None`` where it does not say, or only
+    some layers have them; then also the fields that leave it open.
+    """
+    open_ends = []
+    for name, wanted in where.items():
+        if not card.acts(name):
+            return False, []
+        of_layers = _values(card, name)
+        own = [
+            value for at, value in [*of_layers, *_in_float(card, name)] if layer is not None and at == layer
+        ]
+        values = own or [value for _, value in of_layers]
+        known = [value for value in values if value not in UNKNOWN]
+        hits = [value for value in known if same(value, wanted)]
+        if known and not hits and len(known) == len(values):
+            return False, []
+        if len(hits) < len(values):
+            open_ends.append(name)
+    return (None if open_ends else True), open_ends
+
+
+def _in_float(card: Card, name: str) -> list[tuple[str, str]]:
     """The layers that are left in float whole, where a field says the bits of all others."""
-    of_bits = field in ("weight_bits", "activation_bits") and card[field] != "float"
-    return [(name, "float") for name in card["float_layers"]] if of_bits and card.acts("float_layers") else []
+    if name not in ("weight_bits", "activation_bits") or card[name] == "float":
+        return []
+    return [(layer, "float") for layer in card["float_layers"]] if card.acts("float_layers") else []
 
 
-def _among(value: Any, known: list[Any]) -> bool:
-    return any(same(value, other) for other in known)
+def _values(card: Card, name: str) -> list[tuple[str | None, Any]]:
+    """The single values in a field with the layer that has each, if there are such: of a list, each value."""
+    pairs = _single(card[name])
+    wide = name in BITS
+    return [(layer, "float" if wide and _wide(value) else value) for layer, value in pairs]
+
+
+def _wide(bits: Any) -> bool:
+    return isinstance(bits, (int, float)) and bits > MOST_CODES
 
 
 def _single(value: Any, layer: str | None = None) -> list[tuple[str | None, Any]]:
-    """The single values in a field with the layer that has each, if there are such: of a list, each value."""
     if isinstance(value, Mapping):
         return [pair for name, inner in value.items() for pair in _single(inner, name)]
     return [(layer, v) for v in value] if isinstance(value, list) else [(layer, value)]

@@ -1,9 +1,14 @@
-"""What a choice was worth on recorded rows, when nothing else changed (``worth.yaml``)."""
+"""What a choice was worth on recorded rows, when nothing else changed.
+
+``worth.yaml`` says which rows, ``worths.json`` what they amount to: `qlib.book.worths` writes it from the
+tables, so that the package alone, without the book, answers as a clone does.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -11,11 +16,10 @@ from typing import Any
 import yaml
 
 from ..choices import same
-from ..comparison import Difference, compare
+from ..comparison import Difference
 from .render import shown
 
 BENCHES = ("digits", "cifar10-jpeg", "imagenet")
-USUAL = {"metric": "top1", "method": "nearest"}
 
 
 @dataclass(frozen=True)
@@ -68,24 +72,24 @@ def worth(field: str, a: Any, b: Any, bits: Mapping[str, Collection[float]]) -> 
         Empty where nothing was measured.
     """
     found = []
-    for i, entry in enumerate(_entries()):
+    for entry in entries():
         places = _places(entry, field, a, b)
         if places:
             wanted = [(bench, n) for bench in BENCHES for n in bits.get(entry["side"], ())]
-            found += [_measured(i, *places, bench, n) for bench, n in wanted]
+            found += [_measured(entry, *places, bench, n) for bench, n in wanted]
     return tuple(w for w in found if w)
 
 
 def known(field: str, a: Any, b: Any) -> bool:
     """Whether rows of exactly these two values were recorded, at whatever bits."""
-    return any(_places(entry, field, a, b) for entry in _entries())
+    return any(_places(entry, field, a, b) for entry in entries())
 
 
 def worths(bits: float | None = None) -> tuple[Worth, ...]:
     """For each field its first value over its second on the built-in bench, at those bits at which the choice
-    says most or, where given, at ``bits``. Empty where there is no clone with results.
+    says most or, where given, at ``bits``.
     """
-    every = (_measured(i, 0, 1, BENCHES[0], bits or e["bits"]) for i, e in enumerate(_entries()))
+    every = (_measured(entry, 0, 1, BENCHES[0], bits or entry["bits"]) for entry in entries())
     return tuple(w for w in every if w)
 
 
@@ -108,7 +112,8 @@ def number(accuracy: Any) -> float | None:
 
 
 @cache
-def _entries() -> list[dict[str, Any]]:
+def entries() -> list[dict[str, Any]]:
+    """Of ``worth.yaml``, whose first lines say what they hold."""
     return yaml.safe_load(files(__package__).joinpath("worth.yaml").read_text("utf8"))
 
 
@@ -123,36 +128,29 @@ def _places(entry: Mapping[str, Any], field: str, a: Any, b: Any) -> tuple[int, 
     return None if None in places or places[0] == places[1] else (places[0], places[1])
 
 
-@cache
-def _measured(i: int, a: int, b: int, bench: str, bits: float) -> Worth | None:
-    """Of the i-th entry, its a-th value over its b-th; ``None`` if such rows are not recorded."""
-    from .. import results
-    from ..equal_bits import TARGET, at_equal_bits
-
-    entry = _entries()[i]
-    field = entry["field"]
-    values = [entry["values"][place] for place in (a, b)]
-    conditions = [{**entry.get("where", {}), **(own[0] if own else {field: v})} for v, *own in values]
-    wanted = [{**USUAL, **{k: bits if v == "bits" else v for k, v in c.items()}} for c in conditions]
-    rows = _rows(bench, entry["table"])
-    condition = entry["condition"].format(bits=bits)
-    if all(TARGET in where for where in wanted):
-        found = at_equal_bits(rows, *wanted)
-        sides = [found.a, found.b] if found else [[]]
-        condition += f", {found}"
-    else:
-        sides = [results.measured(rows, where) for where in wanted]
-    if not all(sides):  # other bits than were tried
+def _measured(entry: Mapping[str, Any], a: int, b: int, bench: str, bits: float) -> Worth | None:
+    """Of an entry, its a-th value over its b-th; ``None`` if such rows are not recorded."""
+    first, second = sorted((a, b))
+    found = _recorded().get((entry["field"], entry["table"], first, second, bench, bits))
+    if found is None:  # other bits than were tried
         return None
-    return Worth(field, bench, entry["table"], *(v for v, *_ in values), condition, compare(*sides))
+    points = Difference(found["value"], tuple(found["interval"]), found["n"], seeds=tuple(found["seeds"]))
+    values = (entry["values"][place][0] for place in (a, b))
+    points = points if a < b else _reversed(points)
+    return Worth(entry["field"], bench, entry["table"], *values, found["condition"], points)
+
+
+def _reversed(points: Difference) -> Difference:
+    low, high = points.interval
+    seeds = tuple(0.0 - value for value in points.seeds)
+    return replace(points, value=0.0 - points.value, interval=(0.0 - high, 0.0 - low), seeds=seeds)
 
 
 @cache
-def _rows(bench: str, table: str) -> list[dict[str, Any]]:
-    """None of the package alone, without the book."""
-    from .. import results
-
-    try:
-        return results.flat_rows(bench, table)
-    except (FileNotFoundError, ValueError):
-        return []
+def _recorded() -> dict[tuple[Any, ...], dict[str, Any]]:
+    """By field, table, the places of two values, bench and bits: what the first was worth over the second."""
+    known = json.loads(files(__package__).joinpath("worths.json").read_text("utf8"))
+    return {
+        tuple(record[key] for key in ("field", "table", "a", "b", "bench", "bits")): record
+        for record in known
+    }

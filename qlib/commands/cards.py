@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import results
 from ..cards import QuantizationCard, catalogue, compare, hardware
+from ..cards.profile import load_profile, profiles
 from ..config import QuantConfig, configuration_named
 from ..names import suggestion
 from ..tables import sidecar
@@ -20,7 +21,10 @@ FORMATS = (".yaml", ".yml", ".json")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    codes = "Exit codes: 0 fine; 1 differences, or a choice that the target cannot run or slows; 2 bad input."
+    codes = (
+        "Exit codes: 0 fine; 1 differences (diff), or a choice that the target cannot run or that falls back "
+        "(check; with --strict also one that is unknown); 2 bad input."
+    )
     card = commands.add_parser(
         "card",
         help="quantization cards: make, show, check, compare",
@@ -68,9 +72,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "in which choices two cards differ, and what each was worth on the recorded bench",
         ("a", "b"),
     )
-    check = verb("check", _card_check, "what a chip or runtime cannot do")
+    check = verb("check", _card_check, "what a chip or runtime runs, falls back from, or cannot run")
     check.add_argument(
-        "--target", required=True, metavar="NAME", help=f"{', '.join(hardware.profiles())}, or a .yaml file"
+        "--target", required=True, metavar="NAME", help=f"{', '.join(profiles())}, or a .yaml file"
+    )
+    check.add_argument(
+        "--strict", action="store_true", help="exit with 1 for what is unknown too, such as an empty card"
     )
     for name in ("new", "show", "validate", "diff", "check"):
         verbs.choices[name].add_argument(
@@ -176,10 +183,11 @@ def _card_diff(arguments: argparse.Namespace) -> int:
 
 def _card_check(arguments: argparse.Namespace) -> int:
     card = _card(arguments.card, arguments.config_class)
-    profile = hardware.load_profile(arguments.target, card.fields)
-    found = card.fits(profile)
+    profile = load_profile(arguments.target, card.fields)
+    found = hardware.check(card, profile)
     if arguments.json:
         print(json.dumps([finding.to_dict() for finding in found]))
     else:
-        print("\n".join(map(str, found)) or f"nothing in this card stands against {profile['title']}")
-    return 1 if any(finding.verdict != "unknown" for finding in found) else 0
+        print(hardware.report(profile, found))
+    against = {"cannot", "falls back", *(["unknown"] if arguments.strict else [])}
+    return int(any(finding.verdict in against for finding in found))

@@ -44,9 +44,7 @@ function render({ model, el }) {
     fits.replaceChildren(
       ...[...new Set([picks.a.value, picks.b.value])].flatMap((i) => [
         element("p", {}, element("b", {}, `${cards[i].name} on ${title}`)),
-        findings[i].length
-          ? element("ul", {}, ...findings[i].map((text) => element("li", {}, text)))
-          : element("p", {}, "Nothing stands against it."),
+        element("ul", {}, ...findings[i].map((text) => element("li", {}, text))),
       ]),
     );
     update(Object.fromEntries(Object.entries(picks).map(([name, pick]) => [name, Number(pick.value)])), usual);

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from html import escape
 
-from ..cards import QuantizationCard
+from ..cards import QuantizationCard, hardware
 from ..cards.compare import acts, report, union, value
-from ..cards.hardware import load_profile, profiles
+from ..cards.profile import load_profile, profiles
 from ..cards.render import shown
 from .figure import Figure
 
@@ -19,7 +19,7 @@ def card_comparison(
     cards: Mapping[str, QuantizationCard], first: str | None = None, second: str | None = None
 ) -> Figure:
     """A figure in which a reader picks two cards and a target; it says what `QuantizationCard.differences`
-    and `QuantizationCard.fits` say.
+    and `qlib.cards.hardware.check` say.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def card_comparison(
     targets = [
         {
             "title": load_profile(name)["title"],
-            "findings": [list(map(str, card.fits(name))) for card in cards.values()],
+            "findings": [hardware.lines(hardware.check(card, name)) for card in cards.values()],
         }
         for name in profiles()
     ]
