@@ -77,7 +77,9 @@ def test_blocks_share_a_range(card, axis, said):
     shape = [8, 8]
     shape[axis] //= 4
     nodes = [op("DequantizeLinear", "w s", "d", axis=axis, block_size=4), op("MatMul", "x d", "y")]
-    assert card(nodes, [weights((8, 8), S4), scales(*shape)])["weight_granularity"] == said
+    found = card(nodes, [weights((8, 8), S4), scales(*shape)])
+    assert fields(found, "weight_granularity group_size") == [said, 4 if axis == 0 else NOT_REPORTED]
+    assert found["effective_weight_bits"] == 4 + 32 / 4
 
 
 def packed(bits, zero):
@@ -99,12 +101,50 @@ def test_packed_weights_say_bits_blocks_and_zero_points(card, bits, middle, othe
         found = card([op("MatMulNBits", names, "y", MS, **options)], parts, x=(1, 64))
         assert fields(found, GRID) == [bits, symmetric, "per_group"]
         assert found["weight_bytes"] == 64 * 3 * bits / 8 and found["activation_bits"] == "float"
+        zeros = bits if " z" in names else 0
+        assert fields(found, "group_size effective_weight_bits") == [16, bits + (32 + zeros) / 16]
 
 
 def test_a_kernel_that_may_quantize_its_input_leaves_activations_open(card):
     parts, options = packed(4, 0)
     found = card([op("MatMulNBits", "x w s", "y", MS, accuracy_level=4, **options)], parts, x=(1, 64))
     assert found["activation_bits"] == NOT_REPORTED and found["weight_bits"] == 4
+
+
+@pytest.mark.parametrize("order, said", [(range(64), NOT_REPORTED), (range(63, -1, -1), "activation")])
+def test_groups_may_follow_the_activations(card, order, said):
+    parts, options = packed(4, 0x88)
+    groups = constant("g", np.array([i // 16 for i in order], np.int32))
+    found = card([op("MatMulNBits", "x w s z g", "y", MS, **options)], [*parts, groups], x=(1, 64))
+    assert found["column_order"] == said
+
+
+TABLES = {
+    "float": ([op("Gather", "t x", "e")], [constant("t", np.ones((9, 8), np.float32))], "float"),
+    "dequantized": (
+        [op("DequantizeLinear", "t s", "d"), op("Gather", "d x", "e")],
+        [weights((9, 8), U8, name="t"), scales(name="s")],
+        8,
+    ),
+    "looked up as codes": (
+        [op("Gather", "t x", "c"), op("DequantizeLinear", "c s", "e")],
+        [weights((9, 8), U8, name="t"), scales(name="s")],
+        8,
+    ),
+    "in blocks": (
+        [op("GatherBlockQuantized", "t x s", "e", MS, block_size=16, bits=4)],
+        [weights((9, 4), U8, name="t"), scales(9, 1)],
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("nodes, parts, bits", TABLES.values(), ids=TABLES)
+def test_bits_of_embeddings(card, nodes, parts, bits):
+    head = [op("MatMul", "e w", "y")]
+    made = [*parts, constant("w", np.ones((8, 3), np.float32))]
+    found = card([*nodes, *head], made, x=(1, 5), kind=TensorProto.INT64)
+    assert fields(found, "embedding_bits weight_bytes input_bits") == [bits, 96, NOT_REPORTED]
 
 
 def test_packed_weights_of_another_size_are_refused(card):

@@ -49,6 +49,7 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
         "quantize_output": output_quantized(graph),
         "batch_norm": "separate" if separate else "folded" if convolves else NOT_REPORTED,
         "bias": _agreed(map(_word, graph.biases.values())),
+        "embedding_bits": _agreed(map(_word, graph.tables)),
     }
     if graph.unread or any(layer.weights.codes == UNREAD for layer in graph.layers):
         return fields  # a side that is not known whole
@@ -61,6 +62,10 @@ def _of_weights(graph: Graph) -> dict[str, Any]:
     quantized = [weights for weights in once if isinstance(weights.codes, Codes)]
     elements = sum(weights.elements for weights in once)
     bits = sum(weights.elements * weights.bits for weights in once)
+    parts = [part for weights in once for part in weights.parameters]
+    parameters = {part.name: (part.bits or 0) * part.elements for part in parts}  # each once
+    granularity = _agreed_sets([weights.codes.granularity for weights in quantized])
+    in_groups = granularity == "per_group"
     narrow = {weights.narrow for weights in quantized}
     symmetric = _agreed_sets([weights.codes.symmetric for weights in quantized])
     return {
@@ -70,9 +75,15 @@ def _of_weights(graph: Graph) -> dict[str, Any]:
         "first_last_bits": NOT_REPORTED if narrow == {True} else _ends(graph),
         "weight_symmetric": symmetric,
         "symmetric_grid": _grid(quantized) if symmetric is True else NOT_REPORTED,
-        "weight_granularity": _agreed_sets([weights.codes.granularity for weights in quantized]),
+        "weight_granularity": granularity,
+        "group_size": _agreed(w.codes.group_size for w in quantized) if in_groups else NOT_REPORTED,
+        # Without such an order groups may still have been rounded in another one
+        "column_order": "activation" if {layer.reordered for layer in layers} == {True} else NOT_REPORTED,
         "weight_bytes": bits / 8,
         "average_weight_bits": round(bits / elements, 4) if elements else NOT_REPORTED,
+        "effective_weight_bits": (
+            round((bits + sum(parameters.values())) / elements, 4) if elements else NOT_REPORTED
+        ),
     }
 
 
@@ -120,8 +131,7 @@ def _bits(layers: Iterable[tuple[str, Stored | Codes | str | None]]) -> Any:
         every = every[1:-1]
     if len(set(every)) == 1:
         return every[0]
-    whole = {name: 32 if bits == "float" else bits for name, bits in by_name.items()}
-    return whole if len(by_name) <= MOST_ENTRIES else "mixed"
+    return by_name if len(by_name) <= MOST_ENTRIES else "mixed"
 
 
 def _activation_bits(graph: Graph) -> Any:

@@ -82,10 +82,6 @@ class Stored:
         """Those that an element counts."""
         return self.codes.bits if isinstance(self.codes, Codes) else self.width
 
-    @property
-    def parameter_bits(self) -> int:
-        return sum(constant.elements * (constant.bits or 0) for constant in self.parameters)
-
 
 def kind_of(name: str) -> tuple[int, bool]:
     """Bits and signedness of a type of codes."""

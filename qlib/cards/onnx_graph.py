@@ -8,7 +8,7 @@ themselves or hold packed weights (MatMulInteger, MatMulNBits).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,55 +28,10 @@ from .onnx_operators import (
     QUANTIZERS,
     RECURRENT,
 )
-from .onnx_weights import attribute, constant_value, packed_table, quant, weights_of
+from .onnx_values import NOTHING, Layer, Value, shared
+from .onnx_weights import attribute, constant_value, packed_table, quant, reordered, weights_of
 
 MAX_BITS_BEHIND = 2**31  # of memory for which layers a tensor depends on
-
-
-@dataclass(frozen=True)
-class Value:
-    """What is known of a tensor.
-
-    Parameters
-    ----------
-    live : bool
-        Whether it depends on the network's input.
-    source : str
-        The layer, other node or input whose values it has, seen through activation functions.
-    grid : Codes or str, optional
-        On which its values lie; ``None``: float; ``UNREAD``: that cannot be told.
-    kind : (int, bool), optional
-        Bits and signedness, where it is codes.
-    stored : Stored, optional
-        Of a constant.
-    behind : int
-        A bit for every layer and input that it depends on.
-    """
-
-    live: bool
-    source: str = ""
-    grid: Codes | str | None = None
-    kind: tuple[int, bool] | None = None
-    stored: Stored | None = None
-    behind: int = 0
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer with weights: what its input lies on (``None`` for float), whose values it is, and its weights.
-
-    ``reordered``: whether its groups follow another order than its inputs.
-    """
-
-    name: str
-    inputs: Codes | str | None
-    source: str
-    weights: Stored
-    operator: str
-    reordered: bool | None = None
-
-
-NOTHING = Value(live=False)
 
 
 class Graph:
@@ -199,7 +154,7 @@ class Graph:
             if given.kind is not None and inputs is None:
                 inputs = self._from_outside(node, given, x if kind in ON_CODES else None)
         self.layers.append(
-            Layer(name, inputs, given.source, weights_of(self, node, w), kind, _reordered(self, node))
+            Layer(name, inputs, given.source, weights_of(self, node, w), kind, reordered(self, node))
         )
         if self.has(node, b):
             self.biases[name] = self.given(node, b).stored or unread(name)
@@ -246,7 +201,7 @@ class Graph:
                 return replace(made, kind=kind_of(table.kind))
             return replace(made, grid=inputs[0].stored.codes if inputs[0].stored else None)
         if kind in JOIN:
-            return replace(made, grid=_shared(inputs[1:] if kind == "Where" else inputs), kind=first.kind)
+            return replace(made, grid=shared(inputs[1:] if kind == "Where" else inputs), kind=first.kind)
         if kind in KEEP_GRID:
             return replace(made, source=first.source, grid=first.grid, kind=first.kind)
         if kind in ACTIVATIONS:  # a limit may lie between two codes
@@ -335,20 +290,3 @@ class Graph:
         constant = self.constant(node, place)
         whole = constant is not None and constant.elements == 1 and constant.values is not None
         return float(constant.values.reshape(())) if whole else None
-
-
-def _shared(values: list[Value]) -> Codes | str | None:
-    """The grid on which all lie; ``None`` where one is in float."""
-    every = {value.grid if value.live else value.stored.codes if value.stored else None for value in values}
-    return every.pop() if len(every) == 1 else None if None in every else UNREAD
-
-
-def _reordered(graph: Graph, node: Any) -> bool | None:
-    """Whether the groups of packed weights follow another order than their inputs."""
-    if node.op_type != "MatMulNBits":
-        return None
-    order = graph.constant(node, 4)
-    if order is None:
-        return None if graph.has(node, 4) else False
-    values = order.values
-    return None if values is None else bool((values[1:] < values[:-1]).any())

@@ -156,3 +156,14 @@ def _scale_after(graph: Graph, node: Any) -> Constant | None:
                     if scale in graph.constants:
                         return graph.constants[scale]
     return None
+
+
+def reordered(graph: Graph, node: Any) -> bool | None:
+    """Whether the groups of packed weights follow another order than their inputs."""
+    if node.op_type != "MatMulNBits":
+        return None
+    order = graph.constant(node, 4)
+    if order is None:
+        return None if graph.has(node, 4) else False
+    values = order.values
+    return None if values is None else bool((values[1:] < values[:-1]).any())
