@@ -116,10 +116,48 @@ def stored_of(constant: Constant) -> Stored:
 
 
 def dequantized(
-    constant: Constant, scale: Constant | None, zero: Constant | None, axis: int, block_size: int
+    constant: Constant, scale: Constant | None, zero: Constant | None, axis: int, block_size: int = 0
 ) -> Stored:
     """Constant codes behind their scale and zero-point."""
-    codes = codes_of(kind_of(constant.kind), scale, zero)
+    return _on_grid(constant, constant.values, kind_of(constant.kind), scale, zero, axis, block_size)
+
+
+def rounded(
+    constant: Constant, kind: tuple[int, bool], scale: Constant | None, zero: Constant | None, axis: int
+) -> Stored:
+    """A constant in float that is quantized to codes of a type as the file runs."""
+    axis += len(constant.dims) if axis < 0 else 0
+    values = _steps(constant, scale, zero, axis)
+    if values is not None:
+        low = -(2 ** (kind[0] - 1)) if kind[1] else 0
+        values = np.clip(np.nan_to_num(values), low, low + 2 ** kind[0] - 1)
+    return _on_grid(constant, values, kind, scale, zero, axis, 0)
+
+
+def _steps(constant: Constant, scale: Constant | None, zero: Constant | None, axis: int) -> np.ndarray | None:
+    """What a constant is rounded to before its type limits it."""
+    channels = constant.dims[axis] if 0 <= axis < len(constant.dims) else 1
+    column = [-1 if i == axis else 1 for i in range(len(constant.dims))]
+    for part in (constant, scale, zero):
+        if part is not None and part.values is None:
+            return None
+    if scale is None or any(part.elements not in (1, channels) for part in (scale, zero) if part is not None):
+        return None
+    with np.errstate(all="ignore"):  # a scale may be 0
+        steps = np.rint(constant.values.astype(np.float32) / scale.values.astype(np.float32).reshape(column))
+    return steps if zero is None else steps + zero.values.astype(np.float32).reshape(column)
+
+
+def _on_grid(
+    constant: Constant,
+    values: np.ndarray | None,
+    kind: tuple[int, bool],
+    scale: Constant | None,
+    zero: Constant | None,
+    axis: int,
+    block_size: int,
+) -> Stored:
+    codes = codes_of(kind, scale, zero)
     rank = len(constant.dims)
     axis = axis + rank if axis < 0 else axis
     channels = constant.dims[axis] if 0 <= axis < rank else None
@@ -132,27 +170,24 @@ def dequantized(
         )
     elif channels == 1 and rank > 1 and scale is not None and scale.elements == 1:
         codes = replace(codes, granularity=frozenset(["per_tensor", "per_channel"]))
-    grid, narrow = _ends(constant, codes, axis if codes.granularity == {"per_channel"} else None)
+    grid, narrow = ends_of(values, codes, axis if codes.granularity == {"per_channel"} else None, kind[1])
+    middle_of_less = zero is not None and zero.values is not None and (zero.values == 2 ** kind[0] // 4).all()
+    if narrow and middle_of_less and not kind[1]:
+        codes = replace(codes, symmetric=frozenset())  # for a grid of one bit less
     parameters = tuple(part for part in (scale, zero) if part is not None)
     return Stored(constant.name, constant.elements, codes.bits, codes, rank, parameters, axis, grid, narrow)
 
 
-def _ends(constant: Constant, codes: Codes, axis: int | None) -> tuple[str | None, bool | None]:
-    """Which symmetric grid the codes lie on, and whether they leave half of their type unused.
+def ends_of(
+    values: np.ndarray | None, codes: Codes, axis: int | None, signed: bool
+) -> tuple[str | None, bool | None]:
+    """Which symmetric grid codes lie on, and whether they leave half of their type unused; along an axis of
+    ranges, if there are several.
 
-    A restricted grid is known by a range whose longer end is the negative one and that ends before the lowest
-    code.
+    A restricted grid is known by a range that reaches further down than up and ends before the lowest code.
     """
-    values = constant.values
     if values is None or not values.size:
         return None, None
-    return ends_of(values, codes, axis, kind_of(constant.kind)[1])
-
-
-def ends_of(
-    values: np.ndarray, codes: Codes, axis: int | None, signed: bool
-) -> tuple[str | None, bool | None]:
-    """As `_ends`, of the codes themselves."""
     half = 2 ** (codes.bits - 1)
     others = tuple(i for i in range(values.ndim) if i != axis) if axis is not None else None
     values = values.astype(np.int16 if codes.bits <= 8 else np.int64)
@@ -160,7 +195,7 @@ def ends_of(
     if signed:
         narrow = max(-low.min(), high.max()) <= half // 2
     else:
-        narrow = high.max() < half
+        narrow = high.max() <= half  # one more, as a range that is symmetric about a code has
         low, high = low - half, high - half
     if True not in codes.symmetric:
         return None, bool(narrow)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .onnx_codes import UNREAD, Codes, Stored, blocks_of, codes_of, dequantized, on_axis, stored_of, unread
+from .onnx_codes import (
+    UNREAD,
+    Codes,
+    Stored,
+    blocks_of,
+    codes_of,
+    dequantized,
+    on_axis,
+    rounded,
+    stored_of,
+    unread,
+)
 from .onnx_file import Constant
 from .onnx_operators import INTEGER, KEEP_AXIS, KEEP_STORED, ON_CODES
 
@@ -68,14 +79,10 @@ def _parts(*parts: Constant | None) -> tuple[Constant, ...]:
 def _rounded(graph: Graph, node: Any, stored: Stored) -> Stored:
     """A constant in float that is quantized as the file runs."""
     kind = graph.kind_given(node, 2)
-    if kind is None or attribute(node, "block_size", 0):
+    given, scale, zero = (graph.constant(node, place) for place in range(3))
+    if kind is None or given is None or attribute(node, "block_size", 0):
         return unread(stored.name)
-    scale, zero = graph.constant(node, 1), graph.constant(node, 2)
-    axis = attribute(node, "axis", 1)
-    codes = codes_of(kind, scale, zero)
-    return replace(
-        stored, codes=codes, parameters=_parts(scale, zero), axis=axis + stored.rank if axis < 0 else axis
-    )
+    return rounded(given, kind, scale, zero, attribute(node, "axis", 1))
 
 
 def _dequantized(graph: Graph, node: Any, stored: Stored) -> Stored:
@@ -127,7 +134,7 @@ def weights_of(graph: Graph, node: Any, place: int) -> Stored:
         if codes is None or graph.has(node, zero) and graph.constant(node, zero) is None:
             return unread(node.input[place])
         ranges = graph.constant(node, scale) if scale is not None else _scale_after(graph, node)
-        return dequantized(codes, ranges, graph.constant(node, zero), axis if axis is not None else -1, 0)
+        return dequantized(codes, ranges, graph.constant(node, zero), axis if axis is not None else -1)
     return on_axis(stored, axis) if stored is not None else unread(node.input[place])
 
 
