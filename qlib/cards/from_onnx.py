@@ -30,7 +30,12 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
     OSError
         If it cannot be read.
     """
-    graph = Graph(path)
+    try:
+        graph = Graph(path)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # operators of others are not checked when a file is loaded
+        raise ValueError(f"{path} holds an operator that cannot be read ({type(error).__name__})") from None
     if not graph.layers and not graph.unread:
         raise ValueError("the graph has no convolution and no linear layer with constant weights")
     grids = [grid for _, grid in graph.quantizers]

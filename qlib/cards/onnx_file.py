@@ -125,6 +125,8 @@ def read_file(path: str | Path) -> OnnxFile:
         raise ValueError(f"{path} is not an ONNX model: its graph is empty")
     if len(model.graph.node) > MAX_NODES:
         raise ValueError(f"{path} has more than {MAX_NODES:,} nodes, too many for a card")
+    if not all(isinstance(text, str) for text in _names(model.graph)):  # but bytes that are no text
+        raise ValueError(f"{path} is not an ONNX model: it has names that are not text")
     _refuse_hidden(model, path)
     kinds = onnx.TensorProto.DataType
     inputs = {
@@ -167,6 +169,13 @@ def _put_aside(tensor: Any) -> Any:
     tensor.ClearField("data_location")
     tensor.dims[:] = [0]
     return kept
+
+
+def _names(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    yield from (value.name for value in (*graph.initializer, *graph.input, *graph.output))
 
 
 def _refuse_hidden(model: Any, path: Path) -> None:

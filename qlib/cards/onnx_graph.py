@@ -281,7 +281,7 @@ class Graph:
 
     def limited(self, node: Any, codes: Codes) -> Codes | str:
         low, high = (self.number(node, place) for place in (1, 2))
-        if low is None or high is None or high <= low:
+        if low is None or high is None or not 0 < high - low < 2**32:
             return UNREAD
         bits = int(high - low).bit_length()
         return replace(codes, bits=bits) if bits < codes.bits else codes

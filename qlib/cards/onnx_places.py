@@ -43,7 +43,8 @@ def pooling(graph: Graph) -> str:
         elif node.op_type in POOLINGS and graph.value(node.output[0]).live:
             scales = {after.input[1] for after in _quantizers_after(graph, node)}
             source = graph.producer.get(node.input[0])
-            same = source is not None and source.op_type == "DequantizeLinear" and scales == {source.input[1]}
+            pair = source is not None and source.op_type == "DequantizeLinear"
+            same = pair and scales == set(source.input[1:2])
             modes.add("float" if not scales else "low_precision" if same else "high_precision")
     return modes.pop() if len(modes) == 1 else NOT_REPORTED
 
@@ -55,7 +56,7 @@ def _quantizers_after(graph: Graph, node: Any) -> list[Any]:
     seen = set()
     while waiting:
         for after in graph.users.get(waiting.pop().output[0], ()):
-            if after.op_type == "QuantizeLinear":
+            if after.op_type == "QuantizeLinear" and len(after.input) > 1:
                 found.append(after)
             elif after.op_type in (*ACTIVATIONS, *KEEP_GRID) and after.output[0] not in seen:
                 seen.add(after.output[0])

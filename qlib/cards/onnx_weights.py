@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .onnx_codes import (
     UNREAD,
     Codes,
@@ -99,7 +101,7 @@ def quant(graph: Graph, node: Any) -> Codes | str:
     scale, zero, bits = graph.constant(node, 1), graph.constant(node, 2), graph.number(node, 3)
     if node.op_type == "BipolarQuant" or scale is None or zero is None or zero.values is None:
         return UNREAD  # two codes and no zero, or computed
-    if bits is None or bits != int(bits) or not 1 <= bits <= 32:
+    if bits is None or not 1 <= bits <= 32 or bits != int(bits):
         return UNREAD
     signed = bool(attribute(node, "signed", 1))
     middle = 0 if signed else 2 ** (int(bits) - 1)
@@ -127,15 +129,15 @@ def weights_of(graph: Graph, node: Any, place: int) -> Stored:
         said = [attribute(node, name, default) for name, default in (("N", 0), ("K", 0), ("bits", 4))]
         parts = {"codes": codes, "scale": graph.constant(node, 2), "zero": graph.constant(node, 3)}
         if graph.has(node, 3) and parts["zero"] is None:
-            return unread(node.input[place])
+            return unread(node.output[0])
         return blocks_of(parts, *said, attribute(node, "block_size", 0))
     if kind in ON_CODES or kind in INTEGER:
         scale, zero = (place + 1, place + 2) if kind in ON_CODES else INTEGER[kind]
         if codes is None or graph.has(node, zero) and graph.constant(node, zero) is None:
-            return unread(node.input[place])
+            return unread(node.output[0])
         ranges = graph.constant(node, scale) if scale is not None else _scale_after(graph, node)
         return dequantized(codes, ranges, graph.constant(node, zero), axis if axis is not None else -1)
-    return on_axis(stored, axis) if stored is not None else unread(node.input[place])
+    return on_axis(stored, axis) if stored is not None else unread(node.output[0])
 
 
 def _output_axis(node: Any, place: int) -> int | None:
@@ -172,5 +174,4 @@ def reordered(graph: Graph, node: Any) -> bool | None:
     order = graph.constant(node, 4)
     if order is None:
         return None if graph.has(node, 4) else False
-    values = order.values
-    return None if values is None else bool((values[1:] < values[:-1]).any())
+    return None if order.values is None else bool((np.diff(order.values.ravel()) < 0).any())
