@@ -272,6 +272,15 @@ def test_a_card_of_learned_rows_has_the_bits_that_were_learned():
     assert card["float_accuracy"]["top1"] == 77.31
 
 
+def test_a_card_of_rows_within_a_largest_map_says_what_bits_were_held_to():
+    table = results.load_table(results.table_path("digits", "largest-map"))
+    analytic = [bool(how and how["largest_map_bits"]) for how in table.allocation]
+    card = QuantizationCard.from_rows(table[analytic].iloc[:1], table)
+    assert card["constraint"] == "largest feature map" and card.acts("constraint")
+    assert (card["learning_rate"], card["checkpoint"]) == (NOT_REPORTED, NOT_REPORTED)
+    assert not card.acts("learning_rate") and (card["metric"], card["examples"]) == ("top1", 10_000)
+
+
 def test_rows_of_several_settings_have_no_card(table):
     with pytest.raises(ValueError, match="differ in activation_bits.*: a card is about one setting"):
         QuantizationCard.from_rows(table[table.activation_bits.notna()], table)
