@@ -82,6 +82,12 @@ def test_blocks_share_a_range(card, axis, said):
     assert found["effective_weight_bits"] == 4 + 32 / 4
 
 
+def test_blocks_of_a_size_that_is_not_said(card):
+    nodes = [op("DequantizeLinear", "w s", "d", axis=0), op("MatMul", "x d", "y")]
+    found = card(nodes, [weights((8, 8), S4), scales(2, 8)])
+    assert fields(found, "weight_bits group_size") == [4, NOT_REPORTED]
+
+
 def packed(bits, zero):
     """MatMulNBits of 64 inputs and 3 outputs in blocks of 16; of what its zero-points are."""
     draw = np.random.default_rng(0)

@@ -98,9 +98,9 @@ def _part(grid: Codes | str, name: str) -> Any:
 
 
 def _agreed(values: Iterable[Any]) -> Any:
-    """The one value that all have; ``not reported`` if they differ or there is none."""
+    """The one value that all have; ``not reported`` if they differ, or if one is not known."""
     found = set(values)
-    return found.pop() if len(found) == 1 and UNREAD not in found else NOT_REPORTED
+    return found.pop() if len(found) == 1 and not found & {UNREAD, None} else NOT_REPORTED
 
 
 def _agreed_sets(possible: list[frozenset[Any]]) -> Any:
