@@ -1,8 +1,9 @@
 """What a network costs under a configuration: bits and bytes of weights and feature maps.
 
 Counted as in the paper's table 2: the weights of convolution and linear layers, and as feature maps the
-outputs of convolution, addition and linear layers, per image; no scales, no biases. What the placement leaves
-in float counts 32 bits. Decimal units: 1 MB is 10^6 bytes.
+outputs of convolution, addition and linear layers, per image; no scales, no biases. Effective bits count the
+scales and zero-points of weights, too. What the placement leaves in float counts 32 bits. Decimal units: 1 MB
+is 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from .config import Bits, QuantConfig
+from .config import MAX_BITS, Bits, QuantConfig
 from .network import Kind, Network, Operation, read
 from .network.inputs import call, check_inputs, copied, device_of, examples_in, on, one_line
-from .network.operations import label, layer_of, same_tensor
+from .network.operations import label, layer_of, rows_of, same_tensor
 from .placement import place
 
 FLOAT_BITS = 32
@@ -42,6 +43,8 @@ class Layer:
         How many values an image it gives.
     counted : bool
         As a feature map.
+    scales, zero_points : int
+        How many its weights have, if they are quantized.
     """
 
     name: str
@@ -51,6 +54,14 @@ class Layer:
     activation_elements: int
     activation_bits: float
     counted: bool
+    scales: int = 0
+    zero_points: int = 0
+
+    @property
+    def scale_bytes(self) -> float:
+        """Scales in float, and zero-points at the weights' bits."""
+        quantized = self.weight_bits <= MAX_BITS
+        return (FLOAT_BITS * self.scales + self.weight_bits * self.zero_points) / 8 if quantized else 0.0
 
     @property
     def weight_bytes(self) -> float:
@@ -93,6 +104,11 @@ class Footprint:
         return sum(layer.weight_bytes for layer in self.layers)
 
     @property
+    def scale_bytes(self) -> float:
+        """What the scales and zero-points of the weights take."""
+        return sum(layer.scale_bytes for layer in self.layers)
+
+    @property
     def activation_bytes(self) -> float:
         return sum(layer.activation_bytes for layer in self._maps)
 
@@ -104,6 +120,11 @@ class Footprint:
     def average_weight_bits(self) -> float:
         """Weighted by the number of elements."""
         return 8 * self.weight_bytes / self.weight_elements
+
+    @property
+    def effective_weight_bits(self) -> float:
+        """`average_weight_bits` with scales and zero-points counted."""
+        return 8 * (self.weight_bytes + self.scale_bytes) / self.weight_elements
 
     @property
     def average_activation_bits(self) -> float:
@@ -166,6 +187,7 @@ def footprint(model: nn.Module | Network, example_input: Any, config: QuantConfi
         weights = [w for w in network.weights_of(operation) if same_tensor(w) not in seen]
         seen.update(map(same_tensor, weights))
         weight_bits = _mean(placement.weight_bits.get(operation.node.target)) if weights else 0.0
+        scales = sum(_ranges(w, operation, network, config) for w in weights)
         elements = sum(shape.numel() for shape in shapes.get(operation.result, ())) // examples
         bits = _mean(placement.feature_maps[operation.name])
         layers.append(
@@ -177,10 +199,18 @@ def footprint(model: nn.Module | Network, example_input: Any, config: QuantConfi
                 elements,
                 bits,
                 operation.counted,
+                scales,
+                0 if config.weight_symmetric else scales,
             )
         )
     in_float = dict.fromkeys(_called(o.node, network) for o in network.listed() if o.kind is Kind.OTHER)
     return Footprint(tuple(layers), tuple(in_float))
+
+
+def _ranges(weight: Tensor, operation: Operation, network: Network, config: QuantConfig) -> int:
+    layer = layer_of(operation.node, network.module)
+    per_channel = config.weight_granularity == "per_channel" and layer is not None
+    return len(rows_of(weight, layer)) if per_channel else 1
 
 
 def kind_in_words(operation: Operation) -> str:

@@ -128,8 +128,9 @@ def test_swapped_cards_differ_alike(a, b):
 
 
 def test_what_is_left_out_is_not_reported():
-    card = QuantizationCard.from_yaml("schema_version: 1\nname: x\n")
-    assert {card[name] for name in FIELDS} == {NOT_REPORTED}
+    for version in (1, 2):
+        card = QuantizationCard.from_yaml(f"schema_version: {version}\nname: x\n")
+        assert {card[name] for name in FIELDS} == {NOT_REPORTED}
 
 
 LAYERS = st.dictionaries(st.sampled_from(["default", "fc", "conv1"]), st.integers(2, 16), min_size=1)
@@ -218,8 +219,10 @@ def test_a_run_on_a_bench_fills_in_what_the_bench_knows(bench, cards):
         time=1.5,
         hardware="here",
     )
-    assert [name for name in FIELDS if card[name] == NOT_REPORTED] == []
-    same = {"accuracy", "float_accuracy", "spread", "seeds", "time", "hardware"}
+    assert [name for name in FIELDS if card[name] == NOT_REPORTED and card.acts(name)] == []
+    assert (card["metric"], card["examples"], card["calibration_overlaps_test"]) == ("top1", 1000, False)
+    assert card["effective_weight_bits"] > card["average_weight_bits"] and card["accumulator_bits"] == "float"
+    same = {"examples", "accuracy", "float_accuracy", "spread", "seeds", "time", "hardware"}
     assert {name for name in FIELDS if card[name] != cards[0][name]} <= same
     assert card["spread"] == 7.07 and card["accuracy"]["top1"] == 75 and card["accuracy"]["n"] == 1000
     with pytest.raises(ValueError, match="no network 'bse'; did you mean 'base'"):
@@ -248,7 +251,7 @@ def test_a_card_of_recorded_rows(table, cards):
         results.provenance(results.table_path("digits", "skip-residual"))[i]["hardware"] for i in rows.session
     }
     assert card["hardware"] == session and card["time"] == pytest.approx(rows.seconds.mean(), abs=0.05)
-    assert [name for name in FIELDS if card[name] == NOT_REPORTED] == []
+    assert [name for name in FIELDS if card[name] == NOT_REPORTED and card.acts(name)] == []
 
 
 def test_a_card_of_learned_rows_has_the_bits_that_were_learned():
@@ -262,9 +265,20 @@ def test_a_card_of_learned_rows_has_the_bits_that_were_learned():
     assert card["average_weight_bits"] == pytest.approx(mean, abs=1e-4)
     assert card.data["remarks"].endswith("bytes and effective bits are those of seed 0.")
     single = QuantizationCard.from_rows(rows.iloc[:1], table)
+    assert (card["constraint"], card["checkpoint"]) == ("average", "average")
+    assert (card["learning_rate"], card["penalty"]) == (0.02, 2)
     assert single["average_weight_bits"] == pytest.approx(rows.iloc[0]["average_weight_bits"], abs=1e-4)
     assert "remarks" not in single.data or "seed" not in single.data["remarks"]
     assert card["float_accuracy"]["top1"] == 77.31
+
+
+def test_a_card_of_rows_within_a_largest_map_says_what_bits_were_held_to():
+    table = results.load_table(results.table_path("digits", "largest-map"))
+    analytic = [bool(how and how["largest_map_bits"]) for how in table.allocation]
+    card = QuantizationCard.from_rows(table[analytic].iloc[:1], table)
+    assert card["constraint"] == "largest feature map" and card.acts("constraint")
+    assert (card["learning_rate"], card["checkpoint"]) == (NOT_REPORTED, NOT_REPORTED)
+    assert not card.acts("learning_rate") and (card["metric"], card["examples"]) == ("top1", 10_000)
 
 
 def test_rows_of_several_settings_have_no_card(table):
@@ -288,7 +302,16 @@ BAD = {
     ),
     "blank": ("schema_version: 1\nname: x\nmethod: {technique: ''}", "method.technique"),
     "nothing": ("schema_version: 1\nname: x\nmethod: {technique: }", "method.technique: null"),
-    "future": ("schema_version: 2\nname: x", "this qlib reads version 1"),
+    "future": ("schema_version: 3\nname: x", "this qlib reads versions 1 to 2; a newer one may read it"),
+    "none": ("schema_version: 0\nname: x", "this qlib reads versions 1 to 2$"),
+    "of version 2": (
+        "schema_version: 1\nname: x\nmethod: {group_size: 128}",
+        "group_size came with version 2 of the schema: write schema_version: 2 to state it",
+    ),
+    "a category of version 2": (
+        "schema_version: 1\nname: x\nevaluation: {metric: top1}",
+        "evaluation came with version 2 of the schema",
+    ),
     "not finite": ("schema_version: 1\nname: x\nresources: {time: .nan}", "not finite"),
     "a date": ("schema_version: 1\nname: 2020-01-01", "dates in quotes"),
     "twice": ("schema_version: 1\nname: x\nname: y", 'line 3: "name" stands there twice'),

@@ -242,6 +242,13 @@ def test_a_checker_for_accessibility_finds_nothing(show, part, theme):
     assert [(one["id"], [node["html"][:100] for node in one["nodes"][:3]]) for one in found] == []
 
 
+def test_the_list_of_fields_says_of_which_cards_one_is_asked():
+    rows = {line.split("`")[1]: line for line in pages.fields_table().splitlines() if line.startswith("| `")}
+    assert set(rows) == set(FIELDS)
+    assert "Asked where `metric` is perplexity." in rows["bos"] and "Asked" not in rows["weight_bits"]
+    assert "Shown where it is filled in." in rows["runtime"]
+
+
 def test_without_a_script_the_table_is_there_and_the_form_says_what_to_do():
     assert all(
         shown("weight_bits", card["weight_bits"]) in pages.catalogue_table() for card in catalogue().values()

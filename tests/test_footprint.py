@@ -50,6 +50,18 @@ def test_first_and_last_layer_at_8_bits_on_torchvisions_resnet50(torchvision_res
     assert cost.max_activation_bytes == 802_816
 
 
+def test_effective_bits_count_scales_and_zero_points(torchvision_resnet50):
+    channels = 26_560 + 1_000  # of convolutions and of the linear layer
+    zeros = channels * 4
+    for symmetric, extra in ((False, channels * 32 + zeros), (True, channels * 32)):
+        cost = footprint(torchvision_resnet50, IMAGE, UNIFORM.replace(weight_symmetric=symmetric))
+        assert cost.scale_bytes == extra / 8 and cost.average_weight_bits == 4
+        assert cost.effective_weight_bits == pytest.approx(4 + extra / WEIGHTS)
+    cost = footprint(torchvision_resnet50, IMAGE, UNIFORM.replace(weight_granularity="per_tensor"))
+    assert cost.scale_bytes == 54 * 36 / 8  # for each layer one of both
+    assert footprint(torchvision_resnet50, IMAGE, QuantConfig(**FLOAT)).effective_weight_bits == 32
+
+
 def test_pytorchcvs_resnet50_has_smaller_maps(pytorchcv_resnet50):
     cost = footprint(pytorchcv_resnet50, IMAGE, UNIFORM)
     assert cost.activation_elements == 16_107_496 and cost.weight_elements == WEIGHTS

@@ -3,7 +3,9 @@ a form.
 """
 
 import json
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue
 from qlib.cards.render import shown
@@ -70,11 +72,19 @@ def fields_table() -> str:
         ]
         for name, field in fields.items():
             examples = ", ".join(f"`{json.dumps(example)}`" for example in field["examples"])
-            lines.append(
-                f"| `{name}` | {field['description']} | {examples} | {field.get('observation', '')} |"
-            )
+            said = field["description"] + _asked(field)
+            lines.append(f"| `{name}` | {said} | {examples} | {field.get('observation', '')} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _asked(field: Mapping[str, Any]) -> str:
+    """Of which cards a field is asked, if not of all."""
+    needs = field.get("needs")
+    if needs is None:
+        return ""
+    where = " or ".join(f"`{other}` is {' or '.join(values)}" for other, values in needs.items())
+    return f" Asked where {where}." if where else " Shown where it is filled in."
 
 
 def form() -> str:

@@ -1,4 +1,5 @@
-"""`QuantizationCard`: the choices behind an accuracy, in the paper's five categories (section 3, table 1).
+"""`QuantizationCard`: the choices behind an accuracy, in the paper's five categories (section 3, table 1)
+and a sixth about how it was measured.
 
 What a card holds is said by its fields (`qlib.cards.fields`). What is unknown is ``not reported``, never
 blank. The class stands on top of all that reads, shows and compares cards; none of these knows it.
@@ -72,10 +73,12 @@ class QuantizationCard:
         return fields_of(self.config_class)
 
     def acts(self, field: str) -> bool:
-        """Whether a field means anything beside the others: a percentile where no range is one, the kind of a
+        """Whether a field means anything beside the others; what it needs is stated about it (`qlib.choices`,
+        `qlib.cards.fields`). What does not: a percentile where no range is one, the kind of a
         symmetric grid where none is symmetric, choices of bits where there is one bitwidth, calibration where
-        ranges are dynamic, layers left in float where none is named, those of a side that stays in float, and
-        those of maps that the placement leaves in float (`qlib.placement`).
+        ranges are dynamic, layers left in float where none is named, those of a side that stays in float,
+        those of maps that the placement leaves in float (`qlib.placement`), and the context of what is not
+        measured by perplexity.
         """
         self._know(field)
         values = {name: self.data[category][name] for name, category in self.fields.category_of.items()}

@@ -12,6 +12,8 @@ from ..strict_yaml import short
 from .fields import NOT_REPORTED, Fields
 from .schema import fault
 
+FLOAT_AT_32 = ("#/$defs/bits", "#/$defs/layer_bits")
+
 
 def sorted_in(fields: Fields, values: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """The data of a card.
@@ -55,10 +57,13 @@ def checked(data: Any, fields: Fields) -> dict[str, Any]:
         what = "nothing" if data is None else f"a {type(data).__name__}"
         raise ValueError(f"a card is a mapping of categories, not {what}")
     version = data.get("schema_version", NOT_REPORTED)
-    if version != 1 or isinstance(version, bool):
-        newer = "; a newer one may read it" if isinstance(version, int) and version > 1 else ""
-        raise ValueError(f"schema_version is {short(version)}, but this qlib reads version 1{newer}")
-    whole = _copied(_filled(data, fields))
+    latest = fields.schema["properties"]["schema_version"]["const"]
+    if version not in range(1, latest + 1) or isinstance(version, bool):
+        newer = "; a newer one may read it" if isinstance(version, int) and version > latest else ""
+        raise ValueError(
+            f"schema_version is {short(version)}, but this qlib reads versions 1 to {latest}{newer}"
+        )
+    whole = _in_float(_copied(_filled(data if version == latest else _newer(data, fields), fields)), fields)
     found = fault(whole, fields.schema)
     if found is not None:
         path = [str(part) for part in found.path]
@@ -67,6 +72,47 @@ def checked(data: Any, fields: Fields) -> dict[str, Any]:
         hint = f"; {field['title']}: {field['description']} For example {examples}" if field else ""
         raise ValueError(f"{'.'.join(path) or 'card'}: {short(found.value)} is not what belongs there{hint}")
     return whole
+
+
+def _newer(data: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    """A card of version 1 as one of version 2: it says what it said, and of what came since nothing.
+
+    Raises
+    ------
+    ValueError
+        Naming what version 1 did not have.
+    """
+    properties = fields.schema["properties"]
+    for category in fields.categories:
+        given = data.get(category)
+        inner = [name for name in given if name in fields] if isinstance(given, Mapping) else []
+        claimed = [name for name in inner if fields[name].get("since") == 2]
+        if category in data and properties[category].get("since") == 2:
+            claimed = [category]
+        if claimed:
+            raise ValueError(
+                f"{claimed[0]} came with version 2 of the schema: write schema_version: 2 to state it"
+            )
+    return {**data, "schema_version": properties["schema_version"]["const"]}
+
+
+def _in_float(whole: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    """32 bits of weights or activations are float, and ``float`` is the word for it. (Of codes, such as those
+    of biases, they are 32 bits.)
+    """
+    for category, own in fields.categories.items():
+        for name, field in own.items():
+            if any(kind.get("$ref") in FLOAT_AT_32 for kind in field["anyOf"]):
+                value = whole[category][name]
+                inner = isinstance(value, dict)
+                whole[category][name] = (
+                    {layer: _word(bits) for layer, bits in value.items()} if inner else _word(value)
+                )
+    return whole
+
+
+def _word(bits: Any) -> Any:
+    return "float" if bits == 32 else bits
 
 
 def _filled(data: Mapping[str, Any], fields: Fields) -> dict[str, Any]:

@@ -1,5 +1,15 @@
 """The fields of a card: those that ``schema.json`` lists, and the choices of a configuration, which follow
 from what is stated about them (`qlib.choices`).
+
+Beside what JSON schema knows, ``schema.json`` states of a field, where there is something to state:
+
+- ``outcome``: it is measured, or follows from choices, and is none itself;
+- ``observation``: the paper's observation about it, by number;
+- ``since``: the version of the schema with which it came;
+- ``needs``: values of other fields of which one makes it one that is asked for; it acts where that is so or
+  where it is reported, and else says nothing;
+- ``like``: the choice with which it acts;
+- ``choice``: a configuration may come to state it as a choice, which then takes its place.
 """
 
 from __future__ import annotations
@@ -19,7 +29,6 @@ from .schema import fault
 
 NOT_REPORTED = "not reported"
 CHOICES = "<choices>"  # stands in schema.json where a category's choices go
-LIKE = {"allocation": "bit_choices"}  # what is no choice, and the choice with which it acts
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -66,9 +75,15 @@ class Fields(Mapping):
         return self.schema["properties"][category]["title"]
 
     def acts(self, name: str, values: Mapping[str, Any]) -> bool:
-        """Whether a field means anything beside the others' ``values``; what is no choice always does."""
-        known = choices(self.config_class).get(LIKE.get(name, name))
-        return known is None or known.acting(values)
+        """Whether a field means anything beside the others' ``values``, as is stated about it."""
+        field = self[name]
+        known = choices(self.config_class).get(field.get("like", name))
+        if known is not None:
+            return known.acting(values)
+        needs = field.get("needs")
+        if needs is None or values[name] != NOT_REPORTED:
+            return True
+        return any(values[other] in wanted for other, wanted in needs.items())
 
 
 class Card(Protocol):
@@ -121,7 +136,7 @@ def _fields_of(config_class: type[QuantConfig]) -> Fields:
         entry["properties"] = {
             name: field
             for place, given in entry["properties"].items()
-            for name, field in (own.items() if place == CHOICES else [(place, given)])
+            for name, field in (own.items() if place == CHOICES else [(place, given)] * (place not in own))
         }
         later = {name for name in own if stated[name].since is not None}  # which older cards lack
         entry["required"] = [name for name in entry["properties"] if name not in later]
@@ -138,9 +153,9 @@ def _categories(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _refuse(config_class: type[QuantConfig], stated: Mapping[str, Choice], schema: Mapping[str, Any]) -> None:
     """Raises ``ValueError`` naming the first field that has no place on a card."""
     categories = _categories(schema)
-    taken = {*schema["properties"], "config_class"}.union(
-        *(entry["properties"] for entry in categories.values())
-    )
+    given = {name: field for entry in categories.values() for name, field in entry["properties"].items()}
+    taken = {*schema["properties"], "config_class"}
+    taken |= {name for name, field in given.items() if not field.get("choice")}
     for field in dataclasses.fields(config_class):
         where = f"{config_class.__name__}.{field.name}"
         if field.name not in stated:

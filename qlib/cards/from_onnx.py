@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from .fields import NOT_REPORTED
-from .onnx_graph import FLOAT, Codes, Graph, Layer
+from .onnx_codes import UNREAD, Codes, Stored
+from .onnx_graph import Graph
+from .onnx_places import additions, input_bits, output_quantized, pooling
+
+MOST_ENTRIES = 2000  # that a card has room for
 
 
 def from_onnx(path: str | Path) -> dict[str, Any]:
     """The fields of a quantized ONNX model's card, as far as its graph shows them.
 
-    Bits by layer are given where layers other than the first and the last differ; 32 stands for float then.
-    Symmetric weights that never use the lowest code are on the restricted grid. Where layers differ in any
-    other choice it is ``not reported``.
+    Bits by layer are given where layers other than the first and the last differ. Symmetric weights that
+    reach further down than up, and yet end before the lowest code, are on the restricted grid. Where layers
+    differ in any other choice, or where the graph does not say, it is ``not reported``.
 
     Raises
     ------
@@ -26,87 +30,146 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
     OSError
         If it cannot be read.
     """
-    graph = Graph(path)
-    layers = graph.layers
-    activations = graph.activations()
-    quantized = [layer.weights for layer in layers if layer.weights is not None]
-    entry = [
-        node
-        for node in graph.nodes
-        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
-        and graph.constant(node.input[0]) is None
-        and graph.origin(node) == ""
-    ]
-    additions = graph.additions()
-    elements = sum(layer.elements for layer in layers)
-    weight_bits = sum(layer.elements * (layer.weights.bits if layer.weights else FLOAT) for layer in layers)
-    fields: dict[str, Any] = {
-        "quantizer": "uniform",
-        "weight_bits": _bits((layer.name, layer.weights) for layer in layers),
-        "activation_bits": _activation_bits(graph, layers),
-        "weight_symmetric": _agreed(codes.symmetric for codes in quantized),
-        "activation_symmetric": _agreed(codes.symmetric for codes in activations),
-        "weight_granularity": _agreed(
-            "per_channel" if codes.per_channel else "per_tensor" for codes in quantized
-        ),
-        "activation_granularity": _agreed(
-            "per_channel" if codes.per_channel else "per_tensor" for codes in activations
-        ),
-        "activation_dynamic": _agreed(codes.dynamic for codes in activations),
-        "quantize_skip": _agreed(skip for skip, _ in additions),
-        "quantize_residual": _agreed(residual for _, residual in additions),
-        "pooling": graph.pooling(),
-        "first_last_bits": _ends(layers),
-        "input_bits": _entry_bits(graph, entry[0]) if entry else "float",
-        "quantize_output": all(
-            graph.producer[v.name].op_type == "DequantizeLinear"
-            for v in graph.graph.output
-            if v.name in graph.producer
-        ),
-        "batch_norm": "separate" if any(n.op_type == "BatchNormalization" for n in graph.nodes) else "folded",
-        "weight_bytes": weight_bits / 8,
-        "average_weight_bits": round(weight_bits / elements, 4),
+    try:
+        graph = Graph(path)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # operators of others are not checked when a file is loaded
+        raise ValueError(f"{path} holds an operator that cannot be read ({type(error).__name__})") from None
+    if not graph.layers and not graph.unread:
+        raise ValueError("the graph has no convolution and no linear layer with constant weights")
+    grids = [grid for _, grid in graph.quantizers]
+    met = additions(graph)
+    convolves = any("Conv" in layer.operator for layer in graph.layers)
+    separate = any(node.op_type == "BatchNormalization" for node in graph.nodes)
+    fields = {
+        "activation_bits": _activation_bits(graph),
+        "activation_symmetric": _agreed_sets([_part(grid, "symmetric") for grid in grids]),
+        "activation_granularity": _agreed_sets([_part(grid, "granularity") for grid in grids]),
+        "activation_dynamic": _agreed(_part(grid, "dynamic") for grid in grids),
+        "quantize_skip": _agreed(skip for skip, _ in met),
+        "quantize_residual": _agreed(residual for _, residual in met),
+        "pooling": pooling(graph),
+        "input_bits": input_bits(graph),
+        "quantize_output": output_quantized(graph),
+        "batch_norm": "separate" if separate else "folded" if convolves else NOT_REPORTED,
+        "bias": _agreed(map(_word, graph.biases.values())),
+        "embedding_bits": _agreed(map(_word, graph.tables)),
     }
-    if fields["weight_symmetric"] is True:
-        fields["symmetric_grid"] = "full" if any(layer.lowest for layer in layers) else "restricted"
-    return fields
+    if graph.unread or any(layer.weights.codes == UNREAD for layer in graph.layers):
+        return fields  # a side that is not known whole
+    return {**fields, **_of_weights(graph)}
 
 
-def _entry_bits(graph: Graph, node: Any) -> int:
-    if node.op_type == "DynamicQuantizeLinear":
-        return 8
-    return graph.codes(node.input[1], node.input[2] if len(node.input) > 2 else None).bits
+def _of_weights(graph: Graph) -> dict[str, Any]:
+    layers = graph.layers
+    once = list({layer.weights.name: layer.weights for layer in layers}.values())
+    quantized = [weights for weights in once if isinstance(weights.codes, Codes)]
+    elements = sum(weights.elements for weights in once)
+    bits = sum(weights.elements * weights.bits for weights in once)
+    parts = [part for weights in once for part in weights.parameters]
+    parameters = {part.name: (part.bits or 0) * part.elements for part in parts}  # each once
+    granularity = _agreed_sets([weights.codes.granularity for weights in quantized])
+    in_groups = granularity == "per_group"
+    narrow = {weights.narrow for weights in quantized}
+    symmetric = _agreed_sets([weights.codes.symmetric for weights in quantized])
+    return {
+        "quantizer": "uniform" if quantized or graph.quantizers else NOT_REPORTED,
+        # Codes of fewer bits than their type, which does not tell how many were meant
+        "weight_bits": NOT_REPORTED if narrow == {True} else _bits((la.name, la.weights) for la in layers),
+        "first_last_bits": NOT_REPORTED if narrow == {True} else _ends(graph),
+        "weight_symmetric": symmetric,
+        "symmetric_grid": _grid(quantized) if symmetric is True else NOT_REPORTED,
+        "weight_granularity": granularity,
+        "group_size": _agreed(w.codes.group_size for w in quantized) if in_groups else NOT_REPORTED,
+        # Without such an order groups may still have been rounded in another one
+        "column_order": "activation" if {layer.reordered for layer in layers} == {True} else NOT_REPORTED,
+        "weight_bytes": bits / 8,
+        "average_weight_bits": round(bits / elements, 4) if elements else NOT_REPORTED,
+        "effective_weight_bits": (
+            round((bits + sum(parameters.values())) / elements, 4) if elements else NOT_REPORTED
+        ),
+    }
+
+
+def _part(grid: Codes | str, name: str) -> Any:
+    """What a grid is; where that cannot be told, what agrees with nothing."""
+    return getattr(grid, name) if isinstance(grid, Codes) else frozenset() if name != "dynamic" else UNREAD
 
 
 def _agreed(values: Iterable[Any]) -> Any:
-    """The one value that all have; ``not reported`` if they differ or there is none."""
+    """The one value that all have; ``not reported`` if they differ, or if one is not known."""
     found = set(values)
-    return found.pop() if len(found) == 1 else NOT_REPORTED
+    return found.pop() if len(found) == 1 and not found & {UNREAD, None} else NOT_REPORTED
 
 
-def _bits(layers: Iterable[tuple[str, Codes | None]]) -> Any:
-    by_name = {name: codes.bits if codes else FLOAT for name, codes in layers}
+def _agreed_sets(possible: list[frozenset[Any]]) -> Any:
+    """The one value that all may have. Of a symmetric grid and another, it is what all are; of one block in
+    every channel, channels.
+    """
+    found = frozenset.intersection(*possible) if possible else frozenset()
+    for fact in ({True, False}, {"per_channel", "per_group"}):
+        if found == fact:
+            found = found - {False, "per_group"}
+    return next(iter(found)) if len(found) == 1 else NOT_REPORTED
+
+
+def _grid(quantized: list[Stored]) -> str:
+    """Of weights that do not tell, the others decide."""
+    return _agreed({weights.grid for weights in quantized} - {None})
+
+
+def _word(what: Stored | Codes | str | None) -> Any:
+    """Bits as a card has them."""
+    codes = what.codes if isinstance(what, Stored) else what
+    if codes == UNREAD:  # of a bias beside its layer, whose type says it
+        return what.width if isinstance(what, Stored) and what.width else UNREAD
+    return "float" if codes is None else codes.bits
+
+
+def _bits(layers: Iterable[tuple[str, Stored | Codes | str | None]]) -> Any:
+    by_name = {name: _word(what) for name, what in layers}
     every = list(by_name.values())
+    if UNREAD in every or not every:
+        return NOT_REPORTED
     if every[0] == every[-1] and len(set(every[1:-1])) == 1:  # the ends are told of by first_last_bits
         every = every[1:-1]
-    return by_name if len(set(every)) > 1 else "float" if every[0] == FLOAT else every[0]
+    if len(set(every)) == 1:
+        return every[0]
+    return by_name if len(by_name) <= MOST_ENTRIES else "mixed"
 
 
-def _activation_bits(graph: Graph, layers: list[Layer]) -> Any:
+def _activation_bits(graph: Graph) -> Any:
     """Those of all tensors but the network's input and what the first and the last layer give, if these
     agree; else of what enters each layer.
     """
-    inner = {codes.bits for codes in graph.activations(between=(layers[0].name, layers[-1].name))}
-    if len(inner) == 1 and all(layer.inputs is not None for layer in layers[1:-1]):
+    layers = graph.layers
+    inner = _given_by(graph, _inner(graph))
+    if len(inner) == 1 and UNREAD not in inner and all(layer.inputs is not None for layer in layers[1:-1]):
         return inner.pop()
     return _bits((layer.name, layer.inputs) for layer in layers)
 
 
-def _ends(layers: list[Layer]) -> Any:
-    ends, rest = (
-        {layer.weights.bits if layer.weights else "float" for layer in part}
-        for part in ([layers[0], layers[-1]], layers[1:-1])
-    )
-    if ends == rest or not rest:
-        return "like the rest"
-    return ends.pop() if len(ends) == 1 else NOT_REPORTED
+def _ends_of(graph: Graph) -> set[str]:
+    return {layer.name for layer in (*graph.layers[:1], *graph.layers[-1:])}
+
+
+def _inner(graph: Graph) -> set[str]:
+    """What gives the tensors that are neither an input nor what the first and the last layer give."""
+    return {source for source, _ in graph.quantizers} - {*graph.input_kinds, *_ends_of(graph)}
+
+
+def _given_by(graph: Graph, sources: set[str]) -> set[Any]:
+    """The bits of the quantizers of what these give."""
+    return {_word(grid) for source, grid in graph.quantizers if source in sources}
+
+
+def _ends(graph: Graph) -> Any:
+    """The bits of the first and the last layer, on the side on which they differ from the rest."""
+    ends = _ends_of(graph)
+    weights = [
+        {_word(layer.weights) for layer in graph.layers if (layer.name in ends) == among} for among in (1, 0)
+    ]
+    given = [_given_by(graph, ends), _given_by(graph, _inner(graph))]
+    apart = [first for first, rest in (weights, given) if first and rest and first != rest]
+    return _agreed(set.union(*apart)) if apart else "like the rest"

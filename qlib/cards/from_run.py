@@ -27,6 +27,7 @@ AVERAGES = ("average_weight_bits", "average_activation_bits")
 SIZES = (
     "average_weight_bits",
     "average_activation_bits",
+    "effective_weight_bits",
     "weight_bytes",
     "activation_bytes",
     "max_activation_bytes",
@@ -70,19 +71,26 @@ def _of_bench(bench: str, network: str) -> dict[str, Any]:
         "network": f"{network} of the bench {bench}",
         "dataset": f"{bench}, validation images",
         "data": "training images",
+        "calibration_overlaps_test": False,
     }
 
 
 def _of_config(config: QuantConfig) -> dict[str, Any]:
     by_layer = any(isinstance(bits, Mapping) for bits in (config.weight_bits, config.activation_bits))
-    what = {"quantizer": "uniform", "batch_norm": "folded", "bias": "float"}
+    what = {"quantizer": "uniform", "batch_norm": "folded"}
     if config.in_float:
-        what = {"technique": "none: float", "batch_norm": "separate", "bias": "float"}
+        what = {"technique": "none: float", "batch_norm": "separate"}
+    what |= {"bias": "float", "accumulator_bits": "float"}
     return {**what, **config.in_words(), "allocation": "by layer" if by_layer else "uniform"}
 
 
 def _of_measured(runs: Sequence[Measurement]) -> dict[str, Any]:
-    fields = {"accuracy": _measured(runs), "seeds": len(runs)}
+    fields = {
+        "accuracy": _measured(runs),
+        "seeds": len(runs),
+        "metric": runs[0].metric.name,
+        "examples": runs[0].n,
+    }
     if len(runs) > 1:
         fields["spread"] = _rounded(mean_of(runs).spread)
     return fields
@@ -203,12 +211,14 @@ def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "steps": 0,
     }
     if allocation.get("largest_map_bits") is not None:
-        fields["allocation"] = "analytic, by the largest feature map"
+        fields |= {"allocation": "analytic, by the largest feature map", "constraint": "largest feature map"}
     elif allocation:
         fields |= {
             "allocation": "learned, by channel" if allocation["per_channel"] else "learned",
             "labels": allocation["labels"],
             "steps": allocation["steps"],
+            "constraint": "average",
+            **{name: allocation[name] for name in ("learning_rate", "penalty", "checkpoint")},
         }
     if row["precision"] != "float32":
         fields["remarks"] = f"Products and their sums in {row['precision']}."

@@ -180,12 +180,17 @@ def _pretrained(words: _Words) -> list[str | None]:
     ]
 
 
+def _evaluation(words: _Words) -> list[str | None]:
+    return [words.one("metric", {"top1": "Top-1 accuracy", str: "{}"})]
+
+
 _OF: dict[str, Callable[[_Words], list[str | None]]] = {
     "method": _method,
     "operations": _operations,
     "mixed_precision": _mixed_precision,
     "resources": _resources,
     "pretrained": _pretrained,
+    "evaluation": _evaluation,
 }
 _TEX: dict[str, str] = {
     "\\": r"\textbackslash{}",

@@ -1,274 +1,292 @@
-"""The graph of an ONNX file, and what it shows of quantization. Needs the extra ``onnx``.
+"""The graph of an ONNX file, walked once from its inputs to its outputs, and what it shows of quantization.
 
-Both ways in which ONNX writes quantization are read: pairs of QuantizeLinear and DequantizeLinear around
-ordinary operators (QDQ), and operators on codes (QLinearConv and its kin, MatMulInteger and ConvInteger
-behind DynamicQuantizeLinear).
+Three ways of writing are read: pairs of QuantizeLinear and DequantizeLinear (or QONNX's Quant) around
+ordinary operators, operators on codes (QLinearConv and its kin), and layers that quantize their input
+themselves or hold packed weights (MatMulInteger, MatMulNBits).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .fields import NOT_REPORTED
-
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-# Inputs: x, its scale and zero-point, w, its scale and zero-point
-CODE_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm")
-DYNAMIC_LAYERS = ("ConvInteger", "MatMulInteger")
-WEIGHTED = (*LAYERS, *CODE_LAYERS, *DYNAMIC_LAYERS)
-ADDITIONS = ("Add", "QLinearAdd")
-POOLINGS = (
-    "AveragePool",
-    "GlobalAveragePool",
-    "ReduceMean",
-    "QLinearAveragePool",
-    "QLinearGlobalAveragePool",
+from .onnx_codes import DYNAMIC, UINT8, UNREAD, Codes, Stored, codes_of, kind_of, stored_of, unread
+from .onnx_file import Constant, read_file
+from .onnx_operators import (
+    ACTIVATIONS,
+    ADDITIONS,
+    GIVES_AT,
+    JOIN,
+    KEEP_GRID,
+    LAYERS,
+    NO_WEIGHTS,
+    ON_CODES,
+    PRODUCTS,
+    QUANTIZERS,
+    RECURRENT,
 )
-KEEP_GRID = ("MaxPool", "Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose", "Pad")
-LIMITS = ("Clip", "Max", "Min")  # what a grid that is narrower than its type needs before it
-FLOAT = 32
+from .onnx_values import NOTHING, Layer, Value, shared
+from .onnx_weights import attribute, constant_value, packed_table, quant, reordered, weights_of
 
-
-@dataclass(frozen=True)
-class Codes:
-    """A grid of codes: its bits, whether its zero-point is 0 by type and value, and whether it has a scale
-    per channel.
-    """
-
-    bits: int
-    symmetric: bool
-    per_channel: bool
-    dynamic: bool = False
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer with weights: the codes of its input and of its weights, ``None`` for float, and its number of
-    weights.
-    """
-
-    name: str
-    inputs: Codes | None
-    weights: Codes | None
-    elements: int
-    lowest: bool  # whether some weight has the lowest code that its bits allow
+MAX_BITS_BEHIND = 2**31  # of memory for which layers a tensor depends on
 
 
 class Graph:
-    """An ONNX graph, with questions that it can answer."""
+    """An ONNX graph. What it found stands in its lists: ``layers``, ``tables`` (embeddings), ``biases`` by
+    layer, ``quantizers`` (of every tensor that is quantized at run time: whose values it is, and its grid),
+    ``entries`` (bits at which an input enters, by input) and ``unread`` (operators that may hold weights).
+    """
 
     def __init__(self, path: str | Path):
-        try:
-            import onnx
-        except ImportError:
-            raise ValueError(
-                'reading ONNX needs the package onnx: pip install "quantization-tradeoffs[onnx]"'
-            ) from None
-        try:
-            model = onnx.load(str(path), load_external_data=False)  # never follow a path that the file names
-            # So that nodes have their inputs and there is no circle among them
-            onnx.checker.check_model(model)
-            nodes = list(model.graph.node)
-        except OSError:
-            raise
-        except Exception as error:  # whatever the parser makes of a stranger's bytes
-            raise ValueError(f"{path} is not an ONNX model ({type(error).__name__})") from None
-        if not nodes:
-            raise ValueError(f"{path} is not an ONNX model: its graph is empty")
-        self.onnx = onnx
-        self.graph = model.graph
-        self.nodes = nodes
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        for node in nodes:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-                self.constants[node.output[0]] = node.attribute[0].t
-        self.producer = {output: node for node in nodes for output in node.output}
-        self.inputs = {value.name for value in model.graph.input} - set(self.constants)
+        file = read_file(path)
+        self.nodes = list(file.graph.node)
+        self.constants = dict(file.constants)
+        self.outputs = [value.name for value in file.graph.output]
+        self.input_kinds = file.inputs
+        self.layers: list[Layer] = []
+        self.tables: list[Stored] = []
+        self.biases: dict[str, Stored] = {}
+        self.quantizers: list[tuple[str, Codes | str]] = []
+        self.entries: dict[str, set[Any]] = {}
+        self.unread: list[str] = []
+        self._without_bias: set[str] = set()
+        used = Counter(node.name for node in self.nodes)
+        self.names = [n.name if n.name and used[n.name] == 1 else n.output[0] for n in self.nodes]
+        self.values: dict[str, Value] = {
+            name: Value(False, stored=stored_of(constant)) for name, constant in self.constants.items()
+        }
+        for number, (name, kind) in enumerate(file.inputs.items()):
+            integer = kind in ("INT8", "UINT8", "INT16", "UINT16", "INT4", "UINT4")
+            known = kind_of(kind) if integer else None
+            self.values[name] = Value(True, name, kind=known, behind=1 << number % 64)
+        for tensor in file.graph.sparse_initializer:
+            self.values[tensor.values.name] = Value(False, stored=unread(tensor.values.name))
+        count = sum(node.op_type in LAYERS for node in self.nodes) + len(file.inputs)
+        self.knows_paths = count * len(self.nodes) <= MAX_BITS_BEHIND
+        for node, name in zip(self.nodes, self.names, strict=True):
+            for place, output in enumerate(node.output):
+                if node.op_type == "Identity" and node.input[0] in self.constants:
+                    self.constants[output] = self.constants[node.input[0]]
+                if output and node.op_type != "Constant":
+                    self.values[output] = self._value(node, name, place)
 
-    def constant(self, name: str) -> Any:
-        """The tensor that ``name`` stands for, seen through Identity; ``None`` if it is computed."""
-        while (
-            name not in self.constants and name in self.producer and self.producer[name].op_type == "Identity"
-        ):
-            name = self.producer[name].input[0]
-        return self.constants.get(name)
+    # --------------------------------------------------------------------------------------------------------
+    # What a node is given
 
-    def array(self, name: str) -> np.ndarray | None:
-        tensor = self.constant(name)
-        if tensor is None or tensor.data_location == self.onnx.TensorProto.EXTERNAL:
+    def value(self, name: str) -> Value:
+        return self.values.get(name, NOTHING)
+
+    def given(self, node: Any, place: int | None) -> Value:
+        return self.value(node.input[place]) if place is not None and place < len(node.input) else NOTHING
+
+    def constant(self, node: Any, place: int | None) -> Constant | None:
+        """The constant at a place of what a node is given, seen through Identity."""
+        if place is None or place >= len(node.input):
             return None
-        return self.onnx.numpy_helper.to_array(tensor)
+        return self.constants.get(node.input[place])
 
-    def bits(self, tensor: Any) -> tuple[int, bool]:
-        """Bits and signedness of an integer type; 8 bits without sign, ONNX's default, if there is none."""
-        name = self.onnx.TensorProto.DataType.Name(tensor.data_type) if tensor is not None else "UINT8"
-        digits = name.lstrip("UINT")
-        if not digits.isdigit():
-            raise ValueError(f"codes of type {name} are not integers: a card cannot describe them")
-        return int(digits), name.startswith("INT")
-
-    def codes(self, scale: str, zero_point: str | None, dynamic: bool = False) -> Codes:
-        zeros = self.array(zero_point or "")
-        tensor = self.constant(zero_point or "")
-        scales = self.constant(scale)
-        bits, signed = self.bits(tensor)
-        symmetric = signed and (zeros is None or not zeros.astype(np.int64).any())
-        return Codes(bits, symmetric, scales is not None and int(np.prod(scales.dims)) > 1, dynamic)
-
-    def quantized(self, tensor: str) -> Codes | None:
-        """The codes of an ordinary operator's input; ``None`` if it is float."""
-        node = self.producer.get(tensor)
-        while node is not None and node.op_type in KEEP_GRID:
-            node = self.producer.get(node.input[0])
-        if node is None or node.op_type != "DequantizeLinear":
-            return None
-        return self.codes(node.input[1], node.input[2] if len(node.input) > 2 else None)
+    def has(self, node: Any, place: int | None) -> bool:
+        return place is not None and place < len(node.input) and bool(node.input[place])
 
     @cached_property
-    def layers(self) -> list[Layer]:
-        found = [self._layer(node) for node in self.nodes if node.op_type in WEIGHTED]
-        found = [layer for layer in found if layer is not None]
-        if not found:
-            raise ValueError("the graph has no convolution and no linear layer with constant weights")
+    def users(self) -> dict[str, list[Any]]:
+        """The nodes that are given a tensor, by its name."""
+        found: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
         return found
 
-    def _layer(self, node: Any) -> Layer | None:
-        name = node.name or node.output[0]
-        if node.op_type in CODE_LAYERS:
-            weight = node.input[3]
-            inputs = self.codes(*node.input[1:3])
-            weights = self.codes(*node.input[4:6])
-        elif node.op_type in DYNAMIC_LAYERS:
-            weight = node.input[1]
-            weights = self.codes(
-                self._dynamic_scale(node) or "", node.input[3] if len(node.input) > 3 else None
-            )
-            inputs = self.codes("", node.input[2] if len(node.input) > 2 else None, dynamic=True)
+    @cached_property
+    def producer(self) -> dict[str, Any]:
+        return {output: node for node in self.nodes for output in node.output}
+
+    # --------------------------------------------------------------------------------------------------------
+    # What a node makes
+
+    def _value(self, node: Any, name: str, place: int) -> Value:
+        kind = node.op_type
+        inputs = [self.value(given) for given in node.input if given]
+        live = any(value.live for value in inputs) and kind not in ("Shape", "Size")
+        if not live:
+            return Value(False, stored=constant_value(self, node, name, place))
+        behind = 0
+        for value in inputs:
+            behind |= value.behind
+        made = Value(True, name, behind=behind)
+        if place == 0 and kind in LAYERS:
+            made = self._layer(node, name, made)
+        elif place == 0:
+            self._note(node)
+        if kind == "QuantizeLinear":
+            return self._quantized(node, made)
+        if kind == "DynamicQuantizeLinear":
+            return self._run_time(node, made, DYNAMIC, UINT8) if place == 0 else made
+        if kind == "DequantizeLinear":
+            return self._dequantized(node, made)
+        if kind in ("Quant", "BipolarQuant", "IntQuant"):
+            return self._run_time(node, made, quant(self, node))
+        if kind.startswith("QLinear") or kind == "QGemm":
+            return self._on_codes(node, made, name)
+        if kind in LAYERS:
+            return made  # sums, in float or as wide integers
+        return self._ordinary(node, made)
+
+    def _layer(self, node: Any, name: str, made: Value) -> Value:
+        """Note a layer, if the node is one and no product of two activations."""
+        kind = node.op_type
+        x, w, b = LAYERS[kind]
+        if not self.given(node, x).live and kind in PRODUCTS:
+            x, w = w, x
+        given = self.given(node, x)
+        if self.given(node, w).live or not given.live:
+            return made
+        if kind == "DynamicQuantizeMatMul":
+            self._quantizer(given.source, DYNAMIC)
+            inputs: Codes | str | None = DYNAMIC
+        elif kind == "MatMulNBits" and attribute(node, "accuracy_level", 0) == 4:
+            inputs = UNREAD  # the kernel may quantize what it is given
         else:
-            inputs = self.quantized(node.input[0])
-            weights = self.quantized(node.input[1])
-            weight = node.input[1]
-            if weights is not None:
-                weight = self.producer[weight].input[0]
-                made = self.producer.get(weight)
-                if made is not None and made.op_type == "QuantizeLinear":
-                    weight = made.input[0]
-        tensor = self.constant(weight)
-        if tensor is None:  # a product of two activations
-            return None
-        values = self.array(weight)
-        lowest = (
-            values is not None
-            and values.dtype.kind == "i"
-            and bool((values == np.iinfo(values.dtype).min).any())
+            inputs = given.grid
+            if given.kind is not None and inputs is None:
+                inputs = self._from_outside(node, given, x if kind in ON_CODES else None)
+        self.layers.append(
+            Layer(name, inputs, given.source, weights_of(self, node, w), kind, reordered(self, node))
         )
-        return Layer(name, inputs, weights, int(np.prod(tensor.dims)), lowest)
+        if self.has(node, b):
+            self.biases[name] = self.given(node, b).stored or unread(name)
+        elif kind in PRODUCTS:
+            self._without_bias.add(name)
+        bit = 1 << 64 + len(self.layers) if self.knows_paths else 0
+        return replace(made, behind=made.behind | bit)
 
-    def _dynamic_scale(self, node: Any) -> str | None:
-        """The constant scale that is multiplied with the run-time one of a dynamically quantized layer."""
-        ranges = self.producer.get(node.input[0])
-        for other in self.nodes:
-            if ranges is not None and other.op_type == "Mul" and ranges.output[1] in other.input:
-                (scale,) = [name for name in other.input if name != ranges.output[1]] or [None]
-                if scale is not None and scale.rsplit("_", 1)[0] == node.input[1].rsplit("_", 1)[0]:
-                    return scale
-        return None
+    def _from_outside(self, node: Any, given: Value, place: int | None) -> Codes | str:
+        """The grid of codes that are an input of the network; without a place its scale is not known."""
+        codes: Codes | str = UNREAD
+        if place is not None and given.kind is not None:
+            codes = codes_of(given.kind, self.constant(node, place + 1), self.constant(node, place + 2))
+        self._quantizer(given.source, codes)
+        return codes
 
-    def origin(self, node: Any) -> str:
-        """The layer, or other node, whose values a node quantizes, seen through activation functions; "" for
-        the input.
-        """
-        while node is not None and node.op_type in (
-            "QuantizeLinear",
-            "DynamicQuantizeLinear",
-            "Relu",
-            *LIMITS,
-            *KEEP_GRID,
+    def _bias(self, node: Any) -> Value | None:
+        """What a node adds a bias to, if it does that to the result of a layer that has none yet."""
+        operands = [self.given(node, place) for place in (0, ADDITIONS[node.op_type])]
+        live = [value for value in operands if value.live]
+        added = [value.stored for value in operands if not value.live and value.stored is not None]
+        if (
+            len(live) != 1
+            or len(added) != 1
+            or added[0].rank != 1
+            or live[0].source not in self._without_bias
         ):
-            node = self.producer.get(node.input[0])
-        return "" if node is None else node.name or node.output[0]
+            return None
+        self._without_bias.remove(live[0].source)
+        self.biases[live[0].source] = added[0]
+        return live[0]
 
-    def before(self, tensor: str) -> dict[int, Any]:
-        """Every node that ``tensor`` depends on, by identity."""
-        found = {}
-        waiting = [tensor]
-        while waiting:
-            node = self.producer.get(waiting.pop())
-            if node is not None and id(node) not in found:
-                found[id(node)] = node
-                waiting += node.input
-        return found
+    def _ordinary(self, node: Any, made: Value) -> Value:
+        kind = node.op_type
+        inputs = [self.value(given) for given in node.input if given]
+        first = next(value for value in inputs if value.live)
+        if kind in ADDITIONS and (to := self._bias(node)):
+            return replace(made, source=to.source)
+        if kind == "Clip" and first.kind and isinstance(first.grid, Codes):  # a grid narrower than its type
+            return replace(first, grid=self.limited(node, first.grid), behind=made.behind)
+        if kind in ("Gather", "GatherBlockQuantized") and inputs[0] is not first:  # a table
+            table = self.constant(node, 0)
+            if kind == "Gather" and table is not None and table.integer and table.bits <= 16:
+                return replace(made, kind=kind_of(table.kind))
+            return replace(made, grid=inputs[0].stored.codes if inputs[0].stored else None)
+        if kind in JOIN:
+            return replace(made, grid=shared(inputs[1:] if kind == "Where" else inputs), kind=first.kind)
+        if kind in KEEP_GRID:
+            return replace(made, source=first.source, grid=first.grid, kind=first.kind)
+        if kind in ACTIVATIONS:  # a limit may lie between two codes
+            return replace(made, source=first.source, grid=UNREAD if first.grid else None, kind=first.kind)
+        # An operator on codes that is not known here
+        return replace(made, grid=UNREAD if first.kind else None, kind=first.kind)
 
-    def additions(self) -> list[tuple[bool, bool]]:
-        """Of every addition of two activations, whether the skip and whether the residual operand enter
-        quantized. The residual is the operand with more layers on its own branch.
-        """
-        found = []
-        for node in self.nodes:
-            if node.op_type not in ADDITIONS:
-                continue
-            operands = [node.input[0], node.input[3 if node.op_type == "QLinearAdd" else 1]]
-            paths = [self.before(name) for name in operands]
-            needed = [
-                {name, *(i for n in path.values() for i in n.input)}
-                for name, path in zip(operands, paths, strict=True)
-            ]
-            if not all(self.inputs & names for names in needed):
-                continue  # a bias, or another constant
-            own = [
-                sum(n.op_type in WEIGHTED for key, n in path.items() if key not in other)
-                for path, other in zip(paths, paths[::-1], strict=True)
-            ]
-            quantized = [
-                node.op_type == "QLinearAdd" or self.quantized(name) is not None for name in operands
-            ]
-            residual = int(own[1] > own[0])
-            found.append((quantized[1 - residual], quantized[residual]))
-        return found
+    def _note(self, node: Any) -> None:
+        """Keep account of tables that are looked up, and of operators that may hold weights unseen."""
+        kind = node.op_type
+        given = [self.value(name).stored for name in node.input]
+        if kind == "GatherBlockQuantized":
+            self.tables.append(packed_table(self, node))
+        elif kind == "Gather" and given[0] is not None and given[0].rank == 2:
+            self.tables.append(given[0])
+        own = node.domain not in ("", "ai.onnx") and not kind.startswith("QLinear")
+        if kind in RECURRENT or own and kind not in (*QUANTIZERS, *NO_WEIGHTS, "GatherBlockQuantized"):
+            if any(stored is not None and stored.rank > 1 for stored in given):
+                self.unread.append(kind)
 
-    def pooling(self) -> str:
-        modes = set()
-        for node in self.nodes:
-            if node.op_type.startswith("QLinear") and node.op_type in POOLINGS:
-                modes.add("low_precision" if node.input[1:3] == node.input[3:5] else "high_precision")
-            elif node.op_type in POOLINGS:
-                after = [n for n in self.nodes if node.output[0] in n.input]
-                after += [
-                    n
-                    for limit in after
-                    if limit.op_type in LIMITS
-                    for n in self.nodes
-                    if limit.output[0] in n.input
-                ]
-                scales = {n.input[1] for n in after if n.op_type == "QuantizeLinear"}
-                source = self.producer.get(node.input[0])
-                same = (
-                    source is not None
-                    and source.op_type == "DequantizeLinear"
-                    and scales == {source.input[1]}
-                )
-                modes.add("float" if not scales else "low_precision" if same else "high_precision")
-        return modes.pop() if len(modes) == 1 else NOT_REPORTED
+    def _quantized(self, node: Any, made: Value) -> Value:
+        first = self.given(node, 0)
+        kind = self.kind_given(node, 2)
+        codes = UNREAD
+        if kind is not None and (not self.has(node, 2) or self.constant(node, 2) is not None):
+            codes = codes_of(kind, self.constant(node, 1), self.constant(node, 2))
+            if attribute(node, "block_size", 0):
+                codes = replace(codes, granularity=frozenset())
+        return self._run_time(node, replace(made, source=first.source), codes, kind)
 
-    def activations(self, between: tuple[str, str] | None = None) -> list[Codes]:
-        """The codes of every tensor that is quantized at run time, and not constant; if the first and the
-        last layer are given in ``between``, without the network's input and what these two give.
-        """
-        found = []
-        for node in self.nodes:
-            if between is not None and node.op_type != "QLinearAdd" and self.origin(node) in ("", *between):
-                continue
-            if node.op_type == "QuantizeLinear" and self.constant(node.input[0]) is None:
-                found.append(self.codes(node.input[1], node.input[2] if len(node.input) > 2 else None))
-            elif node.op_type.startswith("QLinear"):
-                # The output's scale and zero-point follow those of the operands
-                i = 3 if node.op_type in POOLINGS else 6
-                found.append(self.codes(*node.input[i : i + 2]))
-            elif node.op_type == "DynamicQuantizeLinear":
-                found.append(Codes(8, False, False, dynamic=True))
-        return found
+    def _run_time(
+        self, node: Any, made: Value, codes: Codes | str, kind: tuple[int, bool] | None = None
+    ) -> Value:
+        source = self.given(node, 0).source
+        self._quantizer(source, codes)
+        return replace(made, source=source, grid=codes, kind=kind)
+
+    def _quantizer(self, source: str, codes: Codes | str) -> None:
+        self.quantizers.append((source, codes))
+        if source in self.input_kinds:
+            self.entries.setdefault(source, set()).add(codes.bits if isinstance(codes, Codes) else UNREAD)
+
+    def _dequantized(self, node: Any, made: Value) -> Value:
+        first = self.given(node, 0)
+        if first.grid is not None or first.kind is None:
+            codes = first.grid or UNREAD
+        elif first.source in self.input_kinds:
+            codes = self._from_outside(node, first, 0)
+        else:  # rows of a table
+            codes = codes_of(first.kind, self.constant(node, 1), self.constant(node, 2))
+        return replace(made, source=first.source, grid=codes)
+
+    def kind_given(self, node: Any, place: int) -> tuple[int, bool] | None:
+        """Of the codes that a quantizer gives: the type of its zero-point, or what it says itself."""
+        if not self.has(node, place):
+            import onnx
+
+            said = attribute(node, "output_dtype", 0)
+            return kind_of(onnx.TensorProto.DataType.Name(said)) if said else UINT8
+        zero = self.constant(node, place)
+        return None if zero is None else kind_of(zero.kind)
+
+    def _on_codes(self, node: Any, made: Value, name: str) -> Value:
+        place = GIVES_AT.get(node.op_type, 3)
+        if node.op_type == "QGemm" and not self.has(node, place):  # gives float
+            return made
+        zero = self.constant(node, place + 1)
+        given = self.given(node, 2 if node.op_type == "QLinearConcat" else 0).kind
+        kind = kind_of(zero.kind) if zero is not None else given
+        known = kind is not None and (zero is not None or not self.has(node, place + 1))
+        codes = codes_of(kind, self.constant(node, place), zero) if known else UNREAD
+        source = name
+        if node.op_type in ADDITIONS and (to := self._bias(node)):
+            source = to.source
+        self._quantizer(source, codes)
+        return replace(made, source=source, grid=codes, kind=kind)
+
+    def limited(self, node: Any, codes: Codes) -> Codes | str:
+        low, high = (self.number(node, place) for place in (1, 2))
+        if low is None or high is None or not 0 < high - low < 2**32:
+            return UNREAD
+        bits = int(high - low).bit_length()
+        return replace(codes, bits=bits) if bits < codes.bits else codes
+
+    def number(self, node: Any, place: int) -> float | None:
+        constant = self.constant(node, place)
+        whole = constant is not None and constant.elements == 1 and constant.values is not None
+        return float(constant.values.reshape(())) if whole else None

@@ -50,7 +50,10 @@ def shown(field: str, value: Any, fields: Fields = PLAIN) -> str:
     if isinstance(value, Mapping) and "metric" in value:
         unit = f" {value['unit']}" if value.get("unit") else ""
         ends = f"{value['low']:g} to {value['high']:g}, " if {"low", "high"} <= set(value) else ""
-        return f"{value['metric']} {value['value']:g}{unit} ({ends}n = {value['n']:,})"
+        about = ends + (f"n = {value['n']:,}" if "n" in value else "")
+        return f"{value['metric']} {value['value']:g}{unit}" + (
+            f" ({about.removesuffix(', ')})" if about else ""
+        )
     if isinstance(value, Mapping):
         if len(value) <= 4:
             return ", ".join(f"{name}: {shown(field, part, fields)}" for name, part in value.items())
@@ -71,12 +74,14 @@ def shown(field: str, value: Any, fields: Fields = PLAIN) -> str:
 
 def _span(values: list[Any]) -> str:
     numbers = [value for value in values if isinstance(value, (int, float))]
-    return f"{min(numbers)} to {max(numbers)}" if numbers else "in words"
+    if not numbers:
+        return "in words"
+    return f"{min(numbers)} to {max(numbers)}" + (" and float" if "float" in values else "")
 
 
 def table(card: Card) -> Iterator[tuple[str, list[tuple[str, str, bool]]]]:
     """Category by category: its title, and of each field the label, the value in words, and whether it is
-    reported.
+    reported. What is not reported and does not act is left out.
     """
     for category, known in card.fields.categories.items():
         yield (
@@ -84,6 +89,7 @@ def table(card: Card) -> Iterator[tuple[str, list[tuple[str, str, bool]]]]:
             [
                 (field["title"], shown(name, card[name], card.fields), card[name] != NOT_REPORTED)
                 for name, field in known.items()
+                if card[name] != NOT_REPORTED or card.acts(name)
             ],
         )
 
