@@ -8,8 +8,8 @@ import pytest
 from card_strategies import CARDS
 from hypothesis import HealthCheck, given, settings
 
-from qlib import QuantConfig, QuantizationCard
-from qlib.cards import FIELDS, NOT_REPORTED, SCHEMA, catalogue, strict_yaml
+from qlib import QuantConfig, QuantizationCard, strict_yaml
+from qlib.cards import FIELDS, NOT_REPORTED, SCHEMA, catalogue
 from qlib.cards.fields import CHOICES, PLAIN, fields_of
 from qlib.choices import choice
 
