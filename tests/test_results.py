@@ -222,11 +222,12 @@ def test_every_recorded_table_is_complete_and_current(path):
 @pytest.fixture(scope="module")
 def image_files(tmp_path_factory):
     """Where the images that are no part of the project lie, if they are here, and a cache for them."""
-    data = os.environ.get("QLIB_CIFAR10_JPEG") or str(DATA)
+    folders = {"QLIB_CIFAR10_JPEG": DATA, "QLIB_IMAGENET_SAMPLE": DATA / "imagenet-sample"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QLIB_CIFAR10_JPEG", data)
+        for name, folder in folders.items():
+            patch.setenv(name, os.environ.get(name) or str(folder))
         patch.setenv("QLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield os.path.isdir(data)
+        yield all(os.path.isdir(os.environ[name]) for name in folders)
 
 
 @pytest.mark.parametrize("path", recorded_tables(), ids=lambda p: f"{p.parent.name}/{p.stem}")
