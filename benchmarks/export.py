@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import onnxruntime
 import torch
 import torchvision
+from alternating import alternate, seconds
 from onnxruntime import quantization
 
 from qlib import QuantConfig
@@ -81,30 +81,7 @@ def runs(path: Path, image: np.ndarray) -> Callable[[], object]:
     return lambda: session.run(None, {"input": image})
 
 
-def seconds(work: Callable[[], object], count: int) -> float:
-    """Of ``count`` passes, after one that brings the weights back into the cache."""
-    work()
-    start = time.perf_counter()
-    for _ in range(count):
-        work()
-    return time.perf_counter() - start
-
-
-def ratios(
-    base: Callable[[], object], others: dict[str, Callable[[], object]], repeats: int, count: int
-) -> dict[str, list[float]]:
-    """By name, the times of ``count`` passes as multiples of those of ``base`` right before them."""
-    found: dict[str, list[float]] = {name: [] for name in others}
-    for work in (base, *others.values()):
-        seconds(work, count)
-    for _ in range(repeats):
-        for name, work in others.items():
-            before = seconds(base, count)
-            found[name].append(seconds(work, count) / before)
-    return found
-
-
-def run(size: int, repeats: int, count: int) -> dict[str, dict[str, list[float]]]:
+def run(size: int, repeats: int) -> dict[str, dict[str, list[float]]]:
     """By choices and file, the ratios; printed as a table."""
     images = torch.randn(8, 3, size, size)
     model = network(images)
@@ -123,8 +100,8 @@ def run(size: int, repeats: int, count: int) -> dict[str, dict[str, list[float]]
                 export_onnx(model, QuantConfig(**fields), images, images[:1], path, target=target)
                 others[f"qlib, --for {target}"] = runs(path, image)
             others["float"] = runs(folder / "ready.onnx", image)
-        found[choices] = ratios(base, others, repeats, count)
-        print(f"{choices}, {size} pixels: quantize_static takes {1000 * seconds(base, count) / count:.2f} ms")
+        found[choices] = dict(zip(others, alternate(base, others.values(), repeats), strict=True))
+        print(f"{choices}, {size} pixels: quantize_static takes {100 * seconds(base, 10):.2f} ms")
         for label, each in found[choices].items():
             low, middle, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
             print(f"  {label:26} {middle:6.3f}   half of them {low:.3f} to {high:.3f}")
@@ -137,12 +114,11 @@ def main() -> None:
         "--sizes", type=int, nargs="+", default=[160, 224], help="pixels at the side of an image"
     )
     parser.add_argument("--repeats", type=int, default=60)
-    parser.add_argument("--count", type=int, default=10, help="passes that are timed at once")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}")
     for size in arguments.sizes:
-        run(size, arguments.repeats, arguments.count)
+        run(size, arguments.repeats)
 
 
 if __name__ == "__main__":
