@@ -233,18 +233,17 @@ def _rows(floats: Network, work: Work) -> dict[nn.Module, Row]:
     of_quantizer = {node.name: quantizer for node, quantizer in work.quantizers.items()}
     found: dict[nn.Module, Row] = {}
     for position, node in enumerate(floats.module.graph.nodes):
-        noise = Noise(floats.channels.get(node))
-        if node.op == "call_module" and node.target in work.grids:
-            layer = work.network.module.get_submodule(node.target)
-            if layer in found:
-                continue
+        axis = floats.channels.get(node)
+        layer = _layer(node, work)
+        if layer is not None and layer not in found:
             bits = work.placement.weight_bits[node.target]
-            row = found[layer] = Row(node.target, "weight", position, _mean(bits), layer, noise)
+            row = found[layer] = Row(node.target, "weight", position, _mean(bits), layer, Noise(axis))
             weight = floats.module.get_submodule(node.target)
             rows = rows_of(weight.weight.data, weight)
             row.values.add(rows, rows.flatten(1), work.grids[node.target])
         if (quantizer := of_quantizer.get(node.name)) is not None:
-            row = Row(quantizer.name, "activation", position, _mean(quantizer.bits), quantizer, noise)
+            bits = _mean(quantizer.bits)
+            row = Row(quantizer.name, "activation", position, bits, quantizer, Noise(axis))
             found[quantizer] = row
     return found
 
@@ -260,7 +259,7 @@ def _listen(floats: Network, work: Work, rows: dict[nn.Module, Row], part: Any) 
     run = Steps(floats.module, part)
     for node in floats.module.graph.nodes:
         value = run.step(node)
-        if layer := _layer(node, work, rows):
+        if (layer := _layer(node, work)) is not None:
             arguments, named = run.fetch_args_kwargs_from_env(node)
             clean[layer].append(value)
             rows[layer].noise.hear(value, layer(*arguments, **named))
@@ -274,7 +273,7 @@ def _listen(floats: Network, work: Work, rows: dict[nn.Module, Row], part: Any) 
     run = Steps(work.network.module, part)
     for node in work.network.module.graph.nodes:
         value = run.step(node)
-        module = _layer(node, work, rows) or _quantizer(node, work)
+        module = _layer(node, work) or _quantizer(node, work)
         if module is not None and clean[module]:
             rows[module].noise.arrive(clean[module].pop(0), value)
         run.forget(node)
@@ -284,7 +283,7 @@ def _dynamic(quantizer: Quantizer) -> bool:
     return quantizer.config.activation_dynamic
 
 
-def _layer(node: fx.Node, work: Work, rows: dict[nn.Module, Row]) -> nn.Module | None:
+def _layer(node: fx.Node, work: Work) -> nn.Module | None:
     """The layer with codes, in the network that is quantized, that a node of either network calls."""
     if node.op != "call_module" or node.target not in work.grids:
         return None

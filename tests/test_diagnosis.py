@@ -146,6 +146,36 @@ def _until(module, name):
     return got[0]
 
 
+def test_a_layer_and_what_it_gives_are_told_apart():
+    """Of a layer without an activation function, both stand at one place."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)).eval()
+    config = QuantConfig(weight_bits=8, activation_bits=3, first_last_bits=None)
+    found = diagnose(model, config, images(8), progress=False).set_index(["name", "side"])
+    assert found.sqnr["1", "weight"] > found.sqnr["1", "activation"] + 15
+    assert found.arriving["1", "weight"] > found.arriving["1", "activation"]
+
+
+class Twice(nn.Module):
+    """One layer, called twice; what it gives the second time is added to the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.both = nn.Conv2d(8, 8, 1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = self.both(self.first(x))
+        return self.last(y + self.both(y))
+
+
+def test_a_layer_that_is_called_twice_has_one_row_and_what_it_gives_two():
+    found = diagnose(Twice().eval(), QuantConfig(activation_bits=4), images(8), progress=False)
+    assert sorted(found[found.side == "weight"].name) == ["both", "first", "last"]
+    assert len(found[found.side == "activation"]) == 6  # image, first, both twice, sum, last
+    assert found[["sqnr", "arriving"]].notna().all(axis=None)
+
+
 def test_what_is_clipped_and_which_codes_occur():
     model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 1, 1)).eval()
     model[0].weight.data.fill_(1)
