@@ -67,15 +67,20 @@ def test_32_bits_of_weights_or_activations_are_float():
     assert (card["bias"], card["accumulator_bits"], card["kv_bits"]) == (32, 32, "float")
     run = QuantizationCard.from_run(QuantConfig(weight_bits={"fc": 32, "conv": 17}))
     assert run["weight_bits"] == {"fc": "float", "conv": 17}
-    statement = {"field": "weight_bits", "runs": [8, "float"], "why": "x", "link": "https://example.org"}
-    profile = {"name": "x", "title": "x", "link": "https://example.org", "statements": [statement]}
-    ends = {"weight_bits", "first_last_bits"}
-    assert not ends & {
-        finding.field
-        for finding in QuantizationCard.of("x", weight_bits={"a": 8, "b": 32}, first_last_bits=8).fits(
-            profile
-        )
+    source = "https://example.org"
+    statement = {
+        "field": "weight_bits",
+        "values": [8, "float"],
+        "verdict": "runs",
+        "why": "x",
+        "source": source,
     }
+    about = {"profile_version": 2, "name": "x", "title": "x", "version": "1", "link": source}
+    found = QuantizationCard.of("x", weight_bits={"a": 8, "b": 32}, first_last_bits=8).fits(
+        {**about, "statements": [statement]}
+    )
+    ends = [finding.verdict for finding in found if finding.field in ("weight_bits", "first_last_bits")]
+    assert ends and set(ends) == {"runs"}
     assert "8 to 8 and float (5 entries)" in str(
         QuantizationCard.of("x", weight_bits={**dict.fromkeys("abcd", 8), "e": 32})
     )

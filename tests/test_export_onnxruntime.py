@@ -295,5 +295,5 @@ def test_the_command_says_what_it_changes(tmp_path, capsys):
         assert main(["export", str(tmp_path / "m.onnx"), *arguments, "--for", "onnxruntime"]) == 0
         wrote, more, bias = capsys.readouterr().out.splitlines()
         assert wrote.startswith("wrote ") and more.startswith(ONE_CODE_MORE) and bias.startswith(ROUNDED_BIAS)
-        assert main(["export", str(tmp_path / "m.onnx"), *arguments]) == 0
+        assert main(["export", str(tmp_path / "m.onnx"), *arguments, "--force"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 1

@@ -276,7 +276,13 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
 def test_ctrl_c_ends_all_soon_and_says_what_is_true(folder, workers):
     Path("grid.yaml").write_text("images: 4000\nvary: [{activation_bits: [2, 3, 4, 5, 6, 7]}]\n")
     command = [sys.executable, "-m", "qlib.cli", "sweep", "grid.yaml", "--workers", workers]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    started = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell may have ignored
+    )
     while not Path("grid.rows.csv").exists() or len(results.load_table("grid.rows.csv")) < 1:
         time.sleep(0.1)
         assert started.poll() is None

@@ -37,8 +37,8 @@ def new_file(path: Path, force: bool, suffixes: tuple[str, ...] = ()) -> Path:
     return path
 
 
-def in_one_line(error: ValueError | OSError) -> str:
-    """An error for a terminal, with the file that could not be read."""
+def in_one_line(error: Exception) -> str:
+    """An error or a warning for a terminal, with the file that could not be read."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
