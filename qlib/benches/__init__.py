@@ -144,7 +144,9 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
                 raise ValueError(f"own has no field {part!r}{suggestion(part, known)}")
         if lacks := [part for part in ("model", "weights", "data") if not isinstance(own.get(part), str)]:
             raise ValueError(f"own: {lacks[0]} must be a text, got {own.get(lacks[0])!r:.60}")
-        return images.own(name, **own)
+        bench = images.own(name, **own)
+        bench.own = True
+        return bench
     if name not in BENCHES:
         raise ValueError(f"there is no bench {name!r}; benches: {', '.join(map(repr, BENCHES))}")
     module, maker = BENCHES[name]
@@ -187,6 +189,26 @@ def weights_hash(model: nn.Module) -> str:
     return _hash(
         (name.encode(), tensor) for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)
     )
+
+
+def structure_hash(model: nn.Module) -> str:
+    """SHA-256 of what a network computes beside its weights: its modules, and the operations between them
+    where these can be traced. 16 hexadecimal digits.
+    """
+    from ..network import read
+
+    said = repr(model)
+    try:
+        said += read(model).module.code
+    except ValueError:  # it cannot be traced, and so not be quantized
+        pass
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def is_ours(bench: Bench) -> bool:
+    """Whether a bench is one of this package, whose networks change with its version alone."""
+    made_here = type(bench).__module__.startswith(__name__)
+    return made_here and not isinstance(bench, Loaders) and not getattr(bench, "own", False)
 
 
 def data_hash(batches: Batches) -> str:
