@@ -325,7 +325,8 @@ def _with_what_comes_back(
     gains += [[float("nan")] * 3] * (len(found) - len(worst))
     found[["back", "back_low", "back_high"]] = gains
     found.attrs["quantized"] = quantized
-    found.attrs["float"] = reached(floats.module)
+    if metric.against != "reference":
+        found.attrs["float"] = reached(floats.module)
     return found
 
 
