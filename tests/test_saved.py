@@ -1,5 +1,6 @@
 """What is saved takes its bits, and is loaded again bit for bit."""
 
+import copy
 import dataclasses
 import warnings
 
@@ -248,6 +249,58 @@ def no_bits(state):
 def test_damaged_codes_are_refused_in_one_line(folder, change):
     changed(folder, change)
     with pytest.raises(ValueError, match="weights.safetensors is damaged: 'body.weight'") as refused:
+        load_quantized(Block(), folder)
+    assert "\n" not in str(refused.value)
+
+
+UNDER = QuantConfig(4, 4)
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"weight_bits": 8}, "weight_bits=4, not 8$"),
+        (
+            {"weight_symmetric": True, "percentile": 99.0},
+            "weight_symmetric=False, not True, percentile=99.99, ",
+        ),
+        (
+            {"weight_bits": None, "activation_bits": None},
+            "weight_bits=4, not None, activation_bits=4, not None",
+        ),
+    ],
+    ids=["bits", "two", "float"],
+)
+@pytest.mark.parametrize("network", ["quantized", "copied", "loaded"])
+def test_a_configuration_under_which_it_was_not_made_is_refused(network, fields, said, folder):
+    made = load_quantized(Block(), folder) if network == "loaded" else quantize(Block(), UNDER, images())
+    made = copy.deepcopy(made) if network == "copied" else made
+    before = (folder / "weights.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=said) as refused:
+        save_quantized(made, UNDER.replace(**fields), folder)
+    assert "\n" not in str(refused.value)
+    assert (folder / "weights.safetensors").read_bytes() == before
+
+
+def test_so_it_is_where_weights_alone_are_quantized(tmp_path):
+    config = QuantConfig(4, None)
+    with pytest.raises(ValueError, match="another configuration: weight_bits=4, not 8$"):
+        save_quantized(quantize(Block(), config), config.replace(weight_bits=8), tmp_path)
+
+
+@pytest.mark.parametrize("fields", [{}, {"activation_bits": None}], ids=str)
+def test_a_network_in_float_is_not_saved_as_a_quantized_one(fields, tmp_path):
+    with pytest.raises(ValueError, match="this network is not quantized: pass what qlib.quantize gave"):
+        save_quantized(Block(), QuantConfig(**fields), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_were_not_written_together_are_refused(folder, tmp_path):
+    """As when writing ends between them."""
+    later = tmp_path / "later"
+    saved(Block(), QuantConfig(8, 4), later)
+    (later / "weights.safetensors").replace(folder / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"config.yaml is not .*weight_bits=8, not 4\): save") as refused:
         load_quantized(Block(), folder)
     assert "\n" not in str(refused.value)
 
