@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -168,6 +169,38 @@ def test_codes_are_packed_as_is_documented():
     grid = make_grid(torch.tensor(0.0), torch.tensor(7.0), 3)
     parts = pack(torch.tensor([[1.0, 2.0, 7.0]]), grid)
     assert parts["codes"].tolist() == [0b00101011, 0b10000000]
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_files_of_before_are_unpacked(bits):
+    """Their codes, written out digit by digit, and packed to the same bytes again."""
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (3, 7))
+    codes[0, :2] = 0, 2**bits - 1
+    digits = "".join(f"{code:0{bits}b}" for code in codes.flat)
+    data = int(digits.ljust(-len(digits) % 8 + len(digits), "0"), 2).to_bytes(-(-len(digits) // 8), "big")
+    parts = {
+        "codes": torch.frombuffer(bytearray(data), dtype=torch.uint8),
+        "scale": torch.tensor([0.5]),
+        "zero_point": torch.tensor([1], dtype=torch.int32),
+        "bits": torch.tensor([bits], dtype=torch.uint8),
+        "shape": torch.tensor([3, 7]),
+    }
+    rows, grid = unpack(parts)
+    assert np.array_equal(rows.numpy(), (codes - 1) / 2)
+    assert pack(rows, grid)["codes"].numpy().tobytes() == data
+
+
+@pytest.mark.parametrize("bits, most", [(4, 24), (8, 32), (16, 64)])
+def test_packing_takes_a_few_bytes_a_weight(bits, most):
+    """Of memory, beside torch's tensors: the bits, each a byte, twice."""
+    rows = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    grid = make_grid(*torch.aminmax(rows), bits)
+    values = fake_quantize(rows, grid)
+    tracemalloc.start()
+    pack(values, grid)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < most * rows.numel()
 
 
 def test_weights_that_were_changed_are_written_as_they_are(tmp_path):
