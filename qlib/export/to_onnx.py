@@ -16,7 +16,7 @@ from ..files import whole
 from ..methods import Work, find_methods
 from ..names import suggestion
 from ..network import Network
-from ..network.inputs import inputs_of, one_line
+from ..network.inputs import as_inputs, check_inputs, inputs_of, one_line
 from ..network.operations import TRANSPOSED, rows_of, weight_of_rows
 from ..placement import Placement, place
 from ..quantization import prepare, read_verified
@@ -55,7 +55,9 @@ def export_onnx(
         As for `qlib.quantize`.
     example_input : Tensor, tuple or dict
         Inputs as the network takes them, ``(n, ...)``; their first dimension may vary later. Several inputs
-        have the network's names in the file, one is called ``input``.
+        have the network's names in the file, one is called ``input``; one output is called ``output``,
+        several bear the keys of the dictionary or the places in the tuple that the network gives, as
+        ``output_0``.
     path : str or Path
         Where the file is written.
     target : {"exact", "onnxruntime"}
@@ -72,7 +74,8 @@ def export_onnx(
     Raises
     ------
     ValueError
-        Naming the layer for what such pairs cannot say: bits other than 4 and 8, ranges per image, ranges per
+        Nothing is quantized, ``example_input`` does not fit the network, or torch cannot write an operation.
+        Naming the layer, for what such pairs cannot say: bits other than 4 and 8, ranges per image, ranges per
         channel of activations, bits per channel, the ``authors`` grid, means of codes, and ranges per channel
         of a transposed convolution in groups of several channels; for ONNX Runtime also 4-bit values that are
         max-pooled or clipped.
@@ -85,7 +88,11 @@ def export_onnx(
         ) from None
     if target not in TARGETS:
         raise ValueError(f"there is no target {target!r}{suggestion(target, TARGETS)}")
+    if config.in_float:
+        raise ValueError("weight_bits and activation_bits are both None: nothing is quantized")
     _refuse_choices(config)
+    example_input = as_inputs(example_input)
+    check_inputs(example_input, "example_input")
     batches = [(inputs, None) for inputs in inputs_of(calibration)]
     floats = read_verified(model, config, inputs_of(batches) or [example_input])
     placement = place(floats, config)
@@ -93,6 +100,8 @@ def export_onnx(
     work = prepare(floats, config, batches, find_methods(method), ranges)
     names = _names(work)
     codes = _codes(work, names)
+    if not codes:
+        raise ValueError("every layer and tensor is left in float: nothing is quantized")
     if target == "onnxruntime":
         codes = {name: unsigned(each) for name, each in codes.items()}
     opset = OPSET_OF_4_BITS if any(c.bits == 4 for c in codes.values()) else OPSET
