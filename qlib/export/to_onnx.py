@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .fusing import let_fuse, unsigned
 from .naming import Names, name_graph
 from .pairs import write_pairs
 from .traced import write_graph
+from .unfused import unfused
 from .writer import Codes, Writer
 
 EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
@@ -74,8 +76,8 @@ def export_onnx(
     Raises
     ------
     ValueError
-        Nothing is quantized, ``example_input`` does not fit the network, or torch cannot write an operation.
-        Naming the layer, for what such pairs cannot say: bits other than 4 and 8, ranges per image, ranges per
+        Nothing is quantized, ``example_input`` does not fit, or torch cannot write an operation.
+        Naming the layer for what such pairs cannot say: bits other than 4 and 8, ranges per image, ranges per
         channel of activations, bits per channel, the ``authors`` grid, means of codes, and ranges per channel
         of a transposed convolution in groups of several channels; for ONNX Runtime also 4-bit values that are
         max-pooled or clipped.
@@ -116,6 +118,8 @@ def export_onnx(
         writer.finish()
         _check(written)
         onnx.save(written, str(temporary))
+    for line in unfused(writer) if target == "onnxruntime" else ():
+        warnings.warn(line, stacklevel=2)
     return changes
 
 
