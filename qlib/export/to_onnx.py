@@ -63,10 +63,14 @@ def export_onnx(
     path : str or Path
         Where the file is written.
     target : {"exact", "onnxruntime"}
-        ``exact`` computes what `qlib` does, but for the order of float32's additions. ``onnxruntime`` lets
-        ONNX Runtime fuse pairs into its integer kernels: biases are rounded to 32-bit integers, and nothing
-        keeps symmetric activations from the lowest code of their type, which a restricted grid does not
-        have.
+        ``exact`` computes what `qlib` does, but for the order of float32's additions, where the graph is run
+        as it stands. ONNX Runtime does so without graph optimizations alone: by default it fuses what it can
+        of this form too, and rounds biases, and weights in float between codes, by itself, which may move a
+        value by a whole code. ``onnxruntime`` lets it fuse pairs into its integer kernels: biases are rounded
+        to 32-bit integers, and nothing keeps symmetric activations from the lowest code of their type, which
+        a restricted grid does not have. Layers that it does not fuse, or runs on slower kernels, are named in
+        warnings, a line for every reason. On x86 processors without VNNI sums of products of unsigned and
+        signed codes may saturate in its kernels (``reduce_range`` in its documentation).
 
     Returns
     -------
