@@ -323,7 +323,9 @@ def test_so_it_is_where_weights_alone_are_quantized(tmp_path):
 
 @pytest.mark.parametrize("fields", [{}, {"activation_bits": None}], ids=str)
 def test_a_network_in_float_is_not_saved_as_a_quantized_one(fields, tmp_path):
-    with pytest.raises(ValueError, match="this network is not quantized: pass what qlib.quantize gave"):
+    with pytest.raises(
+        ValueError, match="this network is not quantized, or does not say how: pass what qlib.quantize gave"
+    ):
         save_quantized(Block(), QuantConfig(**fields), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

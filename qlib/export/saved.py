@@ -68,7 +68,7 @@ def _check(quantized: nn.Module, config: QuantConfig) -> None:
     held = [module.config for module in quantized.modules() if isinstance(module, Quantizer)]
     made = getattr(quantized, "meta", {}).get(MADE_UNDER, held[0] if held else None)
     if made is None and not config.in_float:
-        raise ValueError("this network is not quantized: pass what qlib.quantize gave")
+        raise ValueError("this network is not quantized, or does not say how: pass what qlib.quantize gave")
     if made is not None and made != config:
         raise ValueError(
             f"this network was quantized under another configuration: {_differences(made, config)}"
