@@ -116,8 +116,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         dest="target",
         choices=("exact", "onnxruntime"),
         default="exact",
-        help="exact: computes what qlib does; onnxruntime: in a form that runs on its integer kernels, and "
-        "what that changes is printed (default: exact)",
+        help="exact: computes what qlib does where the graph is run as it stands, without graph "
+        "optimizations; onnxruntime: in a form that runs on its integer kernels, and what that changes, and "
+        "which layers are not fused, is printed (default: exact)",
     )
     add_force(export)
     add_method(export)
