@@ -216,6 +216,17 @@ def test_an_open_condition_does_not_matter_where_both_ways_end_alike():
     assert verdicts(card(weight_bits=4), known)["weight_bits"] == "cannot"
 
 
+@pytest.mark.parametrize(
+    "field", ["weight_bits", "activation_bits", "input_bits", "kv_bits", "embedding_bits"]
+)
+def test_a_profile_that_says_32_bits_means_float(field):
+    known = profile(statement(field, "falls back", 32, 24))
+    for bits, verdict in ((32, "falls back"), ("float", "falls back"), (24, "falls back"), (23, "unknown")):
+        assert verdicts(card(**{field: bits}), known)[field] == verdict
+    biases = profile(statement("bias", "runs", 32))
+    assert [verdicts(card(bias=bits), biases)["bias"] for bits in (32, "float")] == ["runs", "unknown"]
+
+
 def test_a_condition_on_what_does_not_act_is_not_met():
     known = profile(statement("weight_bits", "cannot", 8, where={"activation_symmetric": True}))
     floats = card(weight_bits=8, activation_bits="float", activation_symmetric=True)

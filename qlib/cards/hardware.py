@@ -20,9 +20,7 @@ from .profile import load_profile
 from .render import shown
 
 UNKNOWN = (NOT_REPORTED, "mixed")
-BITS = ("weight_bits", "activation_bits", "input_bits", "first_last_bits")
 ALSO = {"first_last_bits": "weight_bits"}  # what is said about weights holds for those of two layers
-MOST_CODES = 16  # bits; what has more is float (as readers of graphs write it)
 CATEGORIES = ("method", "operations", "mixed_precision")
 UNSEEN = {  # how codes and ranges were found, which no target sees; float layers are seen by their bits
     *("technique", "rounding", "weight_range", "activation_range", "percentile", "calibration_upstream"),
@@ -153,7 +151,7 @@ def _findings(card: Card, name: str, statements: list[Mapping[str, Any]]) -> Ite
         return
     about = [s for field in (name, ALSO.get(name)) for s in statements if s["field"] == field]
     groups: dict[Any, tuple[Finding, dict[Any, bool], dict[str, bool]]] = {}
-    for layer, value in [*_values(card, name), *_in_float(card, name)]:
+    for layer, value in [*_single(card[name]), *_in_float(card, name)]:
         found = _answer(card, name, layer, value, about)
         if found is None:
             continue
@@ -206,7 +204,7 @@ def _fits(card: Card, where: Mapping[str, Any], layer: str | None) -> tuple[bool
     for name, wanted in where.items():
         if not card.acts(name):
             return False, []
-        of_layers = _values(card, name)
+        of_layers = _single(card[name])
         own = [
             value for at, value in [*of_layers, *_in_float(card, name)] if layer is not None and at == layer
         ]
@@ -227,18 +225,8 @@ def _in_float(card: Card, name: str) -> list[tuple[str, str]]:
     return [(layer, "float") for layer in card["float_layers"]] if card.acts("float_layers") else []
 
 
-def _values(card: Card, name: str) -> list[tuple[str | None, Any]]:
-    """The single values in a field with the layer that has each, if there are such: of a list, each value."""
-    pairs = _single(card[name])
-    wide = name in BITS
-    return [(layer, "float" if wide and _wide(value) else value) for layer, value in pairs]
-
-
-def _wide(bits: Any) -> bool:
-    return isinstance(bits, (int, float)) and bits > MOST_CODES
-
-
 def _single(value: Any, layer: str | None = None) -> list[tuple[str | None, Any]]:
     if isinstance(value, Mapping):
         return [pair for name, inner in value.items() for pair in _single(inner, name)]
     return [(layer, v) for v in value] if isinstance(value, list) else [(layer, value)]
+    """The single values in a field with the layer that has each, if there are such: of a list, each value."""
