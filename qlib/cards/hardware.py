@@ -24,10 +24,11 @@ ALSO = {"first_last_bits": "weight_bits"}  # what is said about weights holds fo
 CATEGORIES = ("method", "operations", "mixed_precision")
 UNSEEN = {  # how codes and ranges were found, which no target sees; float layers are seen by their bits
     *("technique", "rounding", "weight_range", "activation_range", "percentile", "calibration_upstream"),
-    *("allocation", "bit_choices", "float_layers"),
+    *("column_order", "sequential", "allocation", "bit_choices", "float_layers"),
 }
 ORDER = ("cannot", "falls back", "unknown", "runs")
-SILENT_CARD, SILENT_PROFILE = "The card does not say.", "Nothing is known about it."
+WOULD = {"falls back": "would fall back", "cannot": "could not be run"}
+SILENT_CARD, SILENT_PROFILE = "The card does not say", "Nothing is known about it."
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ class Finding:
         return f"{self.fields[self.field]['title']} = {shown(self.field, self.value, self.fields)}{where}"
 
     def __str__(self) -> str:
-        times = ", ".join(f"{time:g} for {network}" for network, time in self.times.items())
-        times = f" Times float32's time: {times}." if times and self.verdict == "falls back" else ""
+        times = f" {said[0].upper()}{said[1:]}." if (said := _times(self)) else ""
         source = f" ({self.source})" if self.source else ""
         return _printable(f"{self.verdict}: {self.choice}. {self.why}{times}{source}")
 
@@ -100,7 +100,7 @@ def check(card: Card, target: Any) -> list[Finding]:
 
 def nothing_reported(findings: Iterable[Finding]) -> bool:
     """Whether the card says nothing of what a target could be asked about."""
-    return all(finding.why == SILENT_CARD for finding in findings)
+    return all(finding.value in UNKNOWN for finding in findings)
 
 
 def lines(findings: Iterable[Finding]) -> list[str]:
@@ -122,10 +122,19 @@ def lines(findings: Iterable[Finding]) -> list[str]:
 
 def report(profile: Mapping[str, Any], findings: Iterable[Finding]) -> str:
     """For a terminal: the target, then `lines`."""
-    usual = ", ".join(f"{time:g} for {network}" for network, time in profile.get("times", {}).items())
+    usual = profile.get("times")
     head = [f"{profile['title']}, {profile['version']}"]
-    head += [f"where nothing falls back, times float32's time: {usual}"] if usual else []
+    head += [f"where nothing falls back, {_in_words(usual)}"] if usual else []
     return "\n".join(map(_printable, [*head, *lines(findings)]))
+
+
+def _times(finding: Finding) -> str:
+    """How long it takes, where it falls back."""
+    return _in_words(finding.times) if finding.times and finding.verdict == "falls back" else ""
+
+
+def _in_words(times: Mapping[str, float]) -> str:
+    return "times float32's time: " + ", ".join(f"{time:g} for {network}" for network, time in times.items())
 
 
 def _names(findings: list[Finding]) -> str:
@@ -170,7 +179,7 @@ def _answer(
 ) -> Finding | None:
     """What the statements about a field say of one of its values; ``None`` where other fields answer."""
     if value in UNKNOWN:
-        return Finding(name, value, "unknown", SILENT_CARD, fields=card.fields)
+        return Finding(name, value, "unknown", _silent(card, name, layer, about), fields=card.fields)
     possible: list[Mapping[str, Any] | None] = []
     open_ends: dict[str, bool] = {}
     for statement in about:
@@ -184,16 +193,34 @@ def _answer(
             open_ends |= dict.fromkeys(silent, True)
     else:
         possible.append(None)
-    if len({statement and statement["verdict"] for statement in possible}) > 1:
-        titles = ", ".join(card.fields[field]["title"] for field in open_ends)
+    titles = ", ".join(card.fields[field]["title"] for field in open_ends)
+    if len({said and said["verdict"] for said in possible}) > 1:
         return Finding(name, value, "unknown", f"It depends on: {titles}.", fields=card.fields)
-    said = possible[-1]
+    said = possible[0]
     if said is None:
         # "like the rest" is what the rest is
         rest = name in ALSO and not isinstance(value, int) and value != "float"
         return None if rest else Finding(name, value, "unknown", SILENT_PROFILE, fields=card.fields)
+    if any((other["why"], other.get("times")) != (said["why"], said.get("times")) for other in possible):
+        why = f"What comes of it depends on: {titles}."
+        return Finding(name, value, said["verdict"], why, fields=card.fields)
     times = said.get("times", {})
     return Finding(name, value, said["verdict"], said["why"], said["source"], times, fields=card.fields)
+
+
+def _silent(card: Card, name: str, layer: str | None, about: list[Mapping[str, Any]]) -> str:
+    """That a card does not say the value of a field, and which values would not run."""
+    values = dict.fromkeys(value for statement in about for value in statement["values"])
+    answers = [_answer(card, name, layer, value, about) for value in values]
+    parts = [SILENT_CARD]
+    for verdict, would in WOULD.items():
+        group = [found for found in answers if found is not None and found.verdict == verdict]
+        if group:
+            times = {_times(found) for found in group}
+            alike = f" ({times.pop()})" if len(times) == 1 and times != {""} else ""
+            names = ", ".join(str(shown(name, found.value, card.fields)) for found in group)
+            parts.append(f"{names} {would}{alike}")
+    return "; ".join(parts) + "."
 
 
 def _fits(card: Card, where: Mapping[str, Any], layer: str | None) -> tuple[bool | None, list[str]]:
@@ -226,7 +253,7 @@ def _in_float(card: Card, name: str) -> list[tuple[str, str]]:
 
 
 def _single(value: Any, layer: str | None = None) -> list[tuple[str | None, Any]]:
+    """The single values in a field with the layer that has each, if there are such: of a list, each value."""
     if isinstance(value, Mapping):
         return [pair for name, inner in value.items() for pair in _single(inner, name)]
     return [(layer, v) for v in value] if isinstance(value, list) else [(layer, value)]
-    """The single values in a field with the layer that has each, if there are such: of a list, each value."""
