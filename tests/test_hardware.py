@@ -318,6 +318,14 @@ def test_the_command_groups_its_lines_and_states_its_exit_codes(tmp_path, capsys
 # --------------------------------------------------------------------------------------------- bad profiles
 
 
+def test_the_notes_of_a_profile_stand_under_its_name():
+    known = {**profile(statement("weight_bits", "runs", 8)), "notes": [{"note": "Slow.", "source": LINK}]}
+    head, note, *_ = hardware.report(load_profile(known), hardware.check(RUN, known)).splitlines()
+    assert (head, note) == ("My chip, A0", f"note: Slow. ({LINK})")
+    with pytest.raises(ValueError, match="notes.0: 'source' is a required property"):
+        load_profile({**known, "notes": [{"note": "Slow."}]})
+
+
 def test_a_profile_of_ones_own(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(profile(statement("first_last_bits", "cannot", 8))), "utf8")

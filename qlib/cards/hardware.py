@@ -121,10 +121,11 @@ def lines(findings: Iterable[Finding]) -> list[str]:
 
 
 def report(profile: Mapping[str, Any], findings: Iterable[Finding]) -> str:
-    """For a terminal: the target, then `lines`."""
+    """For a terminal: the target and what holds of all that is said about it, then `lines`."""
     usual = profile.get("times")
     head = [f"{profile['title']}, {profile['version']}"]
     head += [f"where nothing falls back, {_in_words(usual)}"] if usual else []
+    head += [f"note: {said['note']} ({said['source']})" for said in profile.get("notes", ())]
     return "\n".join(map(_printable, [*head, *lines(findings)]))
 
 

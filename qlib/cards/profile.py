@@ -34,6 +34,15 @@ PROFILE_SCHEMA = {
         "version": _TEXT,
         "link": _LINK,
         "times": _TIMES,
+        "notes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["note", "source"],
+                "properties": {"note": _TEXT, "source": _SOURCE},
+            },
+        },
         "statements": {
             "type": "array",
             "minItems": 1,
