@@ -319,9 +319,12 @@ def test_the_command_groups_its_lines_and_states_its_exit_codes(tmp_path, capsys
 
 
 def test_the_notes_of_a_profile_stand_under_its_name():
-    known = {**profile(statement("weight_bits", "runs", 8)), "notes": [{"note": "Slow.", "source": LINK}]}
+    known = {
+        **profile(statement("weight_bits", "runs", 8)),
+        "notes": [{"note": "Slow.", "times": {"a": 2}, "source": LINK}],
+    }
     head, note, *_ = hardware.report(load_profile(known), hardware.check(RUN, known)).splitlines()
-    assert (head, note) == ("My chip, A0", f"note: Slow. ({LINK})")
+    assert (head, note) == ("My chip, A0", f"note: Slow. Times float32's time: 2 for a. ({LINK})")
     with pytest.raises(ValueError, match="notes.0: 'source' is a required property"):
         load_profile({**known, "notes": [{"note": "Slow."}]})
 

@@ -3,8 +3,9 @@
 A profile speaks about one ``version`` of a target. Each of its statements takes ``values`` of one of the
 card's fields and says whether they run, fall back (to something slower or less precise) or cannot be run,
 ``why``, and its ``source``: an address, or the script that measured it. ``where`` narrows it to cards that
-have certain values in other fields; of several statements about a value the first that fits counts. What no
-statement speaks about is unknown.
+have certain values in other fields; of several statements about a value the first that fits counts. Where
+the card does not tell which that is, what they agree on is said, and on which fields the rest depends. What
+no statement speaks about is unknown. ``notes`` hold of all that a profile says.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Finding:
         return f"{self.fields[self.field]['title']} = {shown(self.field, self.value, self.fields)}{where}"
 
     def __str__(self) -> str:
-        times = f" {said[0].upper()}{said[1:]}." if (said := _times(self)) else ""
+        times = _sentence(self.times) if self.verdict == "falls back" else ""
         source = f" ({self.source})" if self.source else ""
         return _printable(f"{self.verdict}: {self.choice}. {self.why}{times}{source}")
 
@@ -124,18 +125,18 @@ def report(profile: Mapping[str, Any], findings: Iterable[Finding]) -> str:
     """For a terminal: the target and what holds of all that is said about it, then `lines`."""
     usual = profile.get("times")
     head = [f"{profile['title']}, {profile['version']}"]
-    head += [f"where nothing falls back, {_in_words(usual)}"] if usual else []
-    head += [f"note: {said['note']} ({said['source']})" for said in profile.get("notes", ())]
+    head += [f"where nothing falls back, times float32's time: {_in_words(usual)}"] if usual else []
+    for said in profile.get("notes", ()):
+        head.append(f"note: {said['note']}{_sentence(said.get('times', {}))} ({said['source']})")
     return "\n".join(map(_printable, [*head, *lines(findings)]))
 
 
-def _times(finding: Finding) -> str:
-    """How long it takes, where it falls back."""
-    return _in_words(finding.times) if finding.times and finding.verdict == "falls back" else ""
+def _sentence(times: Mapping[str, float]) -> str:
+    return f" Times float32's time: {_in_words(times)}." if times else ""
 
 
 def _in_words(times: Mapping[str, float]) -> str:
-    return "times float32's time: " + ", ".join(f"{time:g} for {network}" for network, time in times.items())
+    return ", ".join(f"{time:g} for {network}" for network, time in times.items())
 
 
 def _names(findings: list[Finding]) -> str:
@@ -217,8 +218,8 @@ def _silent(card: Card, name: str, layer: str | None, about: list[Mapping[str, A
     for verdict, would in WOULD.items():
         group = [found for found in answers if found is not None and found.verdict == verdict]
         if group:
-            times = {_times(found) for found in group}
-            alike = f" ({times.pop()})" if len(times) == 1 and times != {""} else ""
+            times = {_in_words(found.times) for found in group}
+            alike = f" (times float32's time: {times.pop()})" if len(times) == 1 and times != {""} else ""
             names = ", ".join(str(shown(name, found.value, card.fields)) for found in group)
             parts.append(f"{names} {would}{alike}")
     return "; ".join(parts) + "."

@@ -40,7 +40,7 @@ PROFILE_SCHEMA = {
                 "type": "object",
                 "additionalProperties": False,
                 "required": ["note", "source"],
-                "properties": {"note": _TEXT, "source": _SOURCE},
+                "properties": {"note": _TEXT, "times": _TIMES, "source": _SOURCE},
             },
         },
         "statements": {
