@@ -1,6 +1,7 @@
 """What a target does with a card's choices."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qlib import QuantConfig, QuantizationCard
-from qlib.cards import hardware
+from qlib.cards import catalogue, hardware
 from qlib.cards.profile import load_profile, profiles
 from qlib.cli import main
 
@@ -79,6 +80,74 @@ def test_profiles_are_valid_and_name_version_and_source(name):
 )
 def test_onnx_runtime_runs_or_falls_back_where_it_was_said_to_be_unable(fields, field, verdict):
     assert verdicts(card(**fields), "onnxruntime-cpu")[field] == verdict
+
+
+@pytest.mark.parametrize("size", ["per_channel", "per_group"])
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_weights_alone_have_times_of_their_own(bits, size):
+    alone = card(weight_bits=bits, activation_bits="float", weight_granularity=size)
+    beside = card(weight_bits=bits, activation_bits=8, weight_granularity=size)
+    found = {f.field: f for f in hardware.check(alone, "onnxruntime-cpu")}
+    assert found["weight_bits"].times == found["activation_bits"].times != {}
+    (other,) = [f for f in hardware.check(beside, "onnxruntime-cpu") if f.field == "weight_bits"]
+    assert found["weight_bits"].times != other.times
+    assert ("MatMulNBits" in found["weight_bits"].why) == (bits < 16)
+    assert bits not in (4, 8) or found["weight_bits"].times["linear layers"] < 1
+
+
+def test_gptq_is_told_of_no_kernel_for_8_bit_activations():
+    found = catalogue()["gptq"].fits("onnxruntime-cpu")
+    usual = load_profile("onnxruntime-cpu")["times"]
+    (bits,) = [f for f in found if f.field == "weight_bits"]
+    linear = bits.times["linear layers"]
+    assert linear < 1 and all(time > 1 for time in bits.times.values() if time != linear)
+    assert not [f for f in found if any(time == usual.get(name) for name, time in f.times.items())]
+    assert "weight_symmetric" not in {f.field for f in found}  # they run alike
+
+
+@pytest.mark.parametrize(
+    "weights, activations, needed",
+    [(4, 4, False), (16, 4, False), (8, 4, True), (2, 4, True), (2, 2, True), (4, 8, False), (2, 16, False)],
+)
+def test_a_setting_is_named_only_where_it_is_needed(weights, activations, needed):
+    asked = card(weight_bits=weights, activation_bits=activations, first_last_bits=8)
+    found = [f for f in asked.fits("onnxruntime-cpu") if f.field in ("weight_bits", "activation_bits")]
+    assert any("disable_quant_qdq" in f.why for f in found) == needed
+
+
+def test_signed_activations_fall_back_and_where_the_card_is_silent_the_line_says_so():
+    signed = card(weight_symmetric=True, activation_bits=8, activation_symmetric=True)
+    (found,) = [f for f in signed.fits("onnxruntime-cpu") if f.field == "activation_symmetric"]
+    assert found.verdict == "falls back" and found.times
+    silent = hardware.check(card(weight_symmetric=True, activation_bits=8), "onnxruntime-cpu")
+    (line,) = [line for line in hardware.lines(silent) if "Symmetric activations" in line]
+    times = ", ".join(f"{time:g} for {network}" for network, time in found.times.items())
+    assert line.endswith(f"The card does not say; yes would fall back (times float32's time: {times}).")
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch's exporter
+def test_a_well_chosen_export_passes_where_nothing_may_be_unknown(tmp_path, capsys):
+    pytest.importorskip("onnx")
+    model, path = str(tmp_path / "best.onnx"), str(tmp_path / "card.yaml")
+    export = ["export", model, "weight_symmetric=true", "--for", "onnxruntime", "--calibration-images", "20"]
+    assert main(export) == main(["card", "from-onnx", model, "--out", path]) == 0
+    data = yaml.safe_load(Path(path).read_text("utf8"))
+    data["operations"]["accumulator_bits"] = 32
+    Path(path).write_text(yaml.safe_dump(data), "utf8")
+    command = ["card", "check", path, "--target", "onnxruntime-cpu", "--strict"]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert not {"falls back", "cannot", "unknown"} & {
+        line.partition(":")[0] for line in capsys.readouterr().out.splitlines()
+    }
+
+
+def test_times_name_the_networks_and_the_processor_they_are_of():
+    known = load_profile("onnxruntime-cpu")
+    title, times, *notes = hardware.report(known, RUN.fits("onnxruntime-cpu")).splitlines()
+    assert "AVX-512 VNNI" in title and "convolutions with ReLU and residual additions" in times
+    said = " ".join(line for line in notes if line.startswith("note: "))
+    assert "activation functions other than ReLU" in said and "depthwise" in said and "saturate" in said
 
 
 def test_a_float_stem_falls_back_on_tensorrt():
