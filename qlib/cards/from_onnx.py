@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .fields import NOT_REPORTED
-from .onnx_codes import UNREAD, Codes, Stored
+from .onnx_codes import UNREAD, CodeGrid, Stored
 from .onnx_graph import Graph
 from .onnx_places import additions, input_bits, output_quantized, pooling
 
@@ -64,7 +64,7 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
 def _of_weights(graph: Graph) -> dict[str, Any]:
     layers = graph.layers
     once = list({layer.weights.name: layer.weights for layer in layers}.values())
-    quantized = [weights for weights in once if isinstance(weights.codes, Codes)]
+    quantized = [weights for weights in once if isinstance(weights.codes, CodeGrid)]
     elements = sum(weights.elements for weights in once)
     bits = sum(weights.elements * weights.bits for weights in once)
     parts = [part for weights in once for part in weights.parameters]
@@ -92,9 +92,9 @@ def _of_weights(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _part(grid: Codes | str, name: str) -> Any:
+def _part(grid: CodeGrid | str, name: str) -> Any:
     """What a grid is; where that cannot be told, what agrees with nothing."""
-    return getattr(grid, name) if isinstance(grid, Codes) else frozenset() if name != "dynamic" else UNREAD
+    return getattr(grid, name) if isinstance(grid, CodeGrid) else frozenset() if name != "dynamic" else UNREAD
 
 
 def _agreed(values: Iterable[Any]) -> Any:
@@ -119,7 +119,7 @@ def _grid(quantized: list[Stored]) -> str:
     return _agreed({weights.grid for weights in quantized} - {None})
 
 
-def _word(what: Stored | Codes | str | None) -> Any:
+def _word(what: Stored | CodeGrid | str | None) -> Any:
     """Bits as a card has them."""
     codes = what.codes if isinstance(what, Stored) else what
     if codes == UNREAD:  # of a bias beside its layer, whose type says it
@@ -127,7 +127,7 @@ def _word(what: Stored | Codes | str | None) -> Any:
     return "float" if codes is None else codes.bits
 
 
-def _bits(layers: Iterable[tuple[str, Stored | Codes | str | None]]) -> Any:
+def _bits(layers: Iterable[tuple[str, Stored | CodeGrid | str | None]]) -> Any:
     by_name = {name: _word(what) for name, what in layers}
     every = list(by_name.values())
     if UNREAD in every or not every:

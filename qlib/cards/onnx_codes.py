@@ -16,7 +16,7 @@ PACKED = (2, 4, 8)  # bits of which a byte holds a whole number of codes
 
 
 @dataclass(frozen=True)
-class Codes:
+class CodeGrid:
     """A grid of codes.
 
     Parameters
@@ -40,7 +40,7 @@ class Codes:
     dynamic: bool = False
 
 
-DYNAMIC = Codes(8, ONLY[False], frozenset(["per_tensor"]), dynamic=True)  # of DynamicQuantizeLinear
+DYNAMIC = CodeGrid(8, ONLY[False], frozenset(["per_tensor"]), dynamic=True)  # of DynamicQuantizeLinear
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Stored:
     elements : int
     width : int
         Bits of an element in the file.
-    codes : Codes or str, optional
+    codes : CodeGrid or str, optional
         ``None`` for float, ``UNREAD`` where it cannot be told.
     parameters : tuple of Constant
         Its scales and zero-points.
@@ -70,7 +70,7 @@ class Stored:
     name: str
     elements: int
     width: int
-    codes: Codes | str | None
+    codes: CodeGrid | str | None
     rank: int
     parameters: tuple[Constant, ...] = ()
     axis: int | None = None
@@ -80,7 +80,7 @@ class Stored:
     @property
     def bits(self) -> int:
         """Those that an element counts."""
-        return self.codes.bits if isinstance(self.codes, Codes) else self.width
+        return self.codes.bits if isinstance(self.codes, CodeGrid) else self.width
 
 
 def kind_of(name: str) -> tuple[int, bool]:
@@ -91,11 +91,11 @@ def kind_of(name: str) -> tuple[int, bool]:
     return int(found[2]), not found[1]
 
 
-def codes_of(kind: tuple[int, bool], scale: Constant | None, zero: Constant | None) -> Codes:
+def codes_of(kind: tuple[int, bool], scale: Constant | None, zero: Constant | None) -> CodeGrid:
     """A grid by the type of its codes, its scale (``None`` if that is computed) and its zero-point."""
     bits, signed = kind
     granularity = [] if scale is None else ["per_tensor" if scale.elements == 1 else "per_channel"]
-    return Codes(bits, _symmetric(bits, signed, zero), frozenset(granularity))
+    return CodeGrid(bits, _symmetric(bits, signed, zero), frozenset(granularity))
 
 
 def _symmetric(bits: int, signed: bool, zero: Constant | None) -> frozenset[bool]:
@@ -179,7 +179,7 @@ def _on_grid(
 
 
 def ends_of(
-    values: np.ndarray | None, codes: Codes, axis: int | None, signed: bool
+    values: np.ndarray | None, codes: CodeGrid, axis: int | None, signed: bool
 ) -> tuple[str | None, bool | None]:
     """Which symmetric grid codes lie on, and whether they leave half of their type unused; along an axis of
     ranges, if there are several.
@@ -217,7 +217,7 @@ def on_axis(stored: Stored, axis: int | None) -> Stored:
     that follow another axis are none of those that a card has words for.
     """
     codes = stored.codes
-    if not isinstance(codes, Codes) or axis is None or stored.axis is None:
+    if not isinstance(codes, CodeGrid) or axis is None or stored.axis is None:
         return stored
     along = stored.axis == (axis + stored.rank if axis < 0 else axis)
     if codes.granularity == {"per_channel"} and not along:
@@ -237,7 +237,9 @@ def blocks_of(
     blocks = -(-rows // block_size)
     if packed.elements * (packed.bits or 0) != columns * blocks * (-(-block_size * bits // 8)) * 8:
         raise ValueError(f"{packed.name[:100]!r} does not hold {columns} by {rows} codes of {bits} bits")
-    codes = Codes(bits, _packed_symmetric(zero, bits, columns, blocks), frozenset(["per_group"]), block_size)
+    codes = CodeGrid(
+        bits, _packed_symmetric(zero, bits, columns, blocks), frozenset(["per_group"]), block_size
+    )
     parameters = tuple(part for part in (scale, zero) if part is not None)
     grid = narrow = None
     values = packed.values
