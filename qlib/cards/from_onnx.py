@@ -54,7 +54,7 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
         "quantize_output": output_quantized(graph),
         "batch_norm": "separate" if separate else "folded" if convolves else NOT_REPORTED,
         "bias": _agreed(map(_word, graph.biases.values())),
-        "embedding_bits": _agreed(map(_word, graph.tables)),
+        "embedding_bits": _agreed(map(_meant, graph.tables)),
     }
     if graph.unread or any(layer.weights.codes == UNREAD for layer in graph.layers):
         return fields  # a side that is not known whole
@@ -71,24 +71,24 @@ def _of_weights(graph: Graph) -> dict[str, Any]:
     parameters = {part.name: (part.bits or 0) * part.elements for part in parts}  # each once
     granularity = _agreed_sets([weights.codes.granularity for weights in quantized])
     in_groups = granularity == "per_group"
-    narrow = {weights.narrow for weights in quantized}
     symmetric = _agreed_sets([weights.codes.symmetric for weights in quantized])
-    return {
+    fields = {
         "quantizer": "uniform" if quantized or graph.quantizers else NOT_REPORTED,
-        # Codes of fewer bits than their type, which does not tell how many were meant
-        "weight_bits": NOT_REPORTED if narrow == {True} else _bits((la.name, la.weights) for la in layers),
-        "first_last_bits": NOT_REPORTED if narrow == {True} else _ends(graph),
+        "weight_bits": _bits({layer.name: _meant(layer.weights) for layer in layers}),
+        "first_last_bits": _ends(graph),
         "weight_symmetric": symmetric,
         "symmetric_grid": _grid(quantized) if symmetric is True else NOT_REPORTED,
         "weight_granularity": granularity,
         "group_size": _agreed(w.codes.group_size for w in quantized) if in_groups else NOT_REPORTED,
         # Without such an order groups may still have been rounded in another one
         "column_order": "activation" if {layer.reordered for layer in layers} == {True} else NOT_REPORTED,
-        "weight_bytes": bits / 8,
-        "average_weight_bits": round(bits / elements, 4) if elements else NOT_REPORTED,
-        "effective_weight_bits": (
-            round((bits + sum(parameters.values())) / elements, 4) if elements else NOT_REPORTED
-        ),
+        "weight_bytes": bits / 8,  # as they lie there
+    }
+    if not elements or any(weights.narrow for weights in quantized):
+        return fields
+    return fields | {
+        "average_weight_bits": round(bits / elements, 4),
+        "effective_weight_bits": round((bits + sum(parameters.values())) / elements, 4),
     }
 
 
@@ -127,8 +127,15 @@ def _word(what: Stored | CodeGrid | str | None) -> Any:
     return "float" if codes is None else codes.bits
 
 
-def _bits(layers: Iterable[tuple[str, Stored | CodeGrid | str | None]]) -> Any:
-    by_name = {name: _word(what) for name, what in layers}
+def _meant(stored: Stored) -> Any:
+    """Bits of weights, which are open where all codes fit into fewer than their type has: it does not tell
+    how many were meant.
+    """
+    return UNREAD if stored.narrow else _word(stored)
+
+
+def _bits(by_name: dict[str, Any]) -> Any:
+    """The bits that all layers have, the first and the last aside; else those of each."""
     every = list(by_name.values())
     if UNREAD in every or not every:
         return NOT_REPORTED
@@ -147,7 +154,7 @@ def _activation_bits(graph: Graph) -> Any:
     inner = _given_by(graph, _inner(graph))
     if len(inner) == 1 and UNREAD not in inner and all(layer.inputs is not None for layer in layers[1:-1]):
         return inner.pop()
-    return _bits((layer.name, layer.inputs) for layer in layers)
+    return _bits({layer.name: _word(layer.inputs) for layer in layers})
 
 
 def _ends_of(graph: Graph) -> set[str]:
@@ -168,8 +175,10 @@ def _ends(graph: Graph) -> Any:
     """The bits of the first and the last layer, on the side on which they differ from the rest."""
     ends = _ends_of(graph)
     weights = [
-        {_word(layer.weights) for layer in graph.layers if (layer.name in ends) == among} for among in (1, 0)
+        {_meant(layer.weights) for layer in graph.layers if (layer.name in ends) == among} for among in (1, 0)
     ]
     given = [_given_by(graph, ends), _given_by(graph, _inner(graph))]
+    if any(UNREAD in found for found in (*weights, *given)):
+        return NOT_REPORTED
     apart = [first for first, rest in (weights, given) if first and rest and first != rest]
     return _agreed(set.union(*apart)) if apart else "like the rest"

@@ -65,6 +65,8 @@ class Stored:
         ``"full"`` or ``"restricted"``, where it is symmetric and its codes tell.
     narrow : bool, optional
         Whether all its codes fit into one bit less than their type has; ``None`` where that is not known.
+        Not of 2 bits, where three codes are all that a symmetric grid has; one code alone, as of weights that
+        are all 0, does not tell.
     """
 
     name: str
@@ -192,19 +194,20 @@ def ends_of(
     others = tuple(i for i in range(values.ndim) if i != axis) if axis is not None else None
     values = values.astype(np.int16 if codes.bits <= 8 else np.int64)
     low, high = (np.asarray(end(axis=others), np.int64) for end in (values.min, values.max))
-    if signed:
-        narrow = max(-low.min(), high.max()) <= half // 2
-    else:
-        narrow = high.max() <= half  # one more, as a range that is symmetric about a code has
+    narrow = high.max() <= half  # one more, as a range that is symmetric about a code has
+    if not signed:
         low, high = low - half, high - half
+    if signed or True in codes.symmetric:
+        narrow = max(-low.min(), high.max()) <= half // 2
+    narrow = bool(narrow and codes.bits > 2) if low.min() < high.max() else None
     if True not in codes.symmetric:
-        return None, bool(narrow)
+        return None, narrow
     if (low == -half).any():
         return "full", False
     restricted = (
         codes.granularity <= {"per_channel", "per_tensor"} and ((low == 1 - half) & (high < half - 1)).any()
     )
-    return "restricted" if restricted and codes.bits > 2 else None, bool(narrow)
+    return "restricted" if restricted and codes.bits > 2 else None, narrow
 
 
 def unread(name: str) -> Stored:

@@ -13,7 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .onnx_codes import DYNAMIC, UINT8, UNREAD, CodeGrid, Stored, codes_of, kind_of, stored_of, unread
+from .onnx_codes import (
+    DYNAMIC,
+    UINT8,
+    UNREAD,
+    CodeGrid,
+    Stored,
+    codes_of,
+    dequantized,
+    kind_of,
+    stored_of,
+    unread,
+)
 from .onnx_file import Constant, read_file
 from .onnx_operators import (
     ACTIVATIONS,
@@ -218,7 +229,9 @@ class Graph:
         if kind == "GatherBlockQuantized":
             self.tables.append(packed_table(self, node))
         elif kind == "Gather" and given[0] is not None and given[0].rank == 2:
-            self.tables.append(given[0])
+            table = self.constant(node, 0)
+            codes = table is not None and table.integer  # dequantized after they are looked up
+            self.tables.append(dequantized(table, None, None, 0) if codes else given[0])
         own = node.domain not in ("", "ai.onnx") and not kind.startswith("QLinear")
         if kind in RECURRENT or own and kind not in (*QUANTIZERS, *NO_WEIGHTS, "GatherBlockQuantized"):
             if any(stored is not None and stored.rank > 1 for stored in given):

@@ -56,7 +56,8 @@ def constant_value(graph: Graph, node: Any, name: str, place: int) -> Stored | N
         axis = None if scale is None else next((i for i, n in enumerate(scale.dims) if n > 1), None)
         return replace(first, codes=codes, parameters=_parts(scale), axis=axis)
     if node.op_type == "Clip" and isinstance(first.codes, CodeGrid):  # a grid narrower than its type
-        return replace(first, codes=graph.limited(node, first.codes))
+        limited = graph.limited(node, first.codes)
+        return replace(first, codes=limited, narrow=first.narrow if limited == first.codes else None)
     return unread(name)
 
 
