@@ -82,10 +82,13 @@ class Footprint:
         What is summed.
     in_float : tuple of str
         What computes in float whatever the configuration, such as ``LayerNorm`` and ``softmax``.
+    folded : tuple of str
+        The layers that a batch norm is folded into when they are quantized.
     """
 
     layers: tuple[Layer, ...]
     in_float: tuple[str, ...] = ()
+    folded: tuple[str, ...] = ()
 
     @property
     def _maps(self) -> list[Layer]:
@@ -204,7 +207,7 @@ def footprint(model: nn.Module | Network, example_input: Any, config: QuantConfi
             )
         )
     in_float = dict.fromkeys(_called(o.node, network) for o in network.listed() if o.kind is Kind.OTHER)
-    return Footprint(tuple(layers), tuple(in_float))
+    return Footprint(tuple(layers), tuple(in_float), tuple(network.folds))
 
 
 def _ranges(weight: Tensor, operation: Operation, network: Network, config: QuantConfig) -> int:

@@ -40,7 +40,6 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
         raise ValueError("the graph has no convolution and no linear layer with constant weights")
     grids = [grid for _, grid in graph.quantizers]
     met = additions(graph)
-    convolves = any("Conv" in layer.operator for layer in graph.layers)
     separate = any(node.op_type == "BatchNormalization" for node in graph.nodes)
     fields = {
         "activation_bits": _activation_bits(graph),
@@ -52,7 +51,8 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
         "pooling": pooling(graph),
         "input_bits": input_bits(graph),
         "quantize_output": output_quantized(graph),
-        "batch_norm": "separate" if separate else "folded" if convolves else NOT_REPORTED,
+        # A norm that was folded leaves no trace, and neither does one that never was
+        "batch_norm": "separate" if separate else NOT_REPORTED,
         "bias": _agreed(map(_word, graph.biases.values())),
         "embedding_bits": _agreed(map(_meant, graph.tables)),
     }
