@@ -69,6 +69,7 @@ class Graph:
         self.values: dict[str, Value] = {
             name: Value(False, stored=stored_of(constant)) for name, constant in self.constants.items()
         }
+        # Bits up to the 64th are the inputs', which share them where there are more
         for number, (name, kind) in enumerate(file.inputs.items()):
             integer = kind in ("INT8", "UINT8", "INT16", "UINT16", "INT4", "UINT4")
             known = kind_of(kind) if integer else None
