@@ -2,8 +2,8 @@
 
 Counted as in the paper's table 2: the weights of convolution and linear layers, and as feature maps the
 outputs of convolution, addition and linear layers, per image; no scales, no biases. Effective bits count the
-scales and zero-points of weights, too. What the placement leaves in float counts 32 bits. Decimal units: 1 MB
-is 10^6 bytes.
+scales of weights, too, and the zero-points of codes that are not symmetric (of those that are they are known,
+and need not be stored). What the placement leaves in float counts 32 bits. Decimal units: 1 MB is 10^6 bytes.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .fields import NOT_REPORTED
-from .onnx_codes import UNREAD, CodeGrid, Stored
+from .onnx_codes import ONLY, UNREAD, CodeGrid, Stored
 from .onnx_graph import Graph
 from .onnx_places import additions, input_bits, output_quantized, pooling
 
@@ -67,8 +67,6 @@ def _of_weights(graph: Graph) -> dict[str, Any]:
     quantized = [weights for weights in once if isinstance(weights.codes, CodeGrid)]
     elements = sum(weights.elements for weights in once)
     bits = sum(weights.elements * weights.bits for weights in once)
-    parts = [part for weights in once for part in weights.parameters]
-    parameters = {part.name: (part.bits or 0) * part.elements for part in parts}  # each once
     granularity = _agreed_sets([weights.codes.granularity for weights in quantized])
     in_groups = granularity == "per_group"
     symmetric = _agreed_sets([weights.codes.symmetric for weights in quantized])
@@ -88,8 +86,16 @@ def _of_weights(graph: Graph) -> dict[str, Any]:
         return fields
     return fields | {
         "average_weight_bits": round(bits / elements, 4),
-        "effective_weight_bits": round((bits + sum(parameters.values())) / elements, 4),
+        "effective_weight_bits": round((bits + _bits_beside(quantized, symmetric)) / elements, 4),
     }
+
+
+def _bits_beside(quantized: list[Stored], symmetric: Any) -> int:
+    """Of scales, each once, and of zero-points that must be stored: those of symmetric codes are known."""
+    parts = [weights.scale for weights in quantized]
+    if symmetric is not True:  # else one that is the middle code may be so by chance
+        parts += [weights.zero for weights in quantized if weights.codes.symmetric != ONLY[True]]
+    return sum({part.name: (part.bits or 0) * part.elements for part in parts if part is not None}.values())
 
 
 def _part(grid: CodeGrid | str, name: str) -> Any:

@@ -56,7 +56,7 @@ class Stored:
         Bits of an element in the file.
     codes : CodeGrid or str, optional
         ``None`` for float, ``UNREAD`` where it cannot be told.
-    parameters : tuple of Constant
+    scale, zero : Constant, optional
         Its scales and zero-points.
     axis : int, optional
         Along which ranges (or their blocks) follow each other, in the shape in which it arrives.
@@ -74,7 +74,8 @@ class Stored:
     width: int
     codes: CodeGrid | str | None
     rank: int
-    parameters: tuple[Constant, ...] = ()
+    scale: Constant | None = None
+    zero: Constant | None = None
     axis: int | None = None
     grid: str | None = None
     narrow: bool | None = None
@@ -176,8 +177,7 @@ def _on_grid(
     middle_of_less = zero is not None and zero.values is not None and (zero.values == 2 ** kind[0] // 4).all()
     if narrow and middle_of_less and not kind[1]:
         codes = replace(codes, symmetric=frozenset())  # for a grid of one bit less
-    parameters = tuple(part for part in (scale, zero) if part is not None)
-    return Stored(constant.name, constant.elements, codes.bits, codes, rank, parameters, axis, grid, narrow)
+    return Stored(constant.name, constant.elements, codes.bits, codes, rank, scale, zero, axis, grid, narrow)
 
 
 def ends_of(
@@ -243,12 +243,11 @@ def blocks_of(
     codes = CodeGrid(
         bits, _packed_symmetric(zero, bits, columns, blocks), frozenset(["per_group"]), block_size
     )
-    parameters = tuple(part for part in (scale, zero) if part is not None)
     grid = narrow = None
     values = packed.values
     if values is not None and bits in PACKED and rows % block_size == 0:
         grid, narrow = ends_of(_unpacked(values, bits, columns), codes, None, signed=False)
-    return Stored(packed.name, columns * rows, bits, codes, 2, parameters, None, grid, narrow)
+    return Stored(packed.name, columns * rows, bits, codes, 2, scale, zero, None, grid, narrow)
 
 
 def _unpacked(values: np.ndarray, bits: int, rows: int) -> np.ndarray:

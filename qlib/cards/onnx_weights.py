@@ -54,7 +54,7 @@ def constant_value(graph: Graph, node: Any, name: str, place: int) -> Stored | N
         scale = graph.constant(node, 1)
         codes = quant(graph, node)
         axis = None if scale is None else next((i for i, n in enumerate(scale.dims) if n > 1), None)
-        return replace(first, codes=codes, parameters=_parts(scale), axis=axis)
+        return replace(first, codes=codes, scale=scale, axis=axis)
     if node.op_type == "Clip" and isinstance(first.codes, CodeGrid):  # a grid narrower than its type
         limited = graph.limited(node, first.codes)
         return replace(first, codes=limited, narrow=first.narrow if limited == first.codes else None)
@@ -73,10 +73,6 @@ def _moved(node: Any, stored: Stored) -> int | None:
         return None
     order = list(attribute(node, "perm", [])) or list(range(stored.rank))[::-1]
     return order.index(stored.axis) if stored.axis in order else None
-
-
-def _parts(*parts: Constant | None) -> tuple[Constant, ...]:
-    return tuple(part for part in parts if part is not None)
 
 
 def _rounded(graph: Graph, node: Any, stored: Stored) -> Stored:
