@@ -65,6 +65,9 @@ def test_32_bits_of_weights_or_activations_are_float():
     )
     assert card["weight_bits"] == {"conv": 8, "fc": "float"} and card["activation_bits"] == "float"
     assert (card["bias"], card["accumulator_bits"], card["kv_bits"]) == (32, 32, "float")
+    bits = {name for name in PLAIN if PLAIN.float_at_32(name)}
+    assert bits >= {"weight_bits", "activation_bits", "input_bits", "first_last_bits", "embedding_bits"}
+    assert not bits & {"bias", "accumulator_bits", "group_size"}
     run = QuantizationCard.from_run(QuantConfig(weight_bits={"fc": 32, "conv": 17}))
     assert run["weight_bits"] == {"fc": "float", "conv": 17}
     source = "https://example.org"
