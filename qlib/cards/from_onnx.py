@@ -11,7 +11,9 @@ from typing import Any
 from .fields import NOT_REPORTED
 from .onnx_codes import ONLY, UNREAD, CodeGrid, Stored
 from .onnx_graph import Graph
+from .onnx_operators import INTEGER, ON_CODES
 from .onnx_places import additions, input_bits, output_quantized, pooling
+from .onnx_values import Layer
 
 MOST_ENTRIES = 2000  # that a card has room for
 
@@ -72,6 +74,7 @@ def _of_weights(graph: Graph) -> dict[str, Any]:
     symmetric = _agreed_sets([weights.codes.symmetric for weights in quantized])
     fields = {
         "quantizer": "uniform" if quantized or graph.quantizers else NOT_REPORTED,
+        "accumulator_bits": _agreed(_sum_bits(graph, layer) for layer in layers),
         "weight_bits": _bits({layer.name: _meant(layer.weights) for layer in layers}),
         "first_last_bits": _ends(graph),
         "weight_symmetric": symmetric,
@@ -88,6 +91,16 @@ def _of_weights(graph: Graph) -> dict[str, Any]:
         "average_weight_bits": round(bits / elements, 4),
         "effective_weight_bits": round((bits + _bits_beside(quantized, symmetric)) / elements, 4),
     }
+
+
+def _sum_bits(graph: Graph, layer: Layer) -> Any:
+    """In which a layer adds up its products: 32 where an operator multiplies codes, or where the bias beside
+    quantized weights and inputs has so many, to which they are added.
+    """
+    if layer.operator in (*ON_CODES, *INTEGER):
+        return 32
+    on_grids = isinstance(layer.inputs, CodeGrid) and isinstance(layer.weights.codes, CodeGrid)
+    return 32 if on_grids and _word(graph.biases.get(layer.name)) == 32 else UNREAD
 
 
 def _bits_beside(quantized: list[Stored], symmetric: Any) -> int:
@@ -178,7 +191,9 @@ def _given_by(graph: Graph, sources: set[str]) -> set[Any]:
 
 
 def _ends(graph: Graph) -> Any:
-    """The bits of the first and the last layer, on the side on which they differ from the rest."""
+    """The bits of the first and the last layer, on the side on which they differ from the rest, or from each
+    other.
+    """
     ends = _ends_of(graph)
     weights = [
         {_meant(layer.weights) for layer in graph.layers if (layer.name in ends) == among} for among in (1, 0)
@@ -186,5 +201,6 @@ def _ends(graph: Graph) -> Any:
     given = [_given_by(graph, ends), _given_by(graph, _inner(graph))]
     if any(UNREAD in found for found in (*weights, *given)):
         return NOT_REPORTED
-    apart = [first for first, rest in (weights, given) if first and rest and first != rest]
+    sides = [(first, rest) for first, rest in (weights, given) if first and rest]
+    apart = [first for first, rest in sides if first != rest or len(first) > 1]
     return _agreed(set.union(*apart)) if apart else "like the rest"
