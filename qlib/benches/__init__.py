@@ -150,7 +150,16 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
     if name not in BENCHES:
         raise ValueError(f"there is no bench {name!r}; benches: {', '.join(map(repr, BENCHES))}")
     module, maker = BENCHES[name]
-    return getattr(importlib.import_module(f".{module}", __name__), maker)()
+    bench = getattr(importlib.import_module(f".{module}", __name__), maker)()
+    bench.packaged = True
+    return bench
+
+
+def is_packaged(bench: Bench) -> bool:
+    """Whether `load_bench` made it by its name, so that it is no bench of the reader's own, whatever that
+    may be called.
+    """
+    return getattr(bench, "packaged", False)
 
 
 def _own_bench(spec: str) -> Bench:

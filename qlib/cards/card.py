@@ -227,6 +227,10 @@ class QuantizationCard:
         try:
             return cls(load_yaml(path), config_class)
         except ValueError as error:
+            if Path(path).suffix == ".onnx":
+                raise ValueError(
+                    f"{path} is an ONNX file, not a card: qlib card from-onnx {path} makes its card"
+                ) from None
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod

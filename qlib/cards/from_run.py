@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..benches import Bench, load_bench, network_of, weights_hash
+from ..benches import Bench, is_packaged, load_bench, network_of, weights_hash
 from ..choices import choices
 from ..comparison import mean_of
 from ..config import QuantConfig
@@ -49,7 +49,7 @@ def from_run(
     fields = {"network": network}
     if bench is not None:
         model = network_of(bench, network) if model is None else model
-        fields = _of_bench(bench.name, network)
+        fields = _of_bench(bench.name, network, is_packaged(bench))
         if size is None:
             from ..footprints import footprint
 
@@ -63,23 +63,24 @@ def from_run(
         fields |= _of_measured([accuracy] if isinstance(accuracy, Measurement) else list(accuracy))
     if baseline is not None:
         fields["float_accuracy"] = _measured([baseline])
-    return fields if size is None else fields | _of_size(size)
+    return fields if size is None else fields | _of_size(size, config)
 
 
-def _of_bench(bench: str, network: str) -> dict[str, Any]:
+def _of_bench(bench: str, network: str, packaged: bool) -> dict[str, Any]:
+    """``packaged``: whether it is one of this package, whose training and validation images are apart. Of
+    others nobody has looked.
+    """
     return {
         "network": f"{network} of the bench {bench}",
         "dataset": f"{bench}, validation images",
         "data": "training images",
-        "calibration_overlaps_test": False,
+        "calibration_overlaps_test": False if packaged else NOT_REPORTED,
     }
 
 
 def _of_config(config: QuantConfig) -> dict[str, Any]:
     by_layer = any(isinstance(bits, Mapping) for bits in (config.weight_bits, config.activation_bits))
-    what = {"quantizer": "uniform", "batch_norm": "folded"}
-    if config.in_float:
-        what = {"technique": "none: float", "batch_norm": "separate"}
+    what = {"technique": "none: float"} if config.in_float else {"quantizer": "uniform"}
     what |= {"bias": "float", "accumulator_bits": "float"}
     return {**what, **config.in_words(), "allocation": "by layer" if by_layer else "uniform"}
 
@@ -113,11 +114,22 @@ def _rounded(value: float) -> float:
     return round(value, 2) if abs(value) >= 1 else float(f"{value:.4g}")
 
 
-def _of_size(size: Footprint) -> dict[str, Any]:
+def _of_size(size: Footprint, config: QuantConfig) -> dict[str, Any]:
     fields: dict[str, Any] = {name: round(getattr(size, name), 4) for name in SIZES}
+    fields["batch_norm"] = _batch_norm(size, config)
     if size.in_float:
         fields["remarks"] = f"Computed in float: {', '.join(size.in_float)}."
     return fields
+
+
+def _batch_norm(size: Footprint, config: QuantConfig) -> str:
+    """What becomes of those that the network has. In float nothing is folded."""
+    left = any("batchnorm" in name.lower().replace("_", "") for name in size.in_float)
+    if not size.folded and not left:
+        return NOT_REPORTED
+    if config.in_float or not size.folded:
+        return "separate"
+    return "folded behind a layer, else separate" if left else "folded"
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -148,15 +160,16 @@ def from_rows(
     stated = {*results.COLUMNS, *own, *choices(config_class)}  # a table may have got other columns since
     config = results.config_of({name: row[name] for name in row if name in stated}, config_class)
     measured = (row["bench"], row["network"], table, row["metric"], row["weights"])
+    size = _size_of(row, config)
     fields = {
         **from_run(
             config,
             [results.measurement_of(record) for record in records],
             baseline=results.float_accuracy(*measured),
-            size=_size_of(row, config),
+            size=size,
         ),
         **_of_method(row["method"], config),
-        **_of_bench(row["bench"], row["network"]),
+        **_of_bench(row["bench"], row["network"], _packaged(rows, size)),
         **_of_row(row),
         "name": f"{row['network']} on {row['bench']}",
         "time": round(float(rows["seconds"].mean()), 1),
@@ -244,19 +257,24 @@ def _chosen_bits(row: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"activation_range": "learned"} if allocation.get("learn_ranges") else {})
 
 
-def _hardware(rows: pd.DataFrame) -> str:
-    """On which these rows were recorded, as the sessions of their table say."""
+def _sessions(rows: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """In which these rows were recorded, as their table says."""
     sessions = rows.attrs.get("sessions", [])
-    numbers = [number for number in dict.fromkeys(rows["session"]) if number < len(sessions)]
+    return [sessions[number] for number in dict.fromkeys(rows["session"]) if number < len(sessions)]
+
+
+def _hardware(rows: pd.DataFrame) -> str:
+    """On which these rows were recorded."""
     named = [
-        ", ".join(sessions[i][key] for key in ("device", "hardware") if key in sessions[i]) for i in numbers
+        ", ".join(session[key] for key in ("device", "hardware") if key in session)
+        for session in _sessions(rows)
     ]
     return "; ".join(dict.fromkeys(filter(None, named))) or NOT_REPORTED
 
 
 def _size_of(row: Mapping[str, Any], config: QuantConfig) -> Footprint | None:
     """``None`` where the row's network is not at hand, such as one of the reader's own, whatever its name."""
-    from ..footprints import Footprint, footprint
+    from ..footprints import footprint
 
     try:
         bench = load_bench(row["bench"])
@@ -265,7 +283,8 @@ def _size_of(row: Mapping[str, Any], config: QuantConfig) -> Footprint | None:
         return None
     if weights_hash(network) != row["weights"]:
         return None
-    layers = footprint(network, bench.validation(1)[0][0], config).layers
+    found = footprint(network, bench.validation(1)[0][0], config)
+    layers = found.layers
     if row["bits"]:  # chosen by the run, by layer
         layers = (
             dataclasses.replace(
@@ -273,7 +292,14 @@ def _size_of(row: Mapping[str, Any], config: QuantConfig) -> Footprint | None:
             )
             for layer in layers
         )
-    return Footprint(tuple(layers))
+    return dataclasses.replace(found, layers=tuple(layers))
+
+
+def _packaged(rows: pd.DataFrame, size: Footprint | None) -> bool:
+    """Whether rows are of a bench of this package: ``size`` is that of its network, and no session of theirs
+    names data of the reader's own.
+    """
+    return size is not None and not any("own" in session for session in _sessions(rows))
 
 
 def _deviations(
