@@ -122,7 +122,9 @@ def test_signed_activations_fall_back_and_where_the_card_is_silent_the_line_says
     silent = hardware.check(card(weight_symmetric=True, activation_bits=8), "onnxruntime-cpu")
     (line,) = [line for line in hardware.lines(silent) if "Symmetric activations" in line]
     times = ", ".join(f"{time:g} for {network}" for network, time in found.times.items())
-    assert line.endswith(f"The card does not say; yes would fall back (times float32's time: {times}).")
+    assert line.endswith(
+        f"The card does not say; if yes, it would fall back (times float32's time: {times})."
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # those of torch's exporter
@@ -310,9 +312,12 @@ def test_what_the_card_does_not_say_comes_with_what_depends_on_it():
         statement("pooling", "runs", "float"),
     )
     said = {f.field: f.why for f in hardware.check(card(activation_bits=8), known)}
-    signed = "yes would fall back (times float32's time: 2 for linear layers)"
+    signed = "if yes, it would fall back (times float32's time: 2 for linear layers)"
     assert said["activation_symmetric"] == f"The card does not say; {signed}."
-    assert said["weight_bits"] == "The card does not say; 4, 16 would fall back; 3 could not be run."
+    assert (
+        said["weight_bits"]
+        == "The card does not say; if 4, 16, it would fall back; if 3, it could not be run."
+    )
     assert said["pooling"] == "The card does not say."
 
 

@@ -28,7 +28,7 @@ UNSEEN = {  # how codes and ranges were found, which no target sees; float layer
     *("column_order", "sequential", "allocation", "bit_choices", "float_layers"),
 }
 ORDER = ("cannot", "falls back", "unknown", "runs")
-WOULD = {"falls back": "would fall back", "cannot": "could not be run"}
+WOULD = {"falls back": "it would fall back", "cannot": "it could not be run"}
 SILENT_CARD, SILENT_PROFILE = "The card does not say", "Nothing is known about it."
 
 
@@ -221,7 +221,7 @@ def _silent(card: Card, name: str, layer: str | None, about: list[Mapping[str, A
             times = {_in_words(found.times) for found in group}
             alike = f" (times float32's time: {times.pop()})" if len(times) == 1 and times != {""} else ""
             names = ", ".join(str(shown(name, found.value, card.fields)) for found in group)
-            parts.append(f"{names} {would}{alike}")
+            parts.append(f"if {names}, {would}{alike}")
     return "; ".join(parts) + "."
 
 
