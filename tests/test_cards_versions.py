@@ -9,7 +9,7 @@ from card_strategies import CARDS
 from hypothesis import HealthCheck, given, settings
 
 from qlib import QuantConfig, QuantizationCard, strict_yaml
-from qlib.cards import FIELDS, NOT_REPORTED, SCHEMA, catalogue
+from qlib.cards import FIELDS, NOT_REPORTED, SCHEMA, catalogue, hardware
 from qlib.cards.fields import CHOICES, PLAIN, fields_of
 from qlib.choices import choice
 
@@ -76,9 +76,8 @@ def test_32_bits_of_weights_or_activations_are_float():
         "source": source,
     }
     about = {"profile_version": 2, "name": "x", "title": "x", "version": "1", "link": source}
-    found = QuantizationCard.of("x", weight_bits={"a": 8, "b": 32}, first_last_bits=8).fits(
-        {**about, "statements": [statement]}
-    )
+    asked = QuantizationCard.of("x", weight_bits={"a": 8, "b": 32}, first_last_bits=8)
+    found = hardware.check(asked, {**about, "statements": [statement]})
     ends = [finding.verdict for finding in found if finding.field in ("weight_bits", "first_last_bits")]
     assert ends and set(ends) == {"runs"}
     assert "8 to 8 and float (5 entries)" in str(
