@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import onnx_networks as networks  # noqa: E402
 from alternating import alternate, median_and_interval  # noqa: E402
 from onnxruntime_statements import ONLY, STATEMENTS, UNSEEN  # noqa: E402
+from sessions import session  # noqa: E402
 
 RECORD = Path(__file__).with_suffix(".yaml")
 SOURCE = "measured: benchmarks/onnxruntime_profile.py"
@@ -65,17 +66,6 @@ def built(name: str, choices: Mapping[str, Any]) -> bytes | None:
     if name == CONVOLUTIONS and choices["weight_granularity"] == "per_group":
         return None
     return NETWORKS[name](choices).SerializeToString()
-
-
-def session(model: bytes, written: str = "", **settings: str) -> onnxruntime.InferenceSession:
-    """A session on one thread of the CPU; the optimized graph goes to the file ``written``."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.optimized_model_filepath = written
-    for name, setting in settings.items():
-        options.add_session_config_entry(f"session.{name}", setting)
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def runner(model: bytes, **settings: str) -> Callable[[], object]:
