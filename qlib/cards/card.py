@@ -191,7 +191,7 @@ class QuantizationCard:
             Naming the columns in which the rows differ, the one that they lack, or the choices that
             ``config_class`` does not have.
         """
-        from .from_run import from_rows
+        from .from_rows import from_rows
 
         fields = from_rows(rows, table, config_class)
         return cls.of(config_class=config_class, **{**fields, **known})

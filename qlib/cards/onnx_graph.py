@@ -13,18 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .onnx_codes import (
-    DYNAMIC,
-    UINT8,
-    UNREAD,
-    CodeGrid,
-    Stored,
-    codes_of,
-    dequantized,
-    kind_of,
-    stored_of,
-    unread,
-)
+from .onnx_codes import DYNAMIC, UINT8, UNREAD, CodeGrid, Stored, codes_of, kind_of, stored_of, unread
 from .onnx_file import Constant, read_file
 from .onnx_operators import (
     ACTIVATIONS,
@@ -40,7 +29,7 @@ from .onnx_operators import (
     RECURRENT,
 )
 from .onnx_values import NOTHING, Layer, Value, shared
-from .onnx_weights import attribute, constant_value, packed_table, quant, reordered, weights_of
+from .onnx_weights import attribute, constant_value, packed_table, quant, reordered, table_of, weights_of
 
 MAX_BITS_BEHIND = 2**31  # of memory for which layers a tensor depends on
 
@@ -230,9 +219,7 @@ class Graph:
         if kind == "GatherBlockQuantized":
             self.tables.append(packed_table(self, node))
         elif kind == "Gather" and given[0] is not None and given[0].rank == 2:
-            table = self.constant(node, 0)
-            codes = table is not None and table.integer  # dequantized after they are looked up
-            self.tables.append(dequantized(table, None, None, 0) if codes else given[0])
+            self.tables.append(table_of(self, node))
         own = node.domain not in ("", "ai.onnx") and not kind.startswith("QLinear")
         if kind in RECURRENT or own and kind not in (*QUANTIZERS, *NO_WEIGHTS, "GatherBlockQuantized"):
             if any(stored is not None and stored.rank > 1 for stored in given):

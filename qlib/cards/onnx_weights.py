@@ -106,6 +106,13 @@ def quant(graph: Graph, node: Any) -> CodeGrid | str:
     return replace(codes_of((int(bits), signed), scale, None), symmetric=symmetric)
 
 
+def table_of(graph: Graph, node: Any) -> Stored | None:
+    """The table of Gather; of codes that are dequantized after they are looked up, what they tell alone."""
+    table = graph.constant(node, 0)
+    codes = table is not None and table.integer
+    return dequantized(table, None, None, 0) if codes else graph.given(node, 0).stored
+
+
 def packed_table(graph: Graph, node: Any) -> Stored:
     """The table of GatherBlockQuantized, of types of 4 bits or of packed bytes."""
     table = graph.constant(node, 0)
