@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .benches import Batches, Bench, data_hash, is_ours, load_bench, network_of, structure_hash, weights_hash
+from .benches import (
+    Batches,
+    Bench,
+    data_hash,
+    is_packaged,
+    load_bench,
+    network_of,
+    structure_hash,
+    weights_hash,
+)
 from .bits.settings import LearnerSettings
 from .choices import choice, choices, plain
 from .config import QuantConfig, configuration_named
@@ -388,7 +397,7 @@ class Laboratory:
             "n": run.images,
         }
         key = dict(depends)
-        if not is_ours(self.bench):  # whose networks' code may change
+        if not is_packaged(self.bench):  # whose networks' code may change
             key["structure"] = self.structure(run.network)
         if said.keys() - QuantConfig.defaults().keys():
             key["config_class"] = origin(type(run.config))

@@ -97,7 +97,7 @@ def test_static_settings_are_recovered(float_model, tmp_path, form, weights, per
         and card["quantize_output"] is True
     )
     assert card["symmetric_grid"] == ("restricted" if weights == S8 else "full" if middle else NOT_REPORTED)
-    assert card["batch_norm"] == NOT_REPORTED and card["bias"] == 32
+    assert card["batch_norm"] == "folded or none" and card["bias"] == 32
     total = sum(np.prod(t.dims) for t in onnx.load(float_model).graph.initializer if len(t.dims) > 1)
     assert card["weight_bytes"] == total and card["average_weight_bits"] == 8
 

@@ -127,7 +127,7 @@ def test_everything_quantized(mobile, quantized, form):
     ]
     additions = [node for node in graph.node if node.op_type.endswith("Add")]
     assert [codes_at(graph, node) for node in additions] == [[True, True]] * 2
-    assert card["batch_norm"] == NOT_REPORTED and card["activation_granularity"] == "per_tensor"
+    assert card["batch_norm"] == "folded or none" and card["activation_granularity"] == "per_tensor"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -144,9 +144,7 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
                 raise ValueError(f"own has no field {part!r}{suggestion(part, known)}")
         if lacks := [part for part in ("model", "weights", "data") if not isinstance(own.get(part), str)]:
             raise ValueError(f"own: {lacks[0]} must be a text, got {own.get(lacks[0])!r:.60}")
-        bench = images.own(name, **own)
-        bench.own = True
-        return bench
+        return images.own(name, **own)
     if name not in BENCHES:
         raise ValueError(f"there is no bench {name!r}; benches: {', '.join(map(repr, BENCHES))}")
     module, maker = BENCHES[name]
@@ -212,12 +210,6 @@ def structure_hash(model: nn.Module) -> str:
     except ValueError:  # it cannot be traced, and so not be quantized
         pass
     return hashlib.sha256(said.encode()).hexdigest()[:16]
-
-
-def is_ours(bench: Bench) -> bool:
-    """Whether a bench is one of this package, whose networks change with its version alone."""
-    made_here = type(bench).__module__.startswith(__name__)
-    return made_here and not isinstance(bench, Loaders) and not getattr(bench, "own", False)
 
 
 def data_hash(batches: Batches) -> str:

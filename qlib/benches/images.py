@@ -250,10 +250,8 @@ class Networks(Mapping):
 
 class ImageBench:
     """A bench of two sets of images. Draws are without repetition; training images are also those to
-    calibrate on. ``own``: whether network and images are the reader's.
+    calibrate on.
     """
-
-    own = False
 
     def __init__(self, name: str, train, held_out, models: Mapping[str, nn.Module], batch: int):
         """``train``, ``held_out``: a `Folder`, or what has its ``classes``, length and ``images``. ``batch``:

@@ -54,7 +54,7 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
         "input_bits": input_bits(graph),
         "quantize_output": output_quantized(graph),
         # A norm that was folded leaves no trace, and neither does one that never was
-        "batch_norm": "separate" if separate else NOT_REPORTED,
+        "batch_norm": "separate" if separate else "folded or none",
         "bias": _agreed(map(_word, graph.biases.values())),
         "embedding_bits": _agreed(map(_meant, graph.tables)),
     }

@@ -22,6 +22,7 @@ from .render import shown
 
 UNKNOWN = (NOT_REPORTED, "mixed")
 ALSO = {"first_last_bits": "weight_bits"}  # what is said about weights holds for those of two layers
+ALIKE = {"folded or none": "folded"}  # of a file, in which a target sees no batch norm either way
 CATEGORIES = ("method", "operations", "mixed_precision")
 UNSEEN = {  # how codes and ranges were found, which no target sees; float layers are seen by their bits
     *("technique", "rounding", "weight_range", "activation_range", "percentile", "calibration_upstream"),
@@ -185,7 +186,7 @@ def _answer(
     possible: list[Mapping[str, Any] | None] = []
     open_ends: dict[str, bool] = {}
     for statement in about:
-        if any(same(value, other) for other in statement["values"]):
+        if any(same(ALIKE.get(value, value), other) for other in statement["values"]):
             fits, silent = _fits(card, statement.get("where", {}), layer)
             if fits is False:
                 continue

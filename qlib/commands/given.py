@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import experiments
-from ..benches import Batches, Bench, network_of
+from ..benches import Batches, Bench, is_packaged, network_of
 from ..choices import Settings, choices
 from ..config import QuantConfig
 from ..methods import known_methods
@@ -164,7 +164,7 @@ def warn_of_classes(bench: Bench, network: str) -> None:
     shifts the labels of all later ones.
     """
     classes = getattr(getattr(bench, "held_out", None), "classes", None)
-    if classes is None or not getattr(bench, "own", False):
+    if classes is None or is_packaged(bench):
         return
     with contextlib.suppress(Exception):  # said where it is measured
         from ..network import evaluation_copy
