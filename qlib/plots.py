@@ -383,7 +383,7 @@ def noise_along(table: pd.DataFrame, named: int = 3, ax: Axes | None = None) -> 
     table : DataFrame
         Of `qlib.diagnose`.
     named : int
-        How many of the noisiest have their name beside them.
+        How many of the noisiest are numbered, with their names below.
     ax : Axes, optional
         Where to draw; ``None`` for a figure of its own.
 
@@ -401,9 +401,11 @@ def noise_along(table: pd.DataFrame, named: int = 3, ax: Axes | None = None) -> 
         if len(rows):
             look = LOOKS[name]
             ax.plot(rows.place, rows.sqnr, look.marker, color=look.colour, label=f"{name}, by themselves")
-    for row in table[:named].to_dict("records"):
-        ax.annotate(row["name"], (row["place"], row["sqnr"]), xytext=(5, -10), textcoords="offset points")
+    above = 0.05 * (table.sqnr.max() - min(table.arriving.min(), 0))
+    for number, row in enumerate(table[:named].to_dict("records"), 1):
+        mark = {"marker": f"${number}$", "color": COLOURS["grey"], "linestyle": "none"}
+        ax.plot(row["place"], row["sqnr"] + above, **mark, markersize=8, label=f"{row['side']} {row['name']}")
     ax.axhline(0, color=COLOURS["grey"], linestyle=":", linewidth=1)
     ax.set(xlabel="quantizers, in order of execution", ylabel="signal to noise (dB)")
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize=9)
     return ax

@@ -349,12 +349,9 @@ def test_the_panel_says_which_layer_hurts():
 def test_a_picture_of_it_names_the_noisiest():
     found = diagnose(Block(), QuantConfig(weight_bits=2, activation_bits=4), images(8), progress=False)
     ax = plots.noise_along(found, named=2)
-    assert [text.get_text() for text in ax.texts] == list(found.name[:2])
-    assert {line.get_label() for line in ax.lines[:3]} == {
-        "as it arrives",
-        "weights, by themselves",
-        "activations, by themselves",
-    }
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names[:3] == ["as it arrives", "weights, by themselves", "activations, by themselves"]
+    assert names[3:] == [f"{side} {name}" for side, name in zip(found.side[:2], found.name[:2], strict=True)]
 
 
 def test_what_cannot_be_diagnosed_is_refused():
