@@ -244,8 +244,9 @@ def test_a_random_row_of_every_table_is_recomputed(path, image_files):
     laboratory = experiments.Laboratory(load_bench(row["bench"]))
     run = results.run_of(row)
     assert laboratory.identity(run)["key"] == row["key"]
-    now = results.accuracy_of({**laboratory.measure(run), "n": run.images})
-    then = results.accuracy_of(row)
+    n = min(run.images, 100) if path.parent.name == "imagenet-sample" else run.images
+    now = results.accuracy_of({**laboratory.measure(dataclasses.replace(run, images=n)), "n": n})
+    then = Accuracy(results.accuracy_of(row).correct[:n])
     # Such a rounding changes the path of all later steps
     learned = run.allocation is not None and run.allocation.learned
     assert isinstance(now, Accuracy) and abs(now.top1 - then.top1) < (3 if learned else 2 if foreign else 0.5)
