@@ -16,7 +16,7 @@ EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)$")
 PARAMETERS = ("scales", "qzeros", "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_global_scale")
 PARAMETERS += ("weight_zero_point", "SCB", "absmax", "nested_absmax")
-BESIDE = re.compile(r"(^|_)(scale|scales|zero_point|g_idx|shape|absmax|quant_map|format|blocks)$|quant_state")
+BESIDE = re.compile(r"(^|_)(scale|scales|zero_point|g_idx|shape|absmax|quant_map|format)$|quant_state")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def of_tensors(tensors: Mapping[str, Tensor], bits: int | None, tied: bool | Non
     table = [w.bits for name, w in weights.items() if EMBEDDING.search(name)]
     head = [w.bits for name, w in weights.items() if HEAD.search(name)]
     if unread:
-        found.remark(f"How {len(unread):,} matrices are stored is not known, such as {words(unread[0])}.")
+        found.remark(
+            f"How some matrices are stored is not known ({len(unread):,}, such as {words(unread[0])})."
+        )
     source = "types and sizes of its tensors"
     found.say(source, embedding_bits=agreed(table))
     found.say(source, head_bits=agreed(head or (table if tied else [])))
@@ -94,9 +96,10 @@ def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _holds(parts: Mapping[str, Tensor]) -> bool:
-    """Whether a module that is not understood holds a matrix."""
-    return any(len(tensor.sizes) > 1 and not BESIDE.search(name) for name, tensor in parts.items()) or any(
-        name.endswith("_blocks") for name in parts
+    """Whether a module that is not understood holds a matrix; indices, of 64 bits, are none."""
+    return any(
+        len(tensor.sizes) > 1 and tensor.kind not in ("I64", "BOOL") and not BESIDE.search(name)
+        for name, tensor in parts.items()
     )
 
 
