@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 MAX_BYTES = 16_000_000  # of a file of settings, or the header of a file of weights
 MAX_DEPTH = 20
+MAX_PARTS = 200_000  # lists and mappings of a JSON text
+MAX_VALUES = 1_000_000  # in them, all together
 MAX_ENTRIES = 10_000  # of a folder
 
 
@@ -87,6 +89,8 @@ def parse_json(text: str, path: Path) -> dict[str, Any]:
     ValueError
         In one line, naming the file.
     """
+    if text.count("{") + text.count("[") > MAX_PARTS or text.count(",") > MAX_VALUES:
+        raise ValueError(f"{path}: more than {MAX_PARTS:,} lists and mappings, or {MAX_VALUES:,} values")
     try:
         data = json.loads(text, object_pairs_hook=_once, parse_constant=_finite)
         _shallow(data)

@@ -30,10 +30,17 @@ def of_headers(headers: Sequence[Header], file: str) -> Found:
         Of its parts.
     file : str
         The first part's name, which may hold a label.
+
+    Raises
+    ------
+    ValueError
+        Where there is no tensor, as in a file of words alone.
     """
     first = headers[0]
     found = Found("GGUF header")
     tensors = [tensor for header in headers for tensor in header.tensors]
+    if not tensors:
+        raise ValueError(f"{file} holds no weights")
     parts = number(first.metadata.get("split.count"), 2, 10_000)
     if parts and parts != len(headers):
         found.remark(f"One of {parts} parts of a checkpoint: of the others nothing is known.")

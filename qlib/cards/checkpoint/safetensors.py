@@ -14,7 +14,7 @@ from .files import MAX_BYTES, opened, parse_json, read_json
 
 INDEX = "model.safetensors.index.json"
 MAX_FILES = 1_000
-MAX_TENSORS = 500_000
+MAX_TENSORS = 300_000
 BITS = {
     **{f"{sign}{bits}": bits for sign in "IU" for bits in (8, 16, 32, 64)},
     **{"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "BOOL": 8},
