@@ -92,13 +92,19 @@ def test_what_measuring_a_small_network_does_not_need_is_not_imported(use):
         ("card catalogue", 0),
         ("card check brecq --target litert-int8", 1),
         ("card diff brecq adaround", 1),
+        ("card from-checkpoint {config}", 0),
+        ("card from-checkpoint {bad}", 0),
     ],
 )
 def test_commands_that_measure_nothing_import_neither_torch_nor_pandas(tmp_path, command, status):
     (tmp_path / "bad.yaml").write_text("schema_version: 1\nname: x\nmethod: {technique: ''}", "utf8")
+    (tmp_path / "config.json").write_text(
+        '{"quantization_config": {"quant_method": "gptq", "bits": 4}}', "utf8"
+    )
     files = {
         "card": tmp_path / "card.yaml",
         "bad": tmp_path / "bad.yaml",
+        "config": tmp_path / "config.json",
         "brecq": Path(qlib.__path__[0], "cards", "catalogue", "brecq.yaml"),
     }
     arguments = [argument.format(**files) for argument in command.split()]
