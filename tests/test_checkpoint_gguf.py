@@ -52,6 +52,7 @@ def test_every_type_that_gguf_writes_is_known_with_its_bits(tmp_path, kind):
     )
     assert card["weight_bits"] == card["embedding_bits"] == card["head_bits"] == known["bits"]
     assert card["effective_weight_bits"] == round(8 * size / block, 6)
+    assert card["first_last_bits"] == "like the rest"
     assert card["average_weight_bits"] == known["code_bits"] < card["effective_weight_bits"]
     assert card["group_size"] == known["group"] and block % known["group"] == 0
     assert card["quantizer"] == known["quantizer"] and card["weight_granularity"] == "per_group"
@@ -92,7 +93,7 @@ def test_embedding_head_and_layers_are_told_apart(tmp_path):
         "blk.1.attn_q.weight": 4,
         "blk.1.ffn_up.weight": 6,
     }
-    assert card["group_size"] == card["weight_symmetric"] == NOT_REPORTED
+    assert card["group_size"] == card["weight_symmetric"] == card["first_last_bits"] == NOT_REPORTED
     assert "share a scale: 16 or 32" in card.data["remarks"]
     weights = {Kind.Q4_K: 3 * 2048, Kind.Q6_K: 2048 + 4096, Kind.Q8_0: 4096}
     bits = sum(n * {Kind.Q4_K: 4.5, Kind.Q6_K: 6.5625, Kind.Q8_0: 8.5}[kind] for kind, n in weights.items())

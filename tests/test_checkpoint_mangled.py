@@ -14,7 +14,7 @@ from qlib import QuantizationCard
 from qlib.cli import main
 
 MOST_MEMORY = 60_000_000
-SLOW = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+SLOW = settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 
 
 def text(value):

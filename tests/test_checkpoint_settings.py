@@ -333,6 +333,14 @@ def test_modelopt_layer_by_layer_and_what_is_not_known(card_of):
     assert "W1A1" in unknown.data["remarks"]
 
 
+def test_more_layers_in_float_than_a_card_has_room_for_are_counted(card_of):
+    left = [f"model.layers.{i}.mlp" for i in range(2001)]
+    card = card_of({"quant_method": "awq", "bits": 4, "modules_to_not_convert": left})
+    says(card, float_layers=NOT_REPORTED, weight_bits=4)
+    assert "modules_to_not_convert: 2,001 entries" in card.data["remarks"]
+    says(card_of({"quant_method": "awq", "modules_to_not_convert": left[1:]}), float_layers=sorted(left[1:]))
+
+
 def test_a_method_that_is_not_read_is_said_and_nothing_guessed(card_of):
     card = card_of({"quant_method": "aqlm", "bits": 2})
     assert "aqlm" in card.data["remarks"] and card["weight_bits"] == NOT_REPORTED

@@ -151,7 +151,7 @@ def _of_settings(folder: Path, names: Iterable[str]) -> list[Found]:
         stored = of_tensors(tensors, bits if isinstance(bits, int) else None, tied is True)
         for part in found:  # bits by pattern, which those by layer spell out
             if isinstance(part.fields.get("weight_bits"), dict) and "weight_bits" in stored.fields:
-                del part.fields["weight_bits"], part.sources["weight_bits"]
+                part.unsay("weight_bits")
         found.append(stored)
     elif any(name.endswith(".safetensors") for name in names):
         found.append(Found("", remarks=["Not all of its weights are there: their sizes are left out."]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .found import Found, names, number, truth, words
+from .found import Found, number, truth, words
 from .gptq import say_group
 
 
@@ -25,7 +25,7 @@ def of_awq(settings: Mapping[str, Any], about: str) -> Found:
     if shifted is not None and truth(settings.get("sym")) is shifted:
         said = str(shifted).lower()
         found.remark(f"sym: {said} stands beside zero_point: {said}, its contrary, which is what AWQ reads.")
-    found.say("modules_to_not_convert", float_layers=names(settings.get("modules_to_not_convert")))
+    found.say_left("modules_to_not_convert", settings.get("modules_to_not_convert"))
     version = words(settings.get("version"))
     if version:
         found.remark(f"Packed for {version}.")

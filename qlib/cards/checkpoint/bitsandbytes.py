@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .found import Found, names, words
+from .found import Found, words
 
 METHOD = "the method LLM.int8()"
 
@@ -14,7 +14,7 @@ def of_bitsandbytes(settings: Mapping[str, Any], about: str) -> Found:
     """What the settings say. The size of a block is not among them."""
     found = Found(about)
     in_4, in_8 = (settings.get(f"load_in_{bits}bit") is True for bits in (4, 8))
-    found.say("llm_int8_skip_modules", float_layers=names(settings.get("llm_int8_skip_modules")))
+    found.say_left("llm_int8_skip_modules", settings.get("llm_int8_skip_modules"))
     if in_4 and not in_8:
         _in_4_bits(settings, found)
     elif in_8 and not in_4:

@@ -119,8 +119,7 @@ def _of_activations(activations: list[dict[str, Any] | None], found: Found) -> N
 
 
 def _of_the_rest(settings: Mapping[str, Any], schemes: list[dict[str, Any]], found: Found) -> None:
-    left = names(settings.get("ignore"))
-    found.say("ignore", float_layers=left, head_bits="float" if left and "lm_head" in left else None)
+    found.say_left("ignore", settings.get("ignore"))
     if schemes and all(scheme.get("targets") == ["Linear"] for scheme in schemes):
         found.say("targets: Linear, which a table is not", embedding_bits="float")
     if "kv_cache_scheme" in settings:

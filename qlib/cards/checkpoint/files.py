@@ -4,7 +4,6 @@ leads elsewhere.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -37,16 +36,12 @@ def opened(path: Path, follow: bool = False) -> Iterator[BinaryIO]:
     OSError
         If it cannot be read.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        handle = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ValueError(
-                f"{path} is a symbolic link, which is not followed: copy the folder with its links resolved "
-                "(cp -rL)"
-            ) from None
-        raise
+    if not follow and path.is_symlink():
+        raise ValueError(
+            f"{path} is a symbolic link, which is not followed: copy the folder with its links resolved "
+            "(cp -rL)"
+        )
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ValueError(f"{path} is not a plain file")

@@ -14,6 +14,7 @@ SOURCE = 1000
 REMARKS = 5000
 MOST_ENTRIES = 2000  # that a card has room for
 FLOATS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+HEAD = "lm_head"
 NAMED = ("network", "authors")  # files may name these differently without contradicting each other
 
 
@@ -32,6 +33,20 @@ class Found:
             if value is not None and value != NOT_REPORTED:
                 self.fields[name] = value
                 self.sources[name] = f"{self.about}: {source}"[:SOURCE]
+
+    def unsay(self, *names: str) -> None:
+        """Take back fields of which something else has come to say otherwise."""
+        for name in names:
+            self.fields.pop(name, None)
+            self.sources.pop(name, None)
+
+    def say_left(self, source: str, value: Any) -> None:
+        """State which layers are left in float, the head among them, if ``value`` is a list of names."""
+        left = names(value)
+        if left is not None:
+            self.say(source, float_layers=left, head_bits="float" if HEAD in left else None)
+        elif isinstance(value, list):
+            self.remark(f"{source}: {len(value):,} entries, which no card has room for, are left in float.")
 
     def remark(self, text: str) -> None:
         self.remarks.append(text)
@@ -91,8 +106,7 @@ def joined(parts: Iterable[Found]) -> Found:
                     f"Contradiction in {name}: {_short(whole.fields[name])} ({whole.sources[name]}) against "
                     f"{_short(value)} ({part.sources[name]})."
                 )
-    for name in against:
-        del whole.fields[name], whole.sources[name]
+    whole.unsay(*against)
     return whole
 
 

@@ -62,7 +62,10 @@ def _of_tensors(tensors: list[Tensor], found: Found) -> None:
     found.remark(f"Types of its tensors: {', '.join(f'{n} {kind}' for kind, n in types.most_common())}.")
     source = "the types of its tensors"
     if all(tensor.kind["bits"] is not None for tensor in inner):
-        found.say(source, weight_bits=_bits(inner))
+        bits = _bits(inner)
+        found.say(
+            source, weight_bits=bits, first_last_bits="like the rest" if isinstance(bits, int) else None
+        )
     if quantized:
         blocks = [tensor.kind["group"] for tensor in quantized]
         found.say(

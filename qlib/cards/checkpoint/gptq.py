@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .found import MOST_ENTRIES, Found, listed, names, number, truth, words
+from .found import MOST_ENTRIES, Found, listed, number, truth, words
 
 MAX_GROUP = 2**20
 
@@ -73,21 +73,20 @@ def _of_modules(settings: Mapping[str, Any], bits: int | None, found: Found) -> 
     elif bits and None not in own.values():
         found.say("bits and dynamic", weight_bits={"default": bits, **own})
     changed = {key for entry in plain.values() if isinstance(entry, dict) for key in entry} - {"bits"}
-    for key, fields in (("group_size", ("group_size", "weight_granularity")), ("sym", ("weight_symmetric",))):
-        if key in changed:
-            for name in fields:
-                found.fields.pop(name, None), found.sources.pop(name, None)
+    if "group_size" in changed:
+        found.unsay("group_size", "weight_granularity")
+    if "sym" in changed:
+        found.unsay("weight_symmetric")
     if changed:
         found.remark(f"Some modules have their own {listed(sorted(changed))} (dynamic).")
-    found.say("dynamic", float_layers=skipped or None)
+    found.say_left("dynamic", skipped or None)
     head = truth(settings.get("lm_head"))
     found.say("lm_head", head_bits=None if head is None else bits if head else "float")
     if isinstance(settings.get("modules_in_block_to_quantize"), list):
         inside = settings["modules_in_block_to_quantize"]
         flat = [name for part in inside for name in (part if isinstance(part, list) else [part])]
         found.remark(f"Only these modules of a block are quantized: {listed(flat, 16)}.")
-    kept = names(settings.get("modules_to_not_convert"))
-    found.say("modules_to_not_convert", float_layers=kept)
+    found.say_left("modules_to_not_convert", settings.get("modules_to_not_convert"))
 
 
 def _of_order(settings: Mapping[str, Any], found: Found) -> None:

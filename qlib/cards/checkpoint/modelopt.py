@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .found import Found, agreed, names, number, words
+from .found import Found, agreed, number, words
 from .gptq import MAX_GROUP
 
 FP8_TENSOR = {
@@ -90,8 +90,7 @@ def _of_the_rest(inner: Mapping[str, Any], found: Found) -> None:
     if "kv_cache_quant_algo" in inner and inner["kv_cache_quant_algo"] is None:
         found.say("kv_cache_quant_algo null", kv_bits="float")
     found.say("kv_cache_quant_algo", kv_bits=CACHES.get(cache or ""))
-    left = names(inner.get("exclude_modules", inner.get("ignore")))
-    found.say("exclude_modules", float_layers=left, head_bits="float" if left and "lm_head" in left else None)
+    found.say_left("exclude_modules", inner.get("exclude_modules", inner.get("ignore")))
 
 
 def _of_layers(layers: Mapping[str, Any], found: Found) -> None:

@@ -199,6 +199,7 @@ def _of_weights(inner: Mapping[str, Weights], found: Found, source: str) -> None
         group_size=agreed(weights.group for weights in quantized.values()),
     )
     left = [name for name, weights in inner.items() if weights.bits == "float"]
+    found.say(source, first_last_bits="like the rest" if alike and not left else None)
     if left:
         found.remark(f"In float are {len(left):,} more matrices, such as {listed(sorted(left)[:3])}.")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .found import Found, agreed, names, number, words
+from .found import Found, agreed, number, words
 from .gptq import MAX_GROUP
 
 FLOAT8 = {"quantizer": "non-uniform", "weight_symmetric": True, "weight_bits": 8}
@@ -70,7 +70,7 @@ def of_torchao(settings: Mapping[str, Any], about: str) -> Found:
         found.say(f"quant_type {name}", **_fields(name, data))
     else:
         found.remark(f"What quant_type {name or 'it has'} means, this qlib does not know.")
-    found.say("modules_to_not_convert", float_layers=names(settings.get("modules_to_not_convert")))
+    found.say_left("modules_to_not_convert", settings.get("modules_to_not_convert"))
     if settings.get("include_input_output_embeddings") is False:
         found.say("include_input_output_embeddings", embedding_bits="float")
     return found
@@ -142,5 +142,5 @@ def _by_module(data: Mapping[str, Any], found: Found) -> None:
         alike["weight_bits"] = agreed(bits.values()) or {
             "default" if module == "_default" else module: width for module, width in bits.items()
         }
-    found.say("configurations by module", **alike, float_layers=left or None)
-    found.say("configurations by module", head_bits="float" if "lm_head" in left else None)
+    found.say("configurations by module", **alike)
+    found.say_left("configurations by module", left or None)
