@@ -87,6 +87,26 @@ def test_gptqmodel_modules_of_their_own(card_of):
     says(card_of({**settings, "lm_head": False, "dynamic": None}), head_bits="float", group_size=128)
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_what_autoround_made_is_not_taken_for_another_method(card_of, method):
+    settings = {
+        "quant_method": method,
+        "autoround_version": "0.12.2",
+        "bits": 4,
+        "group_size": 128,
+        "sym": True,
+        "zero_point": False,
+        "desc_act": False,
+        "true_sequential": False,
+        "nsamples": 512,
+        "iters": 200,
+    }
+    card = card_of(settings)
+    says(card, technique="post-training, AutoRound", rounding="learned", steps=200, images=512)
+    says(card, column_order=NOT_REPORTED, sequential=NOT_REPORTED, weight_bits=4, weight_symmetric=True)
+    says(card_of({**settings, "iters": 0}), rounding="nearest", steps=0, images=NOT_REPORTED)
+
+
 # ------------------------------------------------------------------------------------------------------- AWQ
 
 
@@ -132,6 +152,8 @@ def test_bitsandbytes_in_8_bits(card_of):
     says(card, weight_granularity="per_channel", weight_symmetric=True, symmetric_grid="restricted")
     assert "above 5 are computed in float" in card.data["remarks"]
     assert "LLM.int8()" in card.data["sources"]["activation_bits"]
+    kept = card_of(transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_has_fp16_weight=True))
+    says(kept, weight_bits=NOT_REPORTED, activation_bits=8)
     neither = card_of(transformers.BitsAndBytesConfig())
     says(neither, weight_bits=NOT_REPORTED, activation_bits=NOT_REPORTED)
 
@@ -176,6 +198,8 @@ def test_torchao(card_of):
         says(card(some), weight_bits=bits, group_size=16, weight_symmetric=True)
     asymmetric = ao.IntxWeightOnlyConfig(granularity=PerAxis(0), mapping_type=ao.MappingType.ASYMMETRIC)
     says(card(asymmetric), weight_granularity="per_channel", weight_symmetric=False, weight_bits=8)
+    reduced = card(ao.Int8DynamicActivationInt8WeightConfig(reduce_range=True))
+    says(reduced, weight_bits=NOT_REPORTED, activation_bits=NOT_REPORTED, weight_symmetric=True)
     mixed = card(ao.Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4))
     says(mixed, weight_bits=4, group_size=32, activation_symmetric=False, activation_granularity="per_token")
 
@@ -277,6 +301,12 @@ def test_compressed_tensors_groups_that_differ_and_the_cache(card_of):
     card = card_of(compressed(groups, kv_cache_scheme={"num_bits": 8, "type": "float"}))
     says(card, weight_bits={"re:.*mlp.*": 4, "re:.*attn.*": 8}, weight_granularity=NOT_REPORTED, kv_bits=8)
     says(card, group_size=NOT_REPORTED, weight_symmetric=True, embedding_bits=NOT_REPORTED)
+    one = groups["a"].model_dump()
+    twice = {"a": {**one, "targets": ["Linear"]}, "b": {**groups["b"].model_dump(), "targets": ["Linear"]}}
+    says(card_of({"quant_method": "compressed-tensors", "config_groups": twice}), weight_bits="mixed")
+    some = card_of({"quant_method": "compressed-tensors", "config_groups": {"a": one}})
+    says(some, weight_bits=4)
+    assert "Quantized are re:.*mlp.*." in some.data["remarks"]
     named = card_of(transformers.CompressedTensorsConfig(config_groups={"W4A16": ["Linear"]}))
     says(named, weight_bits=4, group_size=128)
     bare = card_of({"quant_method": "compressed-tensors", "config_groups": {"W4A16": ["Linear"]}})

@@ -98,12 +98,53 @@ def test_codes_packed_by_compressed_tensors(tmp_path, bits, group, shifted):
     assert "Contradiction in weight_symmetric" in wrong.data["remarks"]
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_checkpoint_that_compressed_tensors_packed_and_safetensors_wrote(tmp_path, bits, shifted):
+    torch = pytest.importorskip("torch")
+    helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
+    from safetensors.torch import save_file
+
+    codes = helpers.pack_to_int32(torch.zeros(128, 256, dtype=torch.int8), bits)
+    tensors = {
+        "model.embed_tokens.weight": torch.zeros(64, 256, dtype=torch.bfloat16),
+        "lm_head.weight": torch.zeros(64, 256, dtype=torch.bfloat16),
+    }
+    for name in ("q_proj", "up_proj"):
+        tensors[f"model.layers.0.{name}.weight_packed"] = codes.clone()
+        tensors[f"model.layers.0.{name}.weight_scale"] = torch.ones(128, 4, dtype=torch.bfloat16)
+        tensors[f"model.layers.0.{name}.weight_shape"] = torch.tensor([128, 256])
+        if shifted:
+            zeros = helpers.pack_to_int32(torch.zeros(128, 4, dtype=torch.int8), bits, packed_dim=0)
+            tensors[f"model.layers.0.{name}.weight_zero_point"] = zeros
+    weights = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": not shifted,
+        "strategy": "group",
+        "group_size": 64,
+    }
+    settings = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"g": {"targets": ["Linear"], "weights": weights}},
+    }
+    save_file(tensors, folder(tmp_path, settings) / "model.safetensors", {"format": "pt"})
+    card = QuantizationCard.from_checkpoint(tmp_path)
+    says(card, weight_bits=bits, group_size=64, weight_symmetric=not shifted, head_bits="float")
+    says(card, **averages(bits, 2 * 128 * 4 * (16 + (bits if shifted else 0))))
+    assert "Contradiction" not in card.data["remarks"]
+
+
 @pytest.mark.parametrize(
     "parts, fields",
     [
         (
             {"weight": ("F8_E4M3", (128, 256)), "weight_scale": ("F32", (1,))},
             {"weight_bits": 8, "weight_granularity": "per_tensor", **averages(8, 2 * 32)},
+        ),
+        (
+            {"weight": ("BF16", (8192, 1)), "weight.absmax": ("F32", (512,))},
+            {"weight_bits": 4, "group_size": 64, **averages(4, 2 * 512 * 32)},
         ),
         (
             {"weight": ("I8", (128, 256)), "weight_scale": ("BF16", (128, 1))},
@@ -147,7 +188,17 @@ def test_codes_packed_by_compressed_tensors(tmp_path, bits, group, shifted):
             {"weight_bits": 4, "group_size": 64, **averages(4, 2 * (512 * 8 + 2 * 32))},
         ),
     ],
-    ids=["fp8", "int8", "SCB", "blocks", "nvfp4", "two outputs a byte", "nf4", "nf4 nested"],
+    ids=[
+        "fp8",
+        "nf4 in bfloat16",
+        "int8",
+        "SCB",
+        "blocks",
+        "nvfp4",
+        "two outputs a byte",
+        "nf4",
+        "nf4 nested",
+    ],
 )
 def test_ways_to_store_weights(tmp_path, parts, fields):
     path = safetensors(tmp_path / "model.safetensors", layers(parts))
@@ -188,6 +239,27 @@ def test_a_table_that_is_the_head_too(tmp_path):
     for tied, head in ((True, "float"), (False, NOT_REPORTED)):
         config = {"tie_word_embeddings": tied}
         says(QuantizationCard.from_checkpoint(folder(tmp_path, settings, tensors, config)), head_bits=head)
+
+
+@pytest.mark.parametrize(
+    "parts, bits, known",
+    [
+        (packed(4, 32), 4, True),
+        (packed(4, 32), None, False),
+        ({**packed(4, 32), "weight_packed": ("I32", (128, 24))}, 3, False),
+        ({"weight_packed": ("U8", (128, 192)), "weight_scale": ("U8", (128, 8))}, 6, True),
+        ({"weight_packed": ("U8", (128, 192)), "weight_scale": ("U8", (128, 8))}, None, False),
+    ],
+)
+def test_packed_codes_are_counted_only_where_their_bits_are_known(tmp_path, parts, bits, known):
+    weights = {"num_bits": bits, "type": "int", "strategy": "group", "group_size": 32}
+    settings = {"config_groups": {"g": {"targets": ["Linear"], "weights": weights}}}
+    card = QuantizationCard.from_checkpoint(folder(tmp_path, settings, layers(parts)))
+    says(card, group_size=32, weight_bits=bits or NOT_REPORTED)
+    if known:
+        says(card, **averages(bits, 2 * 128 * 8 * {"I32": 16, "U8": 8}[parts["weight_packed"][0]]))
+    else:
+        says(card, average_weight_bits=NOT_REPORTED, effective_weight_bits=NOT_REPORTED)
 
 
 def test_weights_that_are_stored_in_an_unknown_way_give_no_average(tmp_path):

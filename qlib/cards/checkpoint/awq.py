@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .autoround import say_autoround
 from .found import Found, number, truth, words
 from .gptq import say_group
 
@@ -17,7 +18,8 @@ def of_awq(settings: Mapping[str, Any], about: str) -> Found:
     """
     found = Found(about)
     found.say("quant_method awq: of weights alone", quantizer="uniform", activation_bits="float")
-    found.say("quant_method", technique="post-training, AWQ")
+    if not say_autoround(settings, found):
+        found.say("quant_method", technique="post-training, AWQ")
     found.say("bits", weight_bits=number(settings.get("bits", settings.get("w_bit")), 1, 16))
     say_group(settings.get("group_size", settings.get("q_group_size")), found)
     shifted = truth(settings.get("zero_point"))

@@ -41,7 +41,13 @@ def _in_4_bits(settings: Mapping[str, Any], found: Found) -> None:
 
 
 def _in_8_bits(settings: Mapping[str, Any], found: Found) -> None:
-    found.say("load_in_8bit", weight_bits=8, quantizer="uniform", technique="post-training, LLM.int8()")
+    kept = settings.get("llm_int8_has_fp16_weight") is True
+    found.say(
+        "load_in_8bit",
+        weight_bits=None if kept else 8,
+        quantizer="uniform",
+        technique="post-training, LLM.int8()",
+    )
     found.say(
         METHOD,
         activation_bits=8,
@@ -54,6 +60,8 @@ def _in_8_bits(settings: Mapping[str, Any], found: Found) -> None:
         weight_granularity="per_channel",
         weight_range="minmax",
     )
+    if kept:
+        found.remark("Its weights are kept in float beside their codes (llm_int8_has_fp16_weight).")
     threshold = settings.get("llm_int8_threshold")
     if isinstance(threshold, (int, float)) and not isinstance(threshold, bool) and threshold > 0:
         found.remark(f"Columns with activations above {threshold:g} are computed in float.")

@@ -61,13 +61,13 @@ def _alike(parts: Iterable[Mapping[str, Any]], name: str, meaning: Mapping[str, 
 
 def _of_weights(weights: list[dict[str, Any] | None], schemes: list[dict[str, Any]], found: Found) -> None:
     bits = ["float" if part is None else number(part.get("num_bits"), 1, 32) for part in weights]
-    by_target = {
-        name: width
-        for scheme, width in zip(schemes, bits, strict=True)
-        for name in names(scheme.get("targets")) or []
-    }
+    targets = [names(scheme.get("targets")) or [] for scheme in schemes]
+    by_target = {name: width for each, width in zip(targets, bits, strict=True) for name in each}
+    once = all(targets) and len(by_target) == sum(map(len, targets)) <= MOST_ENTRIES
     if None not in bits:
-        found.say("num_bits", weight_bits=agreed(bits) or by_target or None)
+        found.say("num_bits", weight_bits=agreed(bits) or (by_target if once else "mixed"))
+    if by_target and "Linear" not in by_target:
+        found.remark(f"Quantized are {listed(by_target)}.")
     known = [part for part in weights if part is not None]
     if not known:
         return

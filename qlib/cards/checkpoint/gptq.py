@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .autoround import say_autoround
 from .found import MOST_ENTRIES, Found, listed, number, truth, words
 
 MAX_GROUP = 2**20
@@ -24,20 +25,17 @@ def of_gptq(settings: Mapping[str, Any], about: str) -> Found:
     found = Found(about)
     bits = number(settings.get("bits"), 1, 16)
     found.say("quant_method gptq: of weights alone", quantizer="uniform", activation_bits="float")
-    found.say("quant_method", technique="post-training, GPTQ")
     found.say("sym", weight_symmetric=truth(settings.get("sym")))
     say_group(settings.get("group_size"), found)
     _of_modules(settings, bits, found)
-    _of_order(settings, found)
-    found.say("true_sequential", sequential=truth(_either(settings, "true_sequential")))
+    if not say_autoround(settings, found):
+        found.say("quant_method", technique="post-training, GPTQ")
+        _of_order(settings, found)
     _of_data(settings, found)
     found.say("rotation", transform=_rotation(settings.get("rotation")))
     form = words(settings.get("checkpoint_format"))
     if form == "gptq_v2":
         found.remark("checkpoint_format gptq_v2: zero-points are stored as they are, not less one.")
-    damp = _either(settings, "damp_percent")
-    if isinstance(damp, float):
-        found.remark(f"Damping: {damp:g} of the mean of the diagonal.")
     return found
 
 
@@ -91,6 +89,10 @@ def _of_modules(settings: Mapping[str, Any], bits: int | None, found: Found) -> 
 
 def _of_order(settings: Mapping[str, Any], found: Found) -> None:
     """``act_group_aware`` orders columns, too, where ``desc_act`` does not."""
+    found.say("true_sequential", sequential=truth(_either(settings, "true_sequential")))
+    damp = _either(settings, "damp_percent")
+    if isinstance(damp, float):
+        found.remark(f"Damping: {damp:g} of the mean of the diagonal.")
     by_activation, static = truth(settings.get("desc_act")), truth(_either(settings, "static_groups"))
     if by_activation:
         order = {True: "activation, static groups", False: "activation"}.get(static)

@@ -13,7 +13,7 @@ from .found import FLOATS, MOST_ENTRIES, Found, agreed, listed, words
 from .safetensors import BITS, Tensor
 
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)$")
-HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)$")
+HEAD = re.compile(r"(^|\.)(lm_head|embed_out)$|^output$")
 PARAMETERS = ("scales", "qzeros", "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_global_scale")
 PARAMETERS += ("weight_zero_point", "SCB", "absmax", "nested_absmax")
 BESIDE = re.compile(r"(^|_)(scale|scales|zero_point|g_idx|shape|absmax|quant_map|format)$|quant_state")
@@ -119,8 +119,8 @@ def _stored(parts: Mapping[str, Tensor], bits: int | None) -> Weights | None:
     weight = parts.get("weight")
     if weight is None or len(weight.sizes) < 2:
         return None
-    if "absmax" in parts:  # two codes a byte, in blocks along all weights
-        elements = 2 * weight.elements
+    if "absmax" in parts:  # codes of 4 bits, in blocks along all weights
+        elements = weight.bits // 4
         blocks = parts["absmax"].elements
         group = elements // blocks if blocks and elements % blocks == 0 else None
         return Weights(elements, 4, weight.bits, _parameters(parts), "per_group" if group else None, group)
@@ -137,7 +137,7 @@ def _packed_by_gptq_or_awq(parts: Mapping[str, Tensor], bits: int | None) -> Wei
         return None
     (rows, columns), (groups, outputs) = codes.sizes, scales.sizes
     if columns != outputs:  # codes packed along the outputs
-        inputs = rows
+        inputs = rows if codes.kind == "I32" else 0
     elif "g_idx" in parts:
         inputs = parts["g_idx"].elements
     else:
@@ -149,15 +149,21 @@ def _packed_by_gptq_or_awq(parts: Mapping[str, Tensor], bits: int | None) -> Wei
 
 
 def _packed(parts: Mapping[str, Tensor], codes: Tensor, bits: int | None) -> Weights | None:
-    """Codes packed along the inputs, or, where a byte holds those of two outputs, along these."""
+    """Codes packed along the inputs, or, where a byte holds those of two outputs, along these. In 32 bits
+    those of 3, 5, 6 or 7 bits lie densely or not, as the version of their writer has it: of these nothing is
+    said.
+    """
     scale = parts.get("weight_scale")
-    width = bits if codes.kind == "I32" else 4
-    if scale is None or len(codes.sizes) != 2 or not width or not codes.elements:
+    if scale is None or len(codes.sizes) != 2 or not codes.elements:
         return None
     outputs, columns = codes.sizes
-    inputs = columns if codes.kind == "F4" else columns * BITS[codes.kind] // width
     if codes.kind == "U8" and scale.sizes[:1] == (2 * outputs,):
-        outputs, inputs = 2 * outputs, columns
+        return _scaled(parts, 2 * codes.elements, 2 * outputs, columns, 4)
+    two_scales = "weight_scale_2" in parts or "weight_global_scale" in parts
+    width = 4 if codes.kind == "F4" or codes.kind == "U8" and two_scales else bits
+    if not width or codes.kind == "I32" and 32 % width:
+        return None
+    inputs = columns * BITS[codes.kind] // width
     return _scaled(parts, outputs * inputs, outputs, inputs, width)
 
 

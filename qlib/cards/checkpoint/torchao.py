@@ -102,6 +102,8 @@ def _fields(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
         on_activations = _granularity(both[0]).get("weight_granularity")
         rows = {"per_channel": "per_token"}.get(on_activations, on_activations)
         found |= {"activation_granularity": rows} if rows else {}
+    if data.get("reduce_range") is True:  # fewer codes than their type has
+        found |= {"weight_bits": None, "activation_bits": None}
     return found
 
 
