@@ -45,6 +45,20 @@ def test_what_differs_and_what_one_side_leaves_open(pair):
     assert not {"network", "weight_bits", "weight_granularity", "activation_bits"} & set(speaks)
 
 
+def test_one_label_of_two_files_that_differ_tensor_by_tensor(tmp_path):
+    def card(name, **other):
+        bits = {f"blk.{i}.ffn_up.weight": 4 for i in range(6)} | other
+        return QuantizationCard.of(name, weight_bits=bits)
+
+    changed = {f"blk.{i}.ffn_up.weight": 6 for i in range(4)} | {"blk.9.ffn_up.weight": 8}
+    (found,) = [c for c in card("a").differences(card("b", **changed)) if c.field == "weight_bits"]
+    first, second, *_ = str(found).splitlines()
+    assert first.startswith("Weight bits: by layer, 4 to 4 (6 entries) | by layer, 4 to 8 (7 entries)")
+    assert second.strip().startswith("in 5 of 7 entries: blk.0.ffn_up.weight 4 | 6, blk.1")
+    (added,) = [c for c in card("a").differences(card("b", z=8)) if c.field == "weight_bits"]
+    assert "in 1 of 7 entries: z none | 8" in str(added)
+
+
 def test_a_checkpoint_is_held_against_a_published_method(pair):
     card = QuantizationCard.from_checkpoint(pair[0])
     fields = {choice.field for choice in card.differences(catalogue()["gptq"]) if not choice.confound}
