@@ -181,7 +181,9 @@ def test_a_real_file(capsys):
     assert (card["weight_bits"], card["embedding_bits"], card["head_bits"]) == (4, 8, 8)
     assert (card["group_size"], card["weight_symmetric"]) == (32, False)
     assert card["effective_weight_bits"] == 5.736842
-    assert "over all its tensors 5.743702" in card.data["sources"]["effective_weight_bits"]
+    source = card.data["sources"]["effective_weight_bits"]
+    assert "over the 134,479,872 weights of its 211 matrices" in source
+    assert "over all its tensors 5.743702" in source
     reader = gguf.GGUFReader(path)
     assert Counter(t.kind["name"] for t in read_header(path).tensors) == Counter(
         t.tensor_type.name for t in reader.tensors

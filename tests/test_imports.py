@@ -114,6 +114,21 @@ def test_commands_that_measure_nothing_import_neither_torch_nor_pandas(tmp_path,
     assert not modules & {"torch", *WHEN_USED}
 
 
+def test_a_checkpoint_is_read_without_what_writes_and_runs_checkpoints(tmp_path):
+    settings = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    header = json.dumps(
+        {"lm_head.weight": {"dtype": "F16", "shape": [2, 2], "data_offsets": [0, 8]}}
+    ).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    printed, modules = fresh(
+        "from qlib import QuantizationCard; "
+        f"print(QuantizationCard.from_checkpoint({str(tmp_path)!r})['head_bits'])"
+    )
+    assert printed == ["float"]
+    assert not modules & {"torch", "numpy", "transformers", "safetensors", "gguf", *WHEN_USED}
+
+
 def test_recorded_rows_are_listed_without_torch():
     printed, modules = fresh("from qlib.cli import main; main(['results', 'skip-residual'])")
     assert printed and "torch" not in modules

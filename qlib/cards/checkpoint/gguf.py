@@ -107,7 +107,7 @@ def _averages(tensors: list[Tensor], matrices: list[Tensor], found: Found) -> No
         return
     codes = sum(tensor.elements * tensor.kind["code_bits"] for tensor in matrices)
     weights, every = _total(matrices, "elements"), _total(tensors, "elements")
-    over = f"over its {len(matrices):,} matrices, embedding and head among them"
+    over = f"over the {weights:,} weights of its {len(matrices):,} matrices, embedding and head among them"
     found.say(
         f"{over}; without scales", weight_bytes=codes / 8, average_weight_bits=round(codes / weights, 6)
     )

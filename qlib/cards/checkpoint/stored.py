@@ -218,8 +218,8 @@ def _averages(every: Iterable[Weights], found: Found) -> None:
     if not elements:
         return
     found.say(
-        f"over its {len(every):,} matrices, embedding and head among them, those in float at the bits of "
-        "their type",
+        f"over the {elements:,} weights of its {len(every):,} matrices, embedding and head among them, those "
+        "in float at the bits of their type",
         weight_bytes=codes / 8,
         average_weight_bits=round(codes / elements, 6),
         effective_weight_bits=round((codes + parameters) / elements, 6),
