@@ -146,6 +146,17 @@ def test_the_importance_matrix_and_what_else_the_header_says(tmp_path):
     assert card["activation_bits"] == card["bos"] == card["weight_range"] == NOT_REPORTED
 
 
+def test_a_readme_beside_it_names_the_model_that_it_comes_from(tmp_path):
+    written(tmp_path / "m-Q4_K_M.gguf", model(Kind.Q4_K), name="Model 7B It", add_bos_token=True)
+    (tmp_path / "config.json").write_text("{}")
+    assert QuantizationCard.from_checkpoint(tmp_path)["network"] == "Model 7B It"
+    (tmp_path / "README.md").write_text("---\nbase_model: some/Model-7B\n---\n")
+    card = QuantizationCard.from_checkpoint(tmp_path)
+    assert (card["network"], card["weight_bits"], card["bos"]) == ("some/Model-7B", 4, NOT_REPORTED)
+    assert card.data["sources"]["network"] == "README.md: base_model"
+    assert "a mark at the beginning" in card.data["remarks"]
+
+
 def test_parts_of_a_split_file_are_one_checkpoint_and_a_part_alone_is_not(tmp_path):
     whole = model(Kind.Q4_K, Kind.Q8_0)
     halves = [dict(list(whole.items())[:3]), dict(list(whole.items())[3:])]

@@ -93,9 +93,8 @@ def _of_folder(folder: Path) -> list[Found]:
             "and no safetensors file"
         )
     found = [_of_gguf(folder, ggufs)] if ggufs else _of_settings(folder, names)
-    if README in names:
-        found.append(of_readme(_head(folder / README)))
-    return found
+    # First, as what it calls the base model is one name for all checkpoints of it
+    return [*([of_readme(_head(folder / README))] if README in names else []), *found]
 
 
 def _head(path: Path, follow: bool = False) -> str:

@@ -162,6 +162,8 @@ def _of_metadata(metadata: dict[str, Any], found: Found) -> None:
     base = [value for key, value in metadata.items() if re.fullmatch(r"general\.base_model\.\d+\.name", key)]
     if listed(base):
         found.remark(f"Base model: {listed(base)}.")
+    if metadata.get("tokenizer.ggml.add_bos_token") is True:
+        found.remark("Its tokenizer puts a mark at the beginning of a text.")
     if any(key.startswith("quantize.imatrix.") for key in metadata):
         found.say("quantize.imatrix", technique="post-training, weighted by an importance matrix")
         found.say("quantize.imatrix.dataset", data=words(metadata.get("quantize.imatrix.dataset")))
