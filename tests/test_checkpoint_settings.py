@@ -371,6 +371,30 @@ def test_more_layers_in_float_than_a_card_has_room_for_are_counted(card_of):
     says(card_of({"quant_method": "awq", "modules_to_not_convert": left[1:]}), float_layers=sorted(left[1:]))
 
 
+@pytest.mark.parametrize(
+    "name, is_head",
+    [
+        ("lm_head", True),
+        ("re:.*lm_head", True),
+        ("*lm_head*", True),
+        ("language_model.lm_head", True),
+        ("lm_head_norm", False),
+        ("re:.*head", False),
+        ("model.layers.0.mlp", False),
+    ],
+)
+def test_a_head_left_in_float_by_name_or_pattern(card_of, name, is_head):
+    card = card_of({"quant_method": "compressed-tensors", "ignore": ["a", name]})
+    says(card, head_bits="float" if is_head else NOT_REPORTED, float_layers=sorted(["a", name]))
+    gptq = {"quant_method": "gptq", "bits": 4, "dynamic": {f"-:{name}": {}}}
+    says(card_of(gptq), head_bits="float" if is_head else NOT_REPORTED, float_layers=[name])
+
+
+def test_very_many_modules_of_their_own_are_mixed(card_of):
+    own = {f"+:layer{i}": {"bits": 8} for i in range(2100)}
+    says(card_of({"quant_method": "gptq", "bits": 4, "dynamic": own}), weight_bits="mixed")
+
+
 def test_a_method_that_is_not_read_is_said_and_nothing_guessed(card_of):
     card = card_of({"quant_method": "aqlm", "bits": 2})
     assert "aqlm" in card.data["remarks"] and card["weight_bits"] == NOT_REPORTED

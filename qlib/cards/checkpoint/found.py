@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ SOURCE = 1000
 REMARKS = 5000
 MOST_ENTRIES = 2000  # that a card has room for
 FLOATS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
-HEAD = "lm_head"
+HEAD = re.compile(r"(re:)?\^?(\.\*|\*)?([\w.]+\.)?lm_head(\.\*|\*)?\$?")  # by name or pattern
 NAMED = ("network", "authors")  # files may name these differently without contradicting each other
 
 
@@ -44,7 +45,7 @@ class Found:
         """State which layers are left in float, the head among them, if ``value`` is a list of names."""
         left = names(value)
         if left is not None:
-            self.say(source, float_layers=left, head_bits="float" if HEAD in left else None)
+            self.say(source, float_layers=left, head_bits="float" if any(map(HEAD.fullmatch, left)) else None)
         elif isinstance(value, list):
             self.remark(f"{source}: {len(value):,} entries, which no card has room for, are left in float.")
 

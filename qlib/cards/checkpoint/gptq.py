@@ -58,8 +58,9 @@ def _either(settings: Mapping[str, Any], name: str) -> Any:
 def _of_modules(settings: Mapping[str, Any], bits: int | None, found: Found) -> None:
     """Bits, and where they are others: ``dynamic`` has patterns, with +: what is changed, with -: skipped."""
     dynamic = settings.get("dynamic")
-    dynamic = dynamic if isinstance(dynamic, dict) and len(dynamic) < MOST_ENTRIES else {}
-    plain = {words(name) or "?": entry for name, entry in dynamic.items()}
+    plain = (
+        {words(name) or "?": entry for name, entry in dynamic.items()} if isinstance(dynamic, dict) else {}
+    )
     skipped = sorted(name.removeprefix("-:") for name in plain if name.startswith("-:"))
     own = {
         name.removeprefix("+:"): number(entry.get("bits"), 1, 16)
@@ -69,7 +70,8 @@ def _of_modules(settings: Mapping[str, Any], bits: int | None, found: Found) -> 
     if not own:
         found.say("bits", weight_bits=bits)
     elif bits and None not in own.values():
-        found.say("bits and dynamic", weight_bits={"default": bits, **own})
+        each = {"default": bits, **own}
+        found.say("bits and dynamic", weight_bits=each if len(each) <= MOST_ENTRIES else "mixed")
     changed = {key for entry in plain.values() if isinstance(entry, dict) for key in entry} - {"bits"}
     if "group_size" in changed:
         found.unsay("group_size", "weight_granularity")
