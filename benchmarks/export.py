@@ -22,6 +22,7 @@ import torch
 import torchvision
 from alternating import alternate, seconds
 from onnxruntime import quantization
+from sessions import session
 
 from qlib import QuantConfig
 from qlib.export import export_onnx
@@ -74,11 +75,8 @@ def quantize_static(model: torch.nn.Module, images: torch.Tensor, symmetric: boo
 
 def runs(path: Path, image: np.ndarray) -> Callable[[], object]:
     """One pass through a file, on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"input": image})
+    started = session(str(path))
+    return lambda: started.run(None, {"input": image})
 
 
 def run(size: int, repeats: int) -> dict[str, dict[str, list[float]]]:

@@ -7,6 +7,7 @@ random numbers: only what a runtime makes of the graph counts here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,9 @@ USUAL = {  # what integer kernels like best; every other network differs from it
     "batch_norm": "folded",
     "bias": "float",
     "first_last_bits": 8,
+    # And what no card says
+    "function": "Relu",
+    "depthwise": False,
 }
 BITS = ("weight_bits", "activation_bits", "input_bits", "first_last_bits")
 FLOAT = {**USUAL, **dict.fromkeys(BITS, "float")}
@@ -50,14 +54,15 @@ def residual(choices: Mapping[str, Any]) -> onnx.ModelProto:
     of = graph.choices
     ends, bits = of["first_last_bits"], of["weight_bits"]
     x = graph.quantized("input", 3, "float" if ends == "float" else of["input_bits"])
-    before = graph.op("Relu", graph.convolution(x, 3, ends))
-    x = graph.quantized(before, CHANNELS, positive=True)
+    function, positive = of["function"], of["function"] == "Relu"
+    before = graph.op(function, graph.convolution(x, 3, ends))
+    x = graph.quantized(before, CHANNELS, positive=positive)
     for _ in range(BLOCKS):
-        inner = graph.op("Relu", graph.convolution(x, CHANNELS, bits))
-        branch = graph.convolution(graph.quantized(inner, CHANNELS, positive=True), CHANNELS, bits)
+        inner = graph.op(function, graph.convolution(x, CHANNELS, bits))
+        branch = graph.convolution(graph.quantized(inner, CHANNELS, positive=positive), CHANNELS, bits)
         branch = graph.quantized(branch, CHANNELS) if of["quantize_residual"] else branch
-        before = graph.op("Relu", graph.op("Add", branch, x if of["quantize_skip"] else before))
-        x = graph.quantized(before, CHANNELS, positive=True)
+        before = graph.op(function, graph.op("Add", branch, x if of["quantize_skip"] else before))
+        x = graph.quantized(before, CHANNELS, positive=positive)
     y = graph.linear(graph.pooled(x), (CHANNELS, CLASSES), ends)
     y = graph.quantized(y, CLASSES) if of["quantize_output"] and ends != "float" else y
     return graph.model(y, (1, 3, PIXELS, PIXELS), (1, CLASSES))
@@ -148,13 +153,14 @@ class Graph:
         return self.op("DequantizeLinear", *self.weight(shape, bits, out), **axis)
 
     def convolution(self, x: str, channels: int, bits: int | str) -> str:
-        """Three by three, with a bias."""
-        shape = (CHANNELS, channels, 3, 3)
+        """Three by three, with a bias; each channel by itself in a block that is ``depthwise``."""
+        groups = channels if self.choices["depthwise"] and channels == CHANNELS else 1
+        shape = (CHANNELS, channels // groups, 3, 3)
         if self.choices["activation_dynamic"] and bits != "float":
             y = self.dynamic("ConvInteger", x, self.weight(shape, bits, 0), pads=[1] * 4)
             return self.op("Add", y, self.constant(np.full((CHANNELS, 1, 1), 0.01)))
         weight = self.dequantized(shape, bits, 0)
-        y = self.op("Conv", x, weight, self.bias(x, weight, CHANNELS), pads=[1] * 4)
+        y = self.op("Conv", x, weight, self.bias(x, weight, CHANNELS), pads=[1] * 4, group=groups)
         if self.choices["batch_norm"] == "separate":
             y = self.op("BatchNormalization", y, *[self.constant(np.ones(CHANNELS)) for _ in range(4)])
         return y
@@ -185,8 +191,9 @@ class Graph:
         if self.choices["bias"] == "float":
             return self.constant(np.full(channels, 0.01))
         made = next(node for node in self.nodes if node.output[0] == weight)
-        scales = [numpy_helper.to_array(self.constants[name]) for name in (self.grids[x][0], made.input[1])]
-        steps = self.constant(np.broadcast_to(scales[0] * scales[1], channels))
+        names = (made.input[1], *self.grids.get(x, ())[:1])  # of an input in float there is no scale
+        scale = math.prod(numpy_helper.to_array(self.constants[name]) for name in names)
+        steps = self.constant(np.broadcast_to(scale, channels))
         codes = self.constant(np.full(channels, 100), TensorProto.INT32)
         return self.op("DequantizeLinear", codes, steps, axis=0)
 

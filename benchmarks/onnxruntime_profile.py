@@ -31,60 +31,16 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 import onnx_networks as networks  # noqa: E402
 from alternating import alternate, median_and_interval  # noqa: E402
+from onnxruntime_statements import ONLY, STATEMENTS, UNSEEN  # noqa: E402
+from sessions import session  # noqa: E402
 
 RECORD = Path(__file__).with_suffix(".yaml")
-ONLY = {"activation_bits": "float"}  # weights alone are quantized
-GROUPS = {"weight_granularity": "per_group"}
-S8 = {"activation_symmetric": True}
-STATEMENTS: list[tuple[str, Any, dict[str, Any]]] = [  # field, value, and on which other choices it depends
-    ("quantizer", "uniform", {}),
-    ("weight_bits", 2, GROUPS | ONLY),
-    ("weight_bits", 4, GROUPS | ONLY),
-    ("weight_bits", 8, GROUPS | ONLY),
-    ("weight_bits", 8, ONLY),
-    ("weight_bits", "float", ONLY),
-    *[("weight_bits", bits, {}) for bits in (1, 2, 3, 4, 5, 6, 7, 8, 16, "float")],
-    ("activation_bits", "float", {"weight_bits": "float"}),
-    ("activation_bits", "float", GROUPS),
-    *[("activation_bits", bits, {}) for bits in (1, 2, 3, 4, 5, 6, 7, 8, 16, "float")],
-    ("weight_symmetric", False, GROUPS | ONLY),
-    ("weight_symmetric", False, S8),
-    ("weight_symmetric", False, {}),
-    ("weight_symmetric", True, {}),
-    ("activation_symmetric", True, {}),
-    ("activation_symmetric", False, {}),
-    ("symmetric_grid", "restricted", S8),
-    ("symmetric_grid", "restricted", {}),
-    ("symmetric_grid", "full", {}),
-    ("weight_granularity", "per_group", ONLY),
-    ("weight_granularity", "per_group", {}),
-    ("weight_granularity", "per_channel", {}),
-    ("weight_granularity", "per_tensor", {}),
-    ("activation_granularity", "per_tensor", {}),
-    ("activation_granularity", "per_channel", {}),
-    ("activation_dynamic", True, {"weight_symmetric": False, "weight_granularity": "per_channel"}),
-    ("activation_dynamic", True, {}),
-    ("activation_dynamic", False, {}),
-    ("quantize_skip", False, {}),
-    ("quantize_skip", True, {}),
-    ("quantize_residual", False, {}),
-    ("quantize_residual", True, {}),
-    ("pooling", "float", {}),
-    ("pooling", "low_precision", {}),
-    ("pooling", "high_precision", {}),
-    *[("input_bits", bits, {}) for bits in (4, 8, 16, "float")],
-    ("quantize_output", False, {}),
-    ("quantize_output", True, {}),
-    ("batch_norm", "separate", {}),
-    ("batch_norm", "folded", {}),
-    ("bias", 32, {}),
-    ("bias", "float", {}),
-    *[("first_last_bits", bits, {}) for bits in (4, 8, 16, "float")],
-]
+SOURCE = "measured: benchmarks/onnxruntime_profile.py"
 ON_CODES = ("QLinearConv", "QGemm", "QLinearMatMul", "QLinearAdd", "ConvInteger", "MatMulInteger")
 ON_CODES += ("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits")
 IN_FLOAT = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add")
-NETWORKS = {"convolutions": networks.residual, "linear layers": networks.linear}
+CONVOLUTIONS = "convolutions with ReLU and residual additions"
+NETWORKS = {CONVOLUTIONS: networks.residual, "linear layers": networks.linear}
 AS_WRITTEN = {"disable_quant_qdq": "1"}  # every pair is computed as it stands, nothing fused
 MUCH = 1.25  # times as long is slow
 
@@ -97,22 +53,19 @@ def choices_of(field: str, value: Any, where: Mapping[str, Any]) -> dict[str, An
     return found
 
 
+def start(field: str, where: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """The statement about the network that a statement's differs from: of weights alone in 8 bits, where
+    something else than their bits is said of such; else the usual one.
+    """
+    alone = where.get("activation_bits") == "float" and field != "weight_bits"
+    return ("weight_bits", 8, ONLY) if alone else STATEMENTS[0]
+
+
 def built(name: str, choices: Mapping[str, Any]) -> bytes | None:
     """A network; ``None`` for convolutions in groups, whose weights have no axis to make groups of."""
-    if name == "convolutions" and choices["weight_granularity"] == "per_group":
+    if name == CONVOLUTIONS and choices["weight_granularity"] == "per_group":
         return None
     return NETWORKS[name](choices).SerializeToString()
-
-
-def session(model: bytes, written: str = "", **settings: str) -> onnxruntime.InferenceSession:
-    """A session on one thread of the CPU; the optimized graph goes to the file ``written``."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.optimized_model_filepath = written
-    for name, setting in settings.items():
-        options.add_session_config_entry(f"session.{name}", setting)
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def runner(model: bytes, **settings: str) -> Callable[[], object]:
@@ -156,7 +109,7 @@ def record(statements: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> dict[str
     known: dict[bytes, dict[str, Any]] = {}
     found = []
     for field, value, where in statements:
-        choices = choices_of(field, value, where)
+        choices, begin = choices_of(field, value, where), choices_of(*start(field, where))
         outcome = {}
         for name in NETWORKS:
             try:
@@ -164,8 +117,8 @@ def record(statements: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> dict[str
             except networks.NoType as error:
                 outcome[name] = {"message": str(error)}
             else:
-                # Where a choice changes nothing there is nothing to say, but of the usual network itself
-                if model is not None and (choices == networks.USUAL or model != built(name, networks.USUAL)):
+                # Where a choice changes nothing there is nothing to say, but of the first network itself
+                if model is not None and (choices == begin or model != built(name, begin)):
                     known[model] = known.get(model) or facts(model)
                     outcome[name] = dict(known[model])
         found.append({"field": field, "value": value, "where": dict(where), "networks": outcome})
@@ -173,7 +126,13 @@ def record(statements: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> dict[str
         "versions": {"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__},
         "cpu": processor(),
         "statements": found,
+        "unseen": {name: facts(unseen(networks.USUAL, name)) for name in UNSEEN},
     }
+
+
+def unseen(choices: Mapping[str, Any], name: str) -> bytes:
+    """A network of convolutions with what no card says of it."""
+    return built(CONVOLUTIONS, {**choices, **UNSEEN[name]})
 
 
 def processor() -> dict[str, Any]:
@@ -206,6 +165,9 @@ def add_times(found: dict[str, Any], repeats: int) -> None:
             for outcome in outcomes:
                 outcome["time"] = median_and_interval(ratio)
         again[name] = again[name]["time"]
+    for name, outcome in found["unseen"].items():
+        base, work = (runner(unseen(choices, name)) for choices in (networks.FLOAT, networks.USUAL))
+        outcome["time"] = median_and_interval(*alternate(base, [work], repeats))
 
 
 def keep_times(found: dict[str, Any], old: Mapping[str, Any]) -> None:
@@ -214,11 +176,15 @@ def keep_times(found: dict[str, Any], old: Mapping[str, Any]) -> None:
         return
     found["timing"] = old["timing"]
     known = {about(entry): entry["networks"] for entry in old["statements"]}
-    for entry in found["statements"]:
-        for name, outcome in entry["networks"].items():
-            before = known.get(about(entry), {}).get(name, {})
-            if "time" in before and {**outcome, "time": before["time"]} == before:
-                outcome["time"] = before["time"]
+    pairs = [
+        (outcome, known.get(about(entry), {}).get(name, {}))
+        for entry in found["statements"]
+        for name, outcome in entry["networks"].items()
+    ]
+    pairs += [(outcome, old["unseen"].get(name, {})) for name, outcome in found["unseen"].items()]
+    for outcome, before in pairs:
+        if "time" in before and {**outcome, "time": before["time"]} == before:
+            outcome["time"] = before["time"]
 
 
 def about(statement: Mapping[str, Any]) -> str:
@@ -227,25 +193,38 @@ def about(statement: Mapping[str, Any]) -> str:
 
 
 def verdict(entry: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """The worst over both networks: it cannot run; some of it is computed in float, it needs another setting
-    than the usual ones, or it is slow; or it runs.
+    """The worst over both networks: it cannot run; more of it is computed in float than of the network it
+    differs from, it needs another setting than the usual ones, or it is slow; or it runs.
     """
     outcomes = entry["networks"]
     if any("message" in outcome for outcome in outcomes.values()):
         return "cannot"
     for name, outcome in outcomes.items():
-        if "settings" in outcome or set(IN_FLOAT) & set(outcome["kernels"]) or slow(entry, name, found):
+        base = first(entry, found).get(name, {})
+        if "settings" in outcome or in_float(outcome) > in_float(base) or slow(entry, name, found):
             return "falls back"
     return "runs"
 
 
+def first(entry: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The outcomes of the network that a statement's differs from."""
+    names = ("field", "value", "where")
+    begin = about(dict(zip(names, start(entry["field"], entry["where"]), strict=True)))
+    return next(other["networks"] for other in found["statements"] if about(other) == begin)
+
+
+def in_float(outcome: Mapping[str, Any]) -> int:
+    """How many layers and additions are computed in float."""
+    return sum(count for kind, count in outcome.get("kernels", {}).items() if kind in IN_FLOAT)
+
+
 def slow(entry: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> bool:
-    """Whether a network takes much longer than the one that kernels like best, or, where activations are in
-    float, than the one in float32. Not where times were not measured.
+    """Whether a network takes much longer than the one it differs from and, where activations are in float,
+    than the one in float32. Not where times were not measured.
     """
     choices = choices_of(entry["field"], entry["value"], entry["where"])
-    usual = found["statements"][0]["networks"][name].get("time", [1])[0]
-    reference = 1 if choices["activation_bits"] == "float" else usual
+    reference = first(entry, found).get(name, {}).get("time", [1])[0]
+    reference = max(1, reference) if choices["activation_bits"] == "float" else reference
     return entry["networks"][name].get("time", [0, 0])[1] > MUCH * reference
 
 
@@ -259,7 +238,12 @@ def update_profile(path: Path, found: Mapping[str, Any]) -> None:
     profile = yaml.safe_load(path.read_text("utf8"))
     known = {about(entry): entry for entry in found["statements"]}
     profile["times"] = times(found["statements"][0])
+    for note in profile["notes"]:
+        if "times" in note:
+            note["times"] = times({"networks": found["unseen"]})
     for statement in profile["statements"]:
+        if statement["source"] != SOURCE:
+            continue
         entries = [known[about({**statement, "value": value})] for value in statement["values"]]
         (statement["verdict"],) = {verdict(entry, found) for entry in entries}
         statement.pop("times", None)
@@ -296,6 +280,8 @@ def main() -> None:
             ],
             sep="\n    ",
         )
+    for name, outcome in found["unseen"].items():
+        print(f"{name}: {outcome.get('time', '')} {outcome.get('kernels', outcome.get('message'))}")
     print(found.get("timing", "times were not measured"))
     write(arguments.out, found)
     if arguments.profile:

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.said = shlex.join(["qlib", *(sys.argv[1:] if argv is None else argv)])
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"qlib: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: print(f"qlib: {in_one_line(message)}", file=sys.stderr)
         return _run(arguments)
 
 

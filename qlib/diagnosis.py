@@ -22,6 +22,7 @@ from .comparison import compare
 from .config import QuantConfig
 from .evaluation import examples, measured
 from .methods import Work, find_methods
+from .methods.bias import Bias
 from .metrics import Metric, find_metric
 from .network import Network
 from .network.inputs import examples_in, inputs_of, split
@@ -29,7 +30,7 @@ from .network.operations import rows_of
 from .network.steps import Steps
 from .progress import tracked
 from .quantization import prepare, read_verified
-from .quantizer import Quantizer, axis_among
+from .quantizer import Quantizer, rows_by_channel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,7 @@ class Noise:
 
     def rows(self, x: Tensor) -> Tensor:
         """``(channels, values)``."""
-        return x.movedim(axis_among(self.axis, x.dim()), 0).flatten(1).double()
+        return rows_by_channel(x, self.axis)
 
     def decibels(self, noise: Tensor | float) -> float:
         """The mean over channels that carry a signal; NaN where none does."""
@@ -193,7 +194,7 @@ def diagnose(
         - ``low``, ``high``: of the values; ``peak``: the largest magnitude over the root mean square;
           ``spread``: that of the widest channel over the median channel's; ``elements``: how many values;
         - with ``batches``, ``back``, ``back_low``, ``back_high``: by how much the metric is better with this
-          one in float, paired, with its 95 % interval (NaN beyond ``most``).
+          one in float, paired, with its 95 % interval over examples (NaN beyond ``most``).
 
         ``.attrs["advice"]`` says what is plain in words (`qlib.advice`); with ``batches``,
         ``.attrs["quantized"]`` and ``.attrs["float"]`` are the measurements of both networks.
@@ -210,21 +211,25 @@ def diagnose(
     inputs = inputs_of(calibration)
     if not inputs:
         raise ValueError("there is no calibration data: noise is measured on it")
+    if most < 0:
+        raise ValueError(f"most must be 0 or more, got {most}")
     network = read_verified(model, config, inputs)
-    floats = network.copy()
+    unchanged = network.copy()
     work = prepare(network, config, [(x, None) for x in inputs], find_methods(method))
+    floats = work.floats or unchanged  # a method may have changed weights before any was rounded
     rows = _rows(floats, work)
     parts = [part for x in inputs for part in split(x, TOGETHER)]
     with torch.no_grad():
-        for part in tracked(parts, "noise", len(parts), "part", progress):
-            _listen(floats, work, rows, part)
+        heard = (_listen(floats, work, rows, part) for part in parts)
+        for _ in tracked(heard, "noise", len(parts), "part", progress):
+            pass
     found = pd.DataFrame([row.to_dict() for row in rows.values()])
     found = found.sort_values("sqnr", kind="stable", ignore_index=True)
     if batches is not None:
         by_place = {(row.side, row.name): row for row in rows.values()}
         worst = [by_place[place] for place in zip(found.side[:most], found.name[:most], strict=True)]
         found = _with_what_comes_back(found, floats, work, worst, batches, find_metric(metric), progress)
-    found.attrs["advice"] = advice(found, config)
+    found.attrs["advice"] = advice(found, config, any(isinstance(one, Bias) for one in find_methods(method)))
     return found
 
 
@@ -309,17 +314,19 @@ def _with_what_comes_back(
     def reached(module: nn.Module) -> Any:
         return measured(metric, examples(module, batches, metric, reference=floats.module))
 
-    quantized = reached(work.network.module)
-    gains = []
-    for row in tracked(worst, "left in float", len(worst), "row", progress):
+    def gain(row: Row) -> list[float]:
         with _in_float(row, floats):
             difference = compare(reached(work.network.module), quantized)
         ends = [difference.value, *difference.interval]
-        gains.append(ends if metric.greater_is_better else [-ends[0], -ends[2], -ends[1]])
+        return ends if metric.greater_is_better else [-ends[0], -ends[2], -ends[1]]
+
+    quantized = reached(work.network.module)
+    gains = list(tracked(map(gain, worst), "left in float", len(worst), "row", progress))
     gains += [[float("nan")] * 3] * (len(found) - len(worst))
     found[["back", "back_low", "back_high"]] = gains
     found.attrs["quantized"] = quantized
-    found.attrs["float"] = reached(floats.module)
+    if metric.against != "reference":
+        found.attrs["float"] = reached(floats.module)
     return found
 
 
@@ -333,9 +340,11 @@ def _in_float(row: Row, floats: Network) -> Iterator[None]:
         finally:
             left_out.remove()
         return
-    kept = row.module.weight.data
-    row.module.weight.data = floats.module.get_submodule(row.name).weight.data
+    layer, clean = row.module, floats.module.get_submodule(row.name)
+    weight, bias = layer.weight.data, layer.bias
+    # Its bias, too, which a method may have changed for the sake of the rounded weight
+    layer.weight.data, layer.bias = clean.weight.data, clean.bias
     try:
         yield
     finally:
-        row.module.weight.data = kept
+        layer.weight.data, layer.bias = weight, bias

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .benches import Batches, Bench, data_hash, load_bench, network_of, weights_hash
+from .benches import (
+    Batches,
+    Bench,
+    data_hash,
+    is_packaged,
+    load_bench,
+    network_of,
+    structure_hash,
+    weights_hash,
+)
 from .bits.settings import LearnerSettings
 from .choices import choice, choices, plain
 from .config import QuantConfig, configuration_named
@@ -355,6 +364,7 @@ class Laboratory:
         self.device = device_named(device)
         self.precision = precision
         self.weights = functools.cache(lambda network: weights_hash(self.network(network)))
+        self.structure = functools.cache(lambda network: structure_hash(self.network(network)))
         self.calibration = functools.cache(lambda n, seed: self.bench.calibration(n, seed) if n else [])
         self.training = functools.cache(self.bench.training)
         self.validation = functools.lru_cache(1)(self.bench.validation)
@@ -387,6 +397,8 @@ class Laboratory:
             "n": run.images,
         }
         key = dict(depends)
+        if not is_packaged(self.bench):  # whose networks' code may change
+            key["structure"] = self.structure(run.network)
         if said.keys() - QuantConfig.defaults().keys():
             key["config_class"] = origin(type(run.config))
         if run.method != "nearest":

@@ -2,8 +2,8 @@
 
 Counted as in the paper's table 2: the weights of convolution and linear layers, and as feature maps the
 outputs of convolution, addition and linear layers, per image; no scales, no biases. Effective bits count the
-scales and zero-points of weights, too. What the placement leaves in float counts 32 bits. Decimal units: 1 MB
-is 10^6 bytes.
+scales of weights, too, and the zero-points of codes that are not symmetric (of those that are they are known,
+and need not be stored). What the placement leaves in float counts 32 bits. Decimal units: 1 MB is 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -82,10 +82,13 @@ class Footprint:
         What is summed.
     in_float : tuple of str
         What computes in float whatever the configuration, such as ``LayerNorm`` and ``softmax``.
+    folded : tuple of str
+        The layers that a batch norm is folded into when they are quantized.
     """
 
     layers: tuple[Layer, ...]
     in_float: tuple[str, ...] = ()
+    folded: tuple[str, ...] = ()
 
     @property
     def _maps(self) -> list[Layer]:
@@ -204,7 +207,7 @@ def footprint(model: nn.Module | Network, example_input: Any, config: QuantConfi
             )
         )
     in_float = dict.fromkeys(_called(o.node, network) for o in network.listed() if o.kind is Kind.OTHER)
-    return Footprint(tuple(layers), tuple(in_float))
+    return Footprint(tuple(layers), tuple(in_float), tuple(network.folds))
 
 
 def _ranges(weight: Tensor, operation: Operation, network: Network, config: QuantConfig) -> int:

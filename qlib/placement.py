@@ -350,7 +350,9 @@ def _check_names(field_name: str, given: object, known: Iterable[str], left_in_f
     for name, bits in given.items() if isinstance(given, Mapping) else ():
         fits = [k for k in known if k == name or is_pattern(name) and fnmatchcase(k, name)]
         if name != "default" and not fits:
-            raise ValueError(f"{field_name}: the network has no {name!r}{suggestion(name, known)}")
+            raise ValueError(
+                f"{field_name}: the network has no {name!r}{suggestion(name, [*known, 'default'])}"
+            )
         if name in left_in_float and bits != MAX_LAYER_BITS:
             raise ValueError(
                 f"{field_name} gives {name!r} {bits} bits, but float_layers leave it in float: decide for one"

@@ -27,6 +27,8 @@ from .network.verification import EXAMPLES, examples_first
 from .placement import Placement, place
 from .quantizer import OnCodes, Quantizer
 
+MADE_UNDER = "quantized_under"  # in the meta of a quantized network, its configuration
+
 
 def quantize(
     model: nn.Module | Network,
@@ -80,6 +82,7 @@ def quantize(
     work = prepare(model, config, calibration, methods, ranges)
     for name, grid in work.grids.items():
         work.network.module.get_submodule(name).weight_grid = grid  # what it is saved with
+    work.network.module.meta[MADE_UNDER] = config
     save_passes(work.network, work.quantizers)
     return work.network.module
 

@@ -55,6 +55,11 @@ def axis_among(axis: int | None, dims: int) -> int:
     return axis % dims if -dims <= axis < dims else dims - 1
 
 
+def rows_by_channel(x: Tensor, axis: int | None) -> Tensor:
+    """A tensor as ``(channels, values)``, float64; ``axis`` as for `axis_among`."""
+    return x.movedim(axis_among(axis, x.dim()), 0).flatten(1).double()
+
+
 class Quantizer(nn.Module):
     """Fake-quantizes an activation tensor, examples first; its grid is fixed by calibration, or found for
     each example.

@@ -235,7 +235,7 @@ def merge(experiment: Experiment, path: Path) -> pd.DataFrame:
         raise FileNotFoundError(
             f"{path.parent} holds no shard of {path.stem} (such as {shard_path(path, 1, 2).name})"
         )
-    order = {run: i for i, run in enumerate(experiment.runs())}
+    order = {_but_for_images(run, experiment): i for i, run in enumerate(experiment.runs())}
     config_class = experiment.configurations()
     with locked(path):
         rows = {row["key"]: row for row in read_rows(path)}
@@ -256,12 +256,18 @@ def merge(experiment: Experiment, path: Path) -> pd.DataFrame:
         for key, row in rows.items():
             run = run_of(values(row), config_class)
             run = run if experiment.metric else dataclasses.replace(run, metric=TOP1.name)  # the bench's
-            place[key] = order.get(run, len(order))
+            place[key] = order.get(_but_for_images(run, experiment), len(order))
         write_rows(path, sorted(rows.values(), key=lambda row: place[row["key"]]), notes["choices"])
     for shard in shards:
         shard.unlink()
         sidecar(shard).unlink(missing_ok=True)
     return load_table(path)
+
+
+def _but_for_images(run: Run, experiment: Experiment) -> Run:
+    """A run without the numbers of images that its experiment leaves to the bench."""
+    open_ones = {"images": experiment.images, "calibration_images": experiment.calibration_images}
+    return dataclasses.replace(run, **{name: 0 for name, said in open_ones.items() if said is None})
 
 
 def shard_path(path: Path, part: int, parts: int) -> Path:

@@ -21,7 +21,7 @@ from .config import QuantConfig
 from .experiments import ALLOCATION_FIELDS, Allocation, Run
 from .metrics import Accuracy, Measurement, described
 from .names import suggestion
-from .strict_yaml import read_yaml
+from .strict_yaml import read_fields
 from .tables import COLUMNS, FIELDS, cell, read_notes, read_rows, values
 
 if TYPE_CHECKING:
@@ -296,18 +296,18 @@ def select(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         Naming the condition that is malformed or leaves no row.
     """
     fields = (*table.columns, *ALLOCATION_FIELDS)
-    for condition in conditions:
-        field, equals, text = condition.partition("=")
-        if not equals or not text.strip() or field not in fields:
-            raise ValueError(f"{condition!r} is not FIELD=VALUE{suggestion(field, fields)}")
-        value = read_yaml(text)
+    for field, value in read_fields(conditions).items():
+        if field not in fields:
+            raise ValueError(f"rows have no field {field!r}{suggestion(field, fields)}")
         has = list(with_allocation(table)[field])
         if field == "metric":  # one of the reader's own is described there
             has = [said["name"] if isinstance(said, Mapping) else said for said in has]
         known = sorted({json.dumps(v) for v in has})
         table = table[[same(v, value) for v in has]]
         if table.empty:
-            raise ValueError(f"no recorded row has {condition}; {field} is {', '.join(known)[:200]}")
+            raise ValueError(
+                f"no recorded row has {field}={json.dumps(value)}; {field} is {', '.join(known)[:200]}"
+            )
     return table
 
 

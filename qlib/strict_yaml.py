@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,31 @@ def load_yaml(path: str | Path) -> Any:
         return read_yaml(content.decode("utf8"))
     except UnicodeDecodeError:
         raise ValueError("not a text file in UTF-8") from None
+
+
+def read_value(name: str, text: str) -> Any:
+    """What an argument called ``name`` says, as in YAML. Raises ``ValueError`` in one line that names it."""
+    if not text.strip():
+        raise ValueError(f"{name} needs a value, such as null for none")
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {text!r:.80}: {error}") from None
+
+
+def read_fields(said: Iterable[str]) -> dict[str, Any]:
+    """The fields of arguments ``FIELD=VALUE``; errors as of `read_value`, and for a field without a value or
+    with two.
+    """
+    fields = {}
+    for argument in said:
+        name, equals, text = argument.partition("=")
+        if not equals:
+            raise ValueError(f"{argument!r} is not FIELD=VALUE: what is {argument} to be?")
+        if name in fields:
+            raise ValueError(f"{name} is given twice")
+        fields[name] = read_value(name, text)
+    return fields
 
 
 def short(value: Any) -> str:

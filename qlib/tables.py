@@ -77,17 +77,20 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     csv.field_size_limit(MOST)
     try:
         with open(path, encoding="utf8", newline="") as file:
-            reader = csv.DictReader(file, restkey="more", restval="")
+            reader = csv.DictReader(file, restkey="more")
             given = set(reader.fieldnames or ())
             if set(COLUMNS) - given - set(LATER) or given - set(COLUMNS) - set(own):
                 raise ValueError("its columns differ")
             later = {name: cell(value) for name, value in LATER.items()}
-            found = [{**later, **own, **row} for row in reader]
-        if any("more" in row or not row["key"] for row in found):
-            raise ValueError("a line has more or fewer cells than there are columns")
+            found = []
+            for row in reader:
+                if "more" in row or None in row.values() or not row["key"]:
+                    raise ValueError(f"line {reader.line_num} has more or fewer cells than there are columns")
+                found.append({**later, **own, **row})
     except (ValueError, csv.Error) as error:
         raise ValueError(
-            f"{path} is not a table of this version of qlib ({error}): move it away and record again"
+            f"{path} is not a table of this version of qlib ({error}): mend it, or move it away and record "
+            "again"
         ) from None
     for row in found:
         if row["value"] == cell(None) and row["metric"] == "top1":
@@ -142,6 +145,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     notes = sidecar(path)
     empty: dict[str, Any] = {"sessions": [], "failed": {}, "choices": {}}
     if not notes.exists():
+        _refuse_older(path, notes)
         return empty
     try:
         found = {**empty, **yaml.safe_load(notes.read_text("utf8"))}
@@ -151,6 +155,15 @@ def read_notes(path: Path) -> dict[str, Any]:
     if kinds != {name: type(value) for name, value in empty.items()}:
         raise ValueError(f"{notes} is not what stands beside a table of qlib: move it away")
     return found
+
+
+def _refuse_older(path: Path, notes: Path) -> None:
+    """What a version before wrote beside a table: without it, its rows would be said to be of no session."""
+    older = path.with_suffix(".yaml")
+    if path.exists() and older.exists() and "\nsessions:" in f"\n{older.read_text('utf8', 'replace')}":
+        raise ValueError(
+            f"{older} holds how the rows of {path.name} were recorded: rename it to {notes.name}"
+        )
 
 
 def write_notes(path: Path, notes: Mapping[str, Any]) -> None:

@@ -148,8 +148,8 @@ CHOICES = {
 # What else follows from the bits of a side: how they are given to layers, and whether anything is quantized
 # at all
 DERIVED = {
-    "weight_bits": {"allocation", "batch_norm", "quantizer", "rounding", "technique"},
-    "activation_bits": {"allocation", "batch_norm", "quantizer", "rounding", "technique"},
+    "weight_bits": {"allocation", "quantizer", "rounding", "technique"},
+    "activation_bits": {"allocation", "quantizer", "rounding", "technique"},
 }
 
 
@@ -172,7 +172,7 @@ def test_a_changed_choice_changes_its_field_and_no_other(choices, field, data):
         quantized = [
             config.weight_bits is not None or config.activation_bits is not None for config in configs
         ]
-        assert ("batch_norm" in derived) == (quantized[0] != quantized[1])
+        assert ("quantizer" in derived) == (quantized[0] != quantized[1])
         layers = [
             any(isinstance(b, dict) for b in (config.weight_bits, config.activation_bits))
             for config in configs

@@ -9,7 +9,7 @@ from card_strategies import CARDS
 from hypothesis import HealthCheck, given, settings
 
 from qlib import QuantConfig, QuantizationCard, strict_yaml
-from qlib.cards import FIELDS, NOT_REPORTED, SCHEMA, catalogue
+from qlib.cards import FIELDS, NOT_REPORTED, SCHEMA, catalogue, hardware
 from qlib.cards.fields import CHOICES, PLAIN, fields_of
 from qlib.choices import choice
 
@@ -65,17 +65,24 @@ def test_32_bits_of_weights_or_activations_are_float():
     )
     assert card["weight_bits"] == {"conv": 8, "fc": "float"} and card["activation_bits"] == "float"
     assert (card["bias"], card["accumulator_bits"], card["kv_bits"]) == (32, 32, "float")
+    bits = {name for name in PLAIN if PLAIN.float_at_32(name)}
+    assert bits >= {"weight_bits", "activation_bits", "input_bits", "first_last_bits", "embedding_bits"}
+    assert not bits & {"bias", "accumulator_bits", "group_size"}
     run = QuantizationCard.from_run(QuantConfig(weight_bits={"fc": 32, "conv": 17}))
     assert run["weight_bits"] == {"fc": "float", "conv": 17}
-    statement = {"field": "weight_bits", "runs": [8, "float"], "why": "x", "link": "https://example.org"}
-    profile = {"name": "x", "title": "x", "link": "https://example.org", "statements": [statement]}
-    ends = {"weight_bits", "first_last_bits"}
-    assert not ends & {
-        finding.field
-        for finding in QuantizationCard.of("x", weight_bits={"a": 8, "b": 32}, first_last_bits=8).fits(
-            profile
-        )
+    source = "https://example.org"
+    statement = {
+        "field": "weight_bits",
+        "values": [8, "float"],
+        "verdict": "runs",
+        "why": "x",
+        "source": source,
     }
+    about = {"profile_version": 2, "name": "x", "title": "x", "version": "1", "link": source}
+    mixed = QuantizationCard.of("x", weight_bits={"a": 8, "b": 32}, first_last_bits=8)
+    found = hardware.check(mixed, {**about, "statements": [statement]})
+    ends = [finding.verdict for finding in found if finding.field in ("weight_bits", "first_last_bits")]
+    assert ends and set(ends) == {"runs"}
     assert "8 to 8 and float (5 entries)" in str(
         QuantizationCard.of("x", weight_bits={**dict.fromkeys("abcd", 8), "e": 32})
     )

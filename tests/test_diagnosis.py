@@ -9,6 +9,7 @@ from helpers import Block, images
 from torch import nn
 
 from qlib import QuantConfig, compare, diagnose, evaluate, plots, quantize
+from qlib.advice import advice
 from qlib.cli import main
 from qlib.network import read
 from qlib.results import provenance
@@ -211,6 +212,82 @@ def test_what_comes_back_is_a_paired_difference_with_one_quantizer_left_out():
     assert error.back[0] > 0
 
 
+def test_a_layer_in_float_has_the_bias_that_belongs_to_it():
+    """One layer, and biases corrected for its rounded weights: without them all that was lost comes back."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(20, 5)).eval(), torch.rand(200, 20)
+    labels = model(x).argmax(1)
+    config = QuantConfig(weight_bits=1, activation_bits=None, first_last_bits=None)
+    found = diagnose(model, config, x, [(x, labels)], method="bias", progress=False)
+    lost = found.attrs["float"].value - found.attrs["quantized"].value
+    assert found.back[0] == pytest.approx(lost) and lost > 10
+
+
+def test_what_a_method_changes_before_ranges_are_found_is_no_noise(tmp_path):
+    (tmp_path / "mine.py").write_text(BEFORE)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    x = torch.randn(64, 8)
+    config = QuantConfig(weight_bits=8, activation_bits=None)
+    plain = diagnose(model, config, x, progress=False)
+    found = diagnose(model, config, x, method=f"{tmp_path / 'mine.py'}:Equalize", progress=False)
+    assert found.sqnr.min() > plain.sqnr.min() - 3
+
+
+BEFORE = '''
+from dataclasses import dataclass
+from qlib.methods import Method
+
+
+@dataclass(frozen=True)
+class Equalize(Method):
+    """A factor from one layer to the next, which changes nothing that is computed."""
+
+    stage = "before ranges"
+
+    def apply(self, work):
+        first, second = (work.network.module.get_submodule(name) for name in ("0", "2"))
+        first.weight.data *= 7
+        first.bias.data *= 7
+        second.weight.data /= 7
+'''
+
+
+@pytest.mark.parametrize(
+    "columns, corrected, words, not_words",
+    [
+        ({}, False, ["No quantizer"], ["Noise adds up"]),
+        ({"arriving": 1.0}, False, ["Noise adds up", "method='bias'"], []),
+        ({"arriving": 1.0}, True, ["Noise adds up"], ["method='bias'"]),
+        ({"arriving": 1.0, "sqnr": 2.0}, False, ["2 of 2"], ["Noise adds up"]),
+        ({"sqnr": 2.0, "bits": 8}, False, ["2 of 2", "no cause"], ["cost little"]),
+        ({"sqnr": 2.0}, False, ["'small': 8 in weight_bits"], []),
+        ({}, False, ["1 layers hold 1 % of the weights together (small): 8 bits"], []),
+        ({"back": 3.0, "back_low": 1.0}, False, ["these give most back: small (weight) +3.00"], []),
+        ({"back": 3.0, "back_low": -1.0}, False, ["None of those tried"], []),
+    ],
+)
+def test_advice_says_what_is_plain_and_no_more(columns, corrected, words, not_words):
+    table = pd.DataFrame(
+        {
+            "name": ["small", "large"],
+            "side": "weight",
+            "position": [1, 2],
+            "bits": 4,
+            "sqnr": 30.0,
+            "arriving": 30.0,
+            "shift": 60.0,
+            "clipped": 0.0,
+            "peak": 3.0,
+            "spread": 2.0,
+            "elements": [10, 990],
+            **columns,
+        }
+    )
+    said = " ".join(advice(table, QuantConfig(), corrected))
+    assert all(word in said for word in words) and not any(word in said for word in not_words)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -283,5 +360,7 @@ def test_a_picture_of_it_names_the_noisiest():
 def test_what_cannot_be_diagnosed_is_refused():
     with pytest.raises(ValueError, match="nothing is quantized"):
         diagnose(Block(), QuantConfig(weight_bits=None, activation_bits=None), images(4))
+    with pytest.raises(ValueError, match="most must be 0 or more"):
+        diagnose(Block(), QuantConfig(activation_bits=None), images(4), most=-1)
     with pytest.raises(ValueError, match="no calibration data"):
         diagnose(Block(), QuantConfig(activation_bits=None), [])

@@ -151,4 +151,7 @@ def test_the_command_exports(tmp_path, capsys):
         warnings.simplefilter("ignore")
         assert main(arguments) == 0
     assert QuantizationCard.from_onnx(tmp_path / "m.onnx")["weight_bits"] == 4
-    assert main([*arguments, "--network", "bse"]) == 2 and "did you mean 'base'" in capsys.readouterr().err
+    assert (
+        main([*arguments, "--network", "bse", "--force"]) == 2
+        and "did you mean 'base'" in capsys.readouterr().err
+    )

@@ -12,6 +12,7 @@ import torchvision
 from helpers import Block, images, random_network
 from torch import nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from qlib import QuantConfig, quantize
 from qlib.export import export_onnx
@@ -279,10 +280,11 @@ class Named(nn.Module):
         super().__init__()
         self.output = nn.Conv2d(3, 4, 3)
         self.input = nn.Conv2d(4, 4, 3)
+        self.interpreter = nn.Conv2d(4, 4, 1)
         self.input_scale = nn.Linear(4, 2)
 
     def forward(self, x):
-        return self.input_scale(self.input(self.output(x)).amax((2, 3))) * 2
+        return self.input_scale(self.interpreter(self.input(self.output(x))).amax((2, 3))) * 2
 
 
 def test_names_that_the_graph_has_a_use_for_are_no_trouble(tmp_path):
@@ -330,12 +332,106 @@ def test_several_inputs_bear_their_names(as_given, tmp_path):
     assert np.abs(found - expected).max() <= np.ptp(expected) / 100
 
 
-def test_a_float_network_is_written_as_it_is(tmp_path):
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"weight_bits": None, "activation_bits": None}, "weight_bits and activation_bits are both None: "),
+        (
+            {"weight_bits": {"default": 32}, "activation_bits": None, "first_last_bits": None},
+            "every layer and tensor is left in float: ",
+        ),
+    ],
+    ids=str,
+)
+def test_a_network_of_which_nothing_is_quantized_is_not_written(fields, message, tmp_path):
+    config = QuantConfig(**fields)
+    with pytest.raises(ValueError, match=f"{message}nothing is quantized"):
+        write(Block(), config, images(), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "example, message",
+    [
+        (None, "example_input must be a tensor .*, got a NoneType"),
+        (torch.zeros(3), "example_input must be a tensor .*, got a tensor of shape \\(3,\\)"),
+        (
+            torch.zeros(2, 4, 8, 8),
+            "example_input of shape \\(2, 4, 8, 8\\) .* does not fit the network at layer ",
+        ),
+        ((torch.zeros(2, 3, 8, 8),) * 2, "example_input of shape .* does not fit the network"),
+        ({"other": torch.zeros(2, 3, 8, 8)}, "example_input of shape .* does not fit the network"),
+        (torch.full((2, 3, 8, 8), torch.nan), "example_input holds NaN or infinity"),
+    ],
+    ids=["none", "no examples", "channels", "two", "name", "NaN"],
+)
+def test_an_example_that_does_not_fit_is_refused_in_one_line(example, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as refused:
+        export_onnx(Block(), QuantConfig(), images(), example, tmp_path / "m.onnx")
+    assert "\n" not in str(refused.value) and list(tmp_path.iterdir()) == []
+
+
+class Heads(nn.Module):
+    """Gives several things, in the form that ``form`` makes of three tensors."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.last = nn.Linear(4, 5)
+        self.form = form
+
+    def forward(self, x):
+        x = self.first(x)
+        means = torch.relu(x).mean((2, 3))
+        return self.form(self.last(means), means.abs(), x)
+
+
+GIVEN = {
+    "dictionary": (lambda a, b, c: {"cls": a, "box": b}, ["cls", "box"]),
+    "tuple": (lambda a, b, c: (a, c), ["output_0", "output_1"]),
+    "nested": (lambda a, b, c: {"z": (a, [b]), "a": {"x": c}}, ["z_0", "z_1_0", "a_x"]),
+    "the name of the input": (lambda a, b, c: {"input": a, "output": b}, ["input_1", "output"]),
+    "one in a dictionary": (lambda a, b, c: {"cls": a}, ["cls"]),
+    "one of no batch": (lambda a, b, c: (a, b.sum()), ["output_0", "output_1"]),
+    "one twice": (lambda a, b, c: {"cls": a, "again": a}, ["cls", "again"]),
+}
+
+
+@pytest.mark.parametrize("form, names", GIVEN.values(), ids=GIVEN)
+@pytest.mark.parametrize("target", ["exact", "onnxruntime"])
+def test_outputs_bear_the_names_that_the_network_gives_them(form, names, target, tmp_path):
     x = images()
-    network = Block().eval()
-    write(network, QuantConfig(None, None), x, tmp_path / "m.onnx")
+    torch.manual_seed(0)
+    network, config = Heads(form).eval(), QuantConfig(weight_symmetric=True)
+    write(network, config, x, tmp_path / "m.onnx", target=target)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_outputs()] == names
     with torch.no_grad():
-        np.testing.assert_allclose(answer(tmp_path / "m.onnx", x), network(x), rtol=1e-4, atol=1e-5)
+        expected = pytree.tree_leaves(quantize(network, config, x)(x.clone()))
+    for found, tensor in zip(session.run(None, {"input": x.numpy()}), expected, strict=True):
+        assert found.shape == tensor.shape
+        assert np.abs(found - tensor.numpy()).max() <= max(
+            np.ptp(tensor.numpy()) / 50, 0.02 * tensor.abs().max()
+        )
+
+
+@pytest.mark.parametrize("fields", [{}, {"activation_bits": None}, {"weight_bits": None}], ids=str)
+def test_nothing_is_printed_and_nothing_of_torch_warned_of(fields, tmp_path, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_onnx(Heads(lambda a, b, c: a), QuantConfig(**fields), images(), images(1), tmp_path / "m.onnx")
+    assert capfd.readouterr() == ("", "")
+
+
+class Pooled(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 2))
+
+
+def test_a_graph_that_torch_refuses_is_not_printed(tmp_path, capfd):
+    with pytest.raises(ValueError, match="torch cannot write this network as ONNX: .*adaptive_avg_pool2d"):
+        export_onnx(Pooled(), QuantConfig(), images(), images(1), tmp_path / "m.onnx")
+    assert capfd.readouterr() == ("", "")
 
 
 class Unwritten(nn.Module):

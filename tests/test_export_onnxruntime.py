@@ -206,6 +206,22 @@ def test_biases_are_rounded_only_where_something_is_fused(fields, rounded, tmp_p
     assert {change.tensor for change in changes} == rounded
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_graph_optimizations_move_values_of_the_exact_form_by_a_code(symmetric, tmp_path):
+    torch.manual_seed(0)
+    x = images(64)
+    network, config = nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), QuantConfig(weight_symmetric=symmetric)
+    path, changes = write(network, config, x, tmp_path, "exact")
+    (fused,) = session(path, tmp_path / "optimized.onnx").run(None, {"input": x.numpy()})
+    quantized = quantize(network, config, x)
+    step = [m for m in quantized.modules() if type(m).__name__ == "Quantizer"][-1].scale.item()
+    with torch.no_grad():
+        expected = quantized(x.clone()).numpy()
+    codes = np.abs(fused - expected) / step
+    assert changes == [] and np.isclose(codes.max(), 1, atol=1e-3) and (codes > 0.5).mean() < 0.01
+    assert np.abs(answer(path, x) - expected).max() < step / 1000
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Fusing
 
@@ -295,5 +311,5 @@ def test_the_command_says_what_it_changes(tmp_path, capsys):
         assert main(["export", str(tmp_path / "m.onnx"), *arguments, "--for", "onnxruntime"]) == 0
         wrote, more, bias = capsys.readouterr().out.splitlines()
         assert wrote.startswith("wrote ") and more.startswith(ONE_CODE_MORE) and bias.startswith(ROUNDED_BIAS)
-        assert main(["export", str(tmp_path / "m.onnx"), *arguments]) == 0
+        assert main(["export", str(tmp_path / "m.onnx"), *arguments, "--force"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 1

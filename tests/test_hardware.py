@@ -1,6 +1,7 @@
 """What a target does with a card's choices."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qlib import QuantConfig, QuantizationCard
-from qlib.cards import hardware
+from qlib.cards import catalogue, hardware
 from qlib.cards.profile import load_profile, profiles
 from qlib.cli import main
 
@@ -81,6 +82,76 @@ def test_onnx_runtime_runs_or_falls_back_where_it_was_said_to_be_unable(fields, 
     assert verdicts(card(**fields), "onnxruntime-cpu")[field] == verdict
 
 
+@pytest.mark.parametrize("size", ["per_channel", "per_group"])
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_weights_alone_have_times_of_their_own(bits, size):
+    alone = card(weight_bits=bits, activation_bits="float", weight_granularity=size)
+    beside = card(weight_bits=bits, activation_bits=8, weight_granularity=size)
+    found = {f.field: f for f in hardware.check(alone, "onnxruntime-cpu")}
+    assert found["weight_bits"].times == found["activation_bits"].times != {}
+    (other,) = [f for f in hardware.check(beside, "onnxruntime-cpu") if f.field == "weight_bits"]
+    assert found["weight_bits"].times != other.times
+    assert ("MatMulNBits" in found["weight_bits"].why) == (bits < 16)
+    assert bits not in (4, 8) or found["weight_bits"].times["linear layers"] < 1
+
+
+def test_gptq_is_told_of_no_kernel_for_8_bit_activations():
+    found = catalogue()["gptq"].fits("onnxruntime-cpu")
+    usual = load_profile("onnxruntime-cpu")["times"]
+    (bits,) = [f for f in found if f.field == "weight_bits"]
+    linear = bits.times["linear layers"]
+    assert linear < 1 and all(time > 1 for time in bits.times.values() if time != linear)
+    assert not [f for f in found if any(time == usual.get(name) for name, time in f.times.items())]
+    assert "weight_symmetric" not in {f.field for f in found}  # they run alike
+
+
+@pytest.mark.parametrize(
+    "weights, activations, needed",
+    [(4, 4, False), (16, 4, False), (8, 4, True), (2, 4, True), (2, 2, True), (4, 8, False), (2, 16, False)],
+)
+def test_a_setting_is_named_only_where_it_is_needed(weights, activations, needed):
+    asked = card(weight_bits=weights, activation_bits=activations, first_last_bits=8)
+    found = [f for f in asked.fits("onnxruntime-cpu") if f.field in ("weight_bits", "activation_bits")]
+    assert any("disable_quant_qdq" in f.why for f in found) == needed
+
+
+def test_signed_activations_fall_back_and_where_the_card_is_silent_the_line_says_so():
+    signed = card(weight_symmetric=True, activation_bits=8, activation_symmetric=True)
+    (found,) = [f for f in signed.fits("onnxruntime-cpu") if f.field == "activation_symmetric"]
+    assert found.verdict == "falls back" and found.times
+    silent = hardware.check(card(weight_symmetric=True, activation_bits=8), "onnxruntime-cpu")
+    (line,) = [line for line in hardware.lines(silent) if "Symmetric activations" in line]
+    times = ", ".join(f"{time:g} for {network}" for network, time in found.times.items())
+    assert line.endswith(
+        f"The card does not say; if yes, it would fall back (times float32's time: {times})."
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch's exporter
+def test_a_well_chosen_export_passes_where_nothing_may_be_unknown(tmp_path, capsys):
+    pytest.importorskip("onnx")
+    model, path = str(tmp_path / "best.onnx"), str(tmp_path / "card.yaml")
+    export = ["export", model, "weight_symmetric=true", "--for", "onnxruntime", "--calibration-images", "20"]
+    assert main(export) == main(["card", "from-onnx", model, "--out", path]) == 0
+    data = yaml.safe_load(Path(path).read_text("utf8"))
+    data["operations"]["accumulator_bits"] = 32
+    Path(path).write_text(yaml.safe_dump(data), "utf8")
+    command = ["card", "check", path, "--target", "onnxruntime-cpu", "--strict"]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert not {"falls back", "cannot", "unknown"} & {
+        line.partition(":")[0] for line in capsys.readouterr().out.splitlines()
+    }
+
+
+def test_times_name_the_networks_and_the_processor_they_are_of():
+    known = load_profile("onnxruntime-cpu")
+    title, times, *notes = hardware.report(known, RUN.fits("onnxruntime-cpu")).splitlines()
+    assert "AVX-512 VNNI" in title and "convolutions with ReLU and residual additions" in times
+    said = " ".join(line for line in notes if line.startswith("note: "))
+    assert "activation functions other than ReLU" in said and "depthwise" in said and "saturate" in said
+
+
 def test_a_float_stem_falls_back_on_tensorrt():
     for stem in (
         {"weight_bits": {"default": 8, "conv1": 32}},
@@ -98,7 +169,7 @@ def test_asymmetric_weights_draw_a_remark_with_what_they_cost():
     usual = load_profile("onnxruntime-cpu")["times"]
     assert found.verdict == "falls back"
     assert all(found.times[network] > 1.25 * time for network, time in usual.items())
-    assert f"{found.times['convolutions']:g} for convolutions" in str(found)
+    assert all(f"{time:g} for {network}" in str(found) for network, time in found.times.items())
 
 
 def test_an_empty_card_passes_only_where_nobody_is_strict(tmp_path, capsys):
@@ -136,8 +207,8 @@ def test_every_card_is_answered_and_nothing_is_made_up(asked, target):
     said = {(s["verdict"], s["why"], s["source"]) for s in known["statements"]}
     found = hardware.check(asked, target)
     for finding in found:
-        if finding.verdict == "unknown":
-            assert not finding.source and finding.why
+        if finding.verdict == "unknown" or finding.why.startswith("What comes of it depends on: "):
+            assert not finding.source and not finding.times and finding.why
         else:
             assert (finding.verdict, finding.why, finding.source) in said
             assert asked.acts(finding.field)
@@ -216,6 +287,57 @@ def test_an_open_condition_does_not_matter_where_both_ways_end_alike():
     assert verdicts(card(weight_bits=4), known)["weight_bits"] == "cannot"
 
 
+@pytest.mark.parametrize("other", [{"why": "To float."}, {"times": {"linear layers": 3}}])
+def test_of_several_reasons_for_one_verdict_none_is_stated_as_fact(other):
+    known = profile(
+        statement(
+            "weight_bits", "falls back", 4, where={"activation_bits": "float"}, times={"linear layers": 2}
+        ),
+        statement("weight_bits", "falls back", 4, **other),
+    )
+    (found,) = [f for f in hardware.check(card(weight_bits=4), known) if f.field == "weight_bits"]
+    assert (found.verdict, found.source, dict(found.times)) == ("falls back", "", {})
+    assert found.why == "What comes of it depends on: Activation bits."
+    (found,) = [f for f in hardware.check(card(weight_bits=4, activation_bits=8), known) if f.value == 4]
+    assert (found.why, found.source) == (other.get("why", "So."), LINK)
+
+
+def test_what_the_card_does_not_say_comes_with_what_depends_on_it():
+    known = profile(
+        statement("activation_symmetric", "falls back", True, times={"linear layers": 2}),
+        statement("activation_symmetric", "runs", False),
+        statement("weight_bits", "falls back", 4, times={"linear layers": 2}),
+        statement("weight_bits", "falls back", 16, times={"linear layers": 3}),
+        statement("weight_bits", "cannot", 3),
+        statement("pooling", "runs", "float"),
+    )
+    said = {f.field: f.why for f in hardware.check(card(activation_bits=8), known)}
+    signed = "if yes, it would fall back (times float32's time: 2 for linear layers)"
+    assert said["activation_symmetric"] == f"The card does not say; {signed}."
+    assert (
+        said["weight_bits"]
+        == "The card does not say; if 4, 16, it would fall back; if 3, it could not be run."
+    )
+    assert said["pooling"] == "The card does not say."
+
+
+def test_how_codes_were_found_is_not_asked():
+    known = profile(statement("weight_bits", "runs", 4))
+    found = hardware.check(card(weight_bits=4, column_order="activation", sequential=True), known)
+    assert not {"column_order", "sequential"} & {f.field for f in found}
+
+
+@pytest.mark.parametrize(
+    "field", ["weight_bits", "activation_bits", "input_bits", "kv_bits", "embedding_bits"]
+)
+def test_a_profile_that_says_32_bits_means_float(field):
+    known = profile(statement(field, "falls back", 32, 24))
+    for bits, verdict in ((32, "falls back"), ("float", "falls back"), (24, "falls back"), (23, "unknown")):
+        assert verdicts(card(**{field: bits}), known)[field] == verdict
+    biases = profile(statement("bias", "runs", 32))
+    assert [verdicts(card(bias=bits), biases)["bias"] for bits in (32, "float")] == ["runs", "unknown"]
+
+
 def test_a_condition_on_what_does_not_act_is_not_met():
     known = profile(statement("weight_bits", "cannot", 8, where={"activation_symmetric": True}))
     floats = card(weight_bits=8, activation_bits="float", activation_symmetric=True)
@@ -268,6 +390,17 @@ def test_the_command_groups_its_lines_and_states_its_exit_codes(tmp_path, capsys
 
 
 # --------------------------------------------------------------------------------------------- bad profiles
+
+
+def test_the_notes_of_a_profile_stand_under_its_name():
+    known = {
+        **profile(statement("weight_bits", "runs", 8)),
+        "notes": [{"note": "Slow.", "times": {"a": 2}, "source": LINK}],
+    }
+    head, note, *_ = hardware.report(load_profile(known), hardware.check(RUN, known)).splitlines()
+    assert (head, note) == ("My chip, A0", f"note: Slow. Times float32's time: 2 for a. ({LINK})")
+    with pytest.raises(ValueError, match="notes.0: 'source' is a required property"):
+        load_profile({**known, "notes": [{"note": "Slow."}]})
 
 
 def test_a_profile_of_ones_own(tmp_path):

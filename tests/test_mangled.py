@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qlib import QuantizationCard, results
-from qlib.cards import hardware
+from qlib.cards.profile import load_profile, profiles
 from qlib.cli import main
 
 WORDS = st.text(max_size=12) | st.sampled_from(
@@ -90,7 +90,7 @@ def answered(arguments, folder, may_write=False):
 
 def mangled(data, right):
     """A mapping with one place, at any depth, that is something else, more or missing."""
-    if not isinstance(right, dict) or data.draw(st.integers(0, 2)) == 0:
+    if not isinstance(right, dict) or not right or data.draw(st.integers(0, 2)) == 0:
         return data.draw(VALUES)
     name = data.draw(st.sampled_from(sorted(right)))
     what = data.draw(st.sampled_from(["other", "missing", "more"]))
@@ -160,8 +160,8 @@ def test_cards_and_profiles(folder, data):
     card = write(folder / "card.yaml", text_of(data, CARD))
     answered(["card", "show", card], folder)
     answered(["card", "validate", card], folder)
-    name = data.draw(st.sampled_from(hardware.profiles()))
-    profile = dict(hardware.load_profile(name))
+    name = data.draw(st.sampled_from(profiles()))
+    profile = dict(load_profile(name))
     target = write(folder / "profile.yaml", text_of(data, profile))
     answered(["card", "check", "brecq", "--target", target], folder)
 

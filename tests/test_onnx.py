@@ -97,7 +97,7 @@ def test_static_settings_are_recovered(float_model, tmp_path, form, weights, per
         and card["quantize_output"] is True
     )
     assert card["symmetric_grid"] == ("restricted" if weights == S8 else "full" if middle else NOT_REPORTED)
-    assert card["batch_norm"] == "folded" and card["bias"] == 32
+    assert card["batch_norm"] == "folded or none" and card["bias"] == 32
     total = sum(np.prod(t.dims) for t in onnx.load(float_model).graph.initializer if len(t.dims) > 1)
     assert card["weight_bytes"] == total and card["average_weight_bits"] == 8
 
@@ -183,6 +183,30 @@ def test_files_that_are_no_models(tmp_path, capsys):
         said = capsys.readouterr().err
         assert len(said.splitlines()) == 1 and "x.onnx" in said
     assert main(["card", "from-onnx", str(tmp_path / "none.onnx")]) == 2
+
+
+def test_a_graph_that_cannot_be_is_refused_with_the_reason(tmp_path):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Relu", [f"no\x1b[31mwhere{'e' * 1000}"], ["y"])
+    graph = onnx.helper.make_graph([node], "bad", [value], [])
+    (tmp_path / "x.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(
+        ValueError, match=r"x.onnx is not an ONNX model \(ValidationError: Nodes in a"
+    ) as found:
+        QuantizationCard.from_onnx(tmp_path / "x.onnx")
+    said = str(found.value).removeprefix(str(tmp_path))
+    assert "'no?[31mwhere" in said and said.isprintable() and len(said) < 300
+
+
+@pytest.mark.parametrize("command", ["show", "validate", "check --target onnxruntime-cpu"])
+@pytest.mark.parametrize("size", [100, 2_000_000])
+def test_a_card_that_is_asked_of_a_model_is_found_with_from_onnx(tmp_path, capsys, command, size):
+    verb, *more = command.split()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(bytes([255]) * size)
+    assert main(["card", verb, str(path), *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path} is an ONNX file, not a card" in line and f"qlib card from-onnx {path}" in line
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,7 @@ def test_the_card_says_the_configuration(network, tmp_path, choices):
             assert card[name] == said[name], name
     size = footprint(model, images, config)
     assert card["weight_bytes"] == size.weight_bytes and card["bias"] == "float"
-    assert card["effective_weight_bits"] >= card["average_weight_bits"]
-    if not config.weight_symmetric:  # whose zero-points, all 0, are in the file
-        assert card["effective_weight_bits"] == pytest.approx(size.effective_weight_bits, abs=1e-4)
+    assert card["effective_weight_bits"] == pytest.approx(size.effective_weight_bits, abs=1e-4)
     assert card["average_weight_bits"] == pytest.approx(size.average_weight_bits, abs=1e-4)
 
 

@@ -127,7 +127,7 @@ def bits_of(kind):
 
 def stored(path, network):
     """By name of a layer's float weight, what the file has of it by ONNX Runtime's names: elements, bits,
-    bits of its scales and zero-points, whether codes have a sign with the zero-points, and how many scales.
+    how many scales, and whether codes have a sign with the zero-points.
     """
     found = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
     parts = {}
@@ -138,14 +138,14 @@ def stored(path, network):
         codes = next((found[k] for k in (f"{name}_quantized",) if k in found), None)
         zero, scale = (found.get(f"{name}_{part}") for part in ("zero_point", "scale"))
         if zero is None:
-            parts[weights] = (elements, 32, 0, None, None)
+            parts[weights] = (elements, 32, 0, None)
             continue
         kind = TensorProto.DataType.Name(zero.data_type)
         bits = int(re.search(r"\d+", kind)[0])
         elements = math.prod(codes.dims) if codes is not None else elements
         count = math.prod(scale.dims)
         zeros = numpy_helper.to_array(zero).astype(int)
-        parts[weights] = (elements, bits, count * (32 + bits), (kind[0] == "I", zeros), count)
+        parts[weights] = (elements, bits, count, (kind[0] == "I", zeros))
     return parts
 
 
@@ -161,18 +161,23 @@ def check_weights(card, parts, narrow):
     elements = sum(part[0] for part in parts.values())
     bits = sum(part[0] * part[1] for part in parts.values())
     assert card["weight_bytes"] == bits / 8
-    assert card["average_weight_bits"] == pytest.approx(bits / elements, abs=1e-4)
-    extra = sum(part[2] for part in parts.values())
-    assert card["effective_weight_bits"] == pytest.approx((bits + extra) / elements, abs=1e-4)
     quantized = [part for part in parts.values() if part[3] is not None]
     possible = [symmetry(part[1], *part[3], narrow) for part in quantized]
     symmetric = set.intersection(*possible) if possible else set()
     said = True if len(symmetric) == 2 else symmetric.pop() if symmetric else NOT_REPORTED
     assert card["weight_symmetric"] == said
-    granularity = {"per_tensor" if part[4] == 1 else "per_channel" for part in quantized}
+    # Zero-points of symmetric codes are known
+    whole = [said is True or found == {True} for found in possible]
+    extra = sum(part[2] * (32 + part[1] * (not known)) for part, known in zip(quantized, whole, strict=True))
+    averages = [card["average_weight_bits"], card["effective_weight_bits"]]
+    if narrow and quantized:
+        assert averages == [NOT_REPORTED, NOT_REPORTED]
+    else:
+        assert averages == pytest.approx([bits / elements, (bits + extra) / elements], abs=1e-4)
+    granularity = {"per_tensor" if part[2] == 1 else "per_channel" for part in quantized}
     assert card["weight_granularity"] in (granularity if len(granularity) == 1 else {NOT_REPORTED})
     if narrow and quantized:
-        assert card["weight_bits"] in (NOT_REPORTED, "float") or isinstance(card["weight_bits"], dict)
+        assert card["weight_bits"] == NOT_REPORTED
 
 
 @SLOW

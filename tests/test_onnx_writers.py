@@ -107,7 +107,7 @@ def test_packed_weights_say_bits_blocks_and_zero_points(card, bits, middle, othe
         found = card([op("MatMulNBits", names, "y", MS, **options)], parts, x=(1, 64))
         assert fields(found, GRID) == [bits, symmetric, "per_group"]
         assert found["weight_bytes"] == 64 * 3 * bits / 8 and found["activation_bits"] == "float"
-        zeros = bits if " z" in names else 0
+        zeros = 0 if symmetric else bits  # those in the middle need not be stored
         assert fields(found, "group_size effective_weight_bits") == [16, bits + (32 + zeros) / 16]
 
 
@@ -136,6 +136,11 @@ TABLES = {
         [op("Gather", "t x", "c"), op("DequantizeLinear", "c s", "e")],
         [weights((9, 8), U8, name="t"), scales(name="s")],
         8,
+    ),
+    "of 4 bits in a wider type": (
+        [op("Gather", "t x", "c"), op("DequantizeLinear", "c s", "e")],
+        [constant("t", np.resize(np.arange(16, dtype=np.uint8), (9, 8))), scales(name="s")],
+        NOT_REPORTED,
     ),
     "in blocks": (
         [op("GatherBlockQuantized", "t x s", "e", MS, block_size=16, bits=4)],
@@ -211,10 +216,61 @@ def test_a_limit_on_codes_says_how_many_bits_they_have(card):
     assert fields(found, "activation_bits weight_bits") == [4, "float"]
 
 
-def test_codes_that_use_half_their_type_leave_the_bits_open(card):
-    small = constant("w", np.arange(-8, 8).reshape(8, 2).astype(np.int8))
-    found = card([op("DequantizeLinear", "w s", "d"), op("MatMul", "x d", "y")], [small, scales()])
-    assert found["weight_bits"] == NOT_REPORTED and found["weight_bytes"] == 16
+NARROW = "weight_bits first_last_bits average_weight_bits effective_weight_bits"
+
+
+@pytest.mark.parametrize("places", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_codes_that_use_half_their_type_leave_the_bits_open(card, places):
+    """Of one layer among three are enough."""
+    names = ["x", "a", "b", "y"]
+    nodes, parts = [], [scales()]
+    for i, (given, made) in enumerate(zip(names, names[1:], strict=False)):
+        nodes += [op("DequantizeLinear", f"w{i} s", f"d{i}"), op("MatMul", f"{given} d{i}", made)]
+        four_bits = np.arange(64).reshape(8, 8).astype(np.int8) % 16 - 8
+        parts.append(constant(f"w{i}", four_bits) if i in places else weights((8, 8), name=f"w{i}"))
+    found = card(nodes, parts)
+    assert set(fields(found, NARROW)) == {NOT_REPORTED} and found["weight_bytes"] == 192
+
+
+@pytest.mark.parametrize(
+    "kind, codes, zero, bits",
+    [
+        (S8, (-8, 7), 0, NOT_REPORTED),
+        (S8, (-127, 0), 0, 8),
+        (S8, (0, 0), 0, 8),
+        (U8, (0, 15), 3, NOT_REPORTED),
+        (U8, (120, 136), 128, NOT_REPORTED),
+        (U8, (1, 127), 128, 8),
+        (U8, (0, 255), 3, 8),
+        (S4, (-4, 3), 0, NOT_REPORTED),
+    ],
+)
+def test_codes_that_fit_into_fewer_bits(card, kind, codes, zero, bits):
+    nodes = [op("DequantizeLinear", "w s z", "d"), op("MatMul", "x d", "y")]
+    parts = [constant("w", np.resize(codes, (8, 2)), kind), scales(), constant("z", zero, kind)]
+    found = card(nodes, parts)
+    assert fields(found, "weight_bits average_weight_bits") == [bits, bits]
+
+
+def test_three_codes_are_all_that_2_bits_have(card):
+    parts, options = packed(2, 0)
+    parts[0] = constant("w", np.full((3, 4, 4), 0b01101101, np.uint8))  # 1, 3, 2, 1 about 2
+    found = card([op("MatMulNBits", "x w s", "y", MS, **options)], parts, x=(1, 64))
+    assert fields(found, "weight_bits average_weight_bits") == [2, 2]
+
+
+def test_a_limit_on_the_codes_of_weights_says_how_many_bits_they_have(card):
+    nodes = [
+        op("QuantizeLinear", "w s z", "q"),
+        op("Clip", "q low high", "c"),
+        op("DequantizeLinear", "c s z", "d"),
+        op("MatMul", "x d", "y"),
+    ]
+    limits = [constant(name, np.int8(value)) for name, value in (("low", -8), ("high", 7), ("z", 0))]
+    found = card(
+        nodes, [constant("w", np.linspace(-0.8, 0.7, 32, dtype="f").reshape(8, 4)), scales(), *limits]
+    )
+    assert fields(found, "weight_bits average_weight_bits") == [4, 4]
 
 
 COMPUTED = {

@@ -1,6 +1,8 @@
 """What is saved takes its bits, and is loaded again bit for bit."""
 
+import copy
 import dataclasses
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -169,6 +171,38 @@ def test_codes_are_packed_as_is_documented():
     assert parts["codes"].tolist() == [0b00101011, 0b10000000]
 
 
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_files_of_before_are_unpacked(bits):
+    """Their codes, written out digit by digit, and packed to the same bytes again."""
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (3, 7))
+    codes[0, :2] = 0, 2**bits - 1
+    digits = "".join(f"{code:0{bits}b}" for code in codes.flat)
+    data = int(digits.ljust(-len(digits) % 8 + len(digits), "0"), 2).to_bytes(-(-len(digits) // 8), "big")
+    parts = {
+        "codes": torch.frombuffer(bytearray(data), dtype=torch.uint8),
+        "scale": torch.tensor([0.5]),
+        "zero_point": torch.tensor([1], dtype=torch.int32),
+        "bits": torch.tensor([bits], dtype=torch.uint8),
+        "shape": torch.tensor([3, 7]),
+    }
+    rows, grid = unpack(parts)
+    assert np.array_equal(rows.numpy(), (codes - 1) / 2)
+    assert pack(rows, grid)["codes"].numpy().tobytes() == data
+
+
+@pytest.mark.parametrize("bits, most", [(4, 24), (8, 32), (16, 64)])
+def test_packing_takes_a_few_bytes_a_weight(bits, most):
+    """Of memory, beside torch's tensors: the bits, each a byte, twice."""
+    rows = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    grid = make_grid(*torch.aminmax(rows), bits)
+    values = fake_quantize(rows, grid)
+    tracemalloc.start()
+    pack(values, grid)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < most * rows.numel()
+
+
 def test_weights_that_were_changed_are_written_as_they_are(tmp_path):
     config = QuantConfig(4, 8)
     quantized = quantize(made("residual"), config, images())
@@ -248,6 +282,60 @@ def no_bits(state):
 def test_damaged_codes_are_refused_in_one_line(folder, change):
     changed(folder, change)
     with pytest.raises(ValueError, match="weights.safetensors is damaged: 'body.weight'") as refused:
+        load_quantized(Block(), folder)
+    assert "\n" not in str(refused.value)
+
+
+UNDER = QuantConfig(4, 4)
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"weight_bits": 8}, "weight_bits=4, not 8$"),
+        (
+            {"weight_symmetric": True, "percentile": 99.0},
+            "weight_symmetric=False, not True, percentile=99.99, ",
+        ),
+        (
+            {"weight_bits": None, "activation_bits": None},
+            "weight_bits=4, not None, activation_bits=4, not None",
+        ),
+    ],
+    ids=["bits", "two", "float"],
+)
+@pytest.mark.parametrize("network", ["quantized", "copied", "loaded"])
+def test_a_configuration_under_which_it_was_not_made_is_refused(network, fields, said, folder):
+    made = load_quantized(Block(), folder) if network == "loaded" else quantize(Block(), UNDER, images())
+    made = copy.deepcopy(made) if network == "copied" else made
+    before = (folder / "weights.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=said) as refused:
+        save_quantized(made, UNDER.replace(**fields), folder)
+    assert "\n" not in str(refused.value)
+    assert (folder / "weights.safetensors").read_bytes() == before
+
+
+def test_so_it_is_where_weights_alone_are_quantized(tmp_path):
+    config = QuantConfig(4, None)
+    with pytest.raises(ValueError, match="another configuration: weight_bits=4, not 8$"):
+        save_quantized(quantize(Block(), config), config.replace(weight_bits=8), tmp_path)
+
+
+@pytest.mark.parametrize("fields", [{}, {"activation_bits": None}], ids=str)
+def test_a_network_in_float_is_not_saved_as_a_quantized_one(fields, tmp_path):
+    with pytest.raises(
+        ValueError, match="this network is not quantized, or does not say how: pass what qlib.quantize gave"
+    ):
+        save_quantized(Block(), QuantConfig(**fields), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_were_not_written_together_are_refused(folder, tmp_path):
+    """As when writing ends between them."""
+    later = tmp_path / "later"
+    saved(Block(), QuantConfig(8, 4), later)
+    (later / "weights.safetensors").replace(folder / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"config.yaml is not .*weight_bits=8, not 4\): save") as refused:
         load_quantized(Block(), folder)
     assert "\n" not in str(refused.value)
 

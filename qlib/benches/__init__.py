@@ -148,7 +148,16 @@ def load_bench(name: str, own: Mapping[str, object] | None = None) -> Bench:
     if name not in BENCHES:
         raise ValueError(f"there is no bench {name!r}; benches: {', '.join(map(repr, BENCHES))}")
     module, maker = BENCHES[name]
-    return getattr(importlib.import_module(f".{module}", __name__), maker)()
+    bench = getattr(importlib.import_module(f".{module}", __name__), maker)()
+    bench.packaged = True
+    return bench
+
+
+def is_packaged(bench: Bench) -> bool:
+    """Whether `load_bench` made it by its name, so that it is no bench of the reader's own, whatever that
+    may be called.
+    """
+    return getattr(bench, "packaged", False)
 
 
 def _own_bench(spec: str) -> Bench:
@@ -187,6 +196,20 @@ def weights_hash(model: nn.Module) -> str:
     return _hash(
         (name.encode(), tensor) for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)
     )
+
+
+def structure_hash(model: nn.Module) -> str:
+    """SHA-256 of what a network computes beside its weights: its modules, and the operations between them
+    where these can be traced. 16 hexadecimal digits.
+    """
+    from ..network import read
+
+    said = repr(model)
+    try:
+        said += read(model).module.code
+    except ValueError:  # it cannot be traced, and so not be quantized
+        pass
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def data_hash(batches: Batches) -> str:

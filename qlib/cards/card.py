@@ -191,7 +191,7 @@ class QuantizationCard:
             Naming the columns in which the rows differ, the one that they lack, or the choices that
             ``config_class`` does not have.
         """
-        from .from_run import from_rows
+        from .from_rows import from_rows
 
         fields = from_rows(rows, table, config_class)
         return cls.of(config_class=config_class, **{**fields, **known})
@@ -227,6 +227,10 @@ class QuantizationCard:
         try:
             return cls(load_yaml(path), config_class)
         except ValueError as error:
+            if Path(path).suffix == ".onnx":
+                raise ValueError(
+                    f"{path} is an ONNX file, not a card: qlib card from-onnx {path} makes its card"
+                ) from None
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod

@@ -12,8 +12,6 @@ from ..strict_yaml import short
 from .fields import NOT_REPORTED, Fields
 from .schema import fault
 
-FLOAT_AT_32 = ("#/$defs/bits", "#/$defs/layer_bits")
-
 
 def sorted_in(fields: Fields, values: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """The data of a card.
@@ -97,12 +95,10 @@ def _newer(data: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
 
 
 def _in_float(whole: dict[str, Any], fields: Fields) -> dict[str, Any]:
-    """32 bits of weights or activations are float, and ``float`` is the word for it. (Of codes, such as those
-    of biases, they are 32 bits.)
-    """
+    """32 bits of weights or activations are float, and ``float`` is the word for it."""
     for category, own in fields.categories.items():
-        for name, field in own.items():
-            if any(kind.get("$ref") in FLOAT_AT_32 for kind in field["anyOf"]):
+        for name in own:
+            if fields.float_at_32(name):
                 value = whole[category][name]
                 inner = isinstance(value, dict)
                 whole[category][name] = (

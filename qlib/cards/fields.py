@@ -28,6 +28,7 @@ from ..names import suggestion
 from .schema import fault
 
 NOT_REPORTED = "not reported"
+FLOAT_AT_32 = ("#/$defs/bits", "#/$defs/layer_bits")
 CHOICES = "<choices>"  # stands in schema.json where a category's choices go
 
 
@@ -73,6 +74,12 @@ class Fields(Mapping):
     def heading(self, category: str) -> str:
         """The title of a category, or of what stands outside them."""
         return self.schema["properties"][category]["title"]
+
+    def float_at_32(self, name: str) -> bool:
+        """Whether 32 bits in a field are float, as they are of weights and activations; of codes, such as
+        those of biases (``code_bits`` in the schema), they are 32 bits.
+        """
+        return any(kind.get("$ref") in FLOAT_AT_32 for kind in self[name]["anyOf"])
 
     def acts(self, name: str, values: Mapping[str, Any]) -> bool:
         """Whether a field means anything beside the others' ``values``, as is stated about it."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .fields import NOT_REPORTED
-from .onnx_codes import UNREAD, Codes, Stored
+from .onnx_codes import ONLY, UNREAD, CodeGrid, Stored
 from .onnx_graph import Graph
+from .onnx_operators import INTEGER, ON_CODES
 from .onnx_places import additions, input_bits, output_quantized, pooling
+from .onnx_values import Layer
 
 MOST_ENTRIES = 2000  # that a card has room for
 
@@ -40,7 +42,6 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
         raise ValueError("the graph has no convolution and no linear layer with constant weights")
     grids = [grid for _, grid in graph.quantizers]
     met = additions(graph)
-    convolves = any("Conv" in layer.operator for layer in graph.layers)
     separate = any(node.op_type == "BatchNormalization" for node in graph.nodes)
     fields = {
         "activation_bits": _activation_bits(graph),
@@ -52,9 +53,10 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
         "pooling": pooling(graph),
         "input_bits": input_bits(graph),
         "quantize_output": output_quantized(graph),
-        "batch_norm": "separate" if separate else "folded" if convolves else NOT_REPORTED,
+        # A norm that was folded leaves no trace, and neither does one that never was
+        "batch_norm": "separate" if separate else "folded or none",
         "bias": _agreed(map(_word, graph.biases.values())),
-        "embedding_bits": _agreed(map(_word, graph.tables)),
+        "embedding_bits": _agreed(map(_meant, graph.tables)),
     }
     if graph.unread or any(layer.weights.codes == UNREAD for layer in graph.layers):
         return fields  # a side that is not known whole
@@ -64,37 +66,54 @@ def from_onnx(path: str | Path) -> dict[str, Any]:
 def _of_weights(graph: Graph) -> dict[str, Any]:
     layers = graph.layers
     once = list({layer.weights.name: layer.weights for layer in layers}.values())
-    quantized = [weights for weights in once if isinstance(weights.codes, Codes)]
+    quantized = [weights for weights in once if isinstance(weights.codes, CodeGrid)]
     elements = sum(weights.elements for weights in once)
     bits = sum(weights.elements * weights.bits for weights in once)
-    parts = [part for weights in once for part in weights.parameters]
-    parameters = {part.name: (part.bits or 0) * part.elements for part in parts}  # each once
     granularity = _agreed_sets([weights.codes.granularity for weights in quantized])
     in_groups = granularity == "per_group"
-    narrow = {weights.narrow for weights in quantized}
     symmetric = _agreed_sets([weights.codes.symmetric for weights in quantized])
-    return {
+    fields = {
         "quantizer": "uniform" if quantized or graph.quantizers else NOT_REPORTED,
-        # Codes of fewer bits than their type, which does not tell how many were meant
-        "weight_bits": NOT_REPORTED if narrow == {True} else _bits((la.name, la.weights) for la in layers),
-        "first_last_bits": NOT_REPORTED if narrow == {True} else _ends(graph),
+        "accumulator_bits": _agreed(_sum_bits(graph, layer) for layer in layers),
+        "weight_bits": _bits({layer.name: _meant(layer.weights) for layer in layers}),
+        "first_last_bits": _ends(graph),
         "weight_symmetric": symmetric,
         "symmetric_grid": _grid(quantized) if symmetric is True else NOT_REPORTED,
         "weight_granularity": granularity,
         "group_size": _agreed(w.codes.group_size for w in quantized) if in_groups else NOT_REPORTED,
         # Without such an order groups may still have been rounded in another one
         "column_order": "activation" if {layer.reordered for layer in layers} == {True} else NOT_REPORTED,
-        "weight_bytes": bits / 8,
-        "average_weight_bits": round(bits / elements, 4) if elements else NOT_REPORTED,
-        "effective_weight_bits": (
-            round((bits + sum(parameters.values())) / elements, 4) if elements else NOT_REPORTED
-        ),
+        "weight_bytes": bits / 8,  # as they lie there
+    }
+    if not elements or any(weights.narrow for weights in quantized):
+        return fields
+    return fields | {
+        "average_weight_bits": round(bits / elements, 4),
+        "effective_weight_bits": round((bits + _bits_beside(quantized, symmetric)) / elements, 4),
     }
 
 
-def _part(grid: Codes | str, name: str) -> Any:
+def _sum_bits(graph: Graph, layer: Layer) -> Any:
+    """In which a layer adds up its products: 32 where an operator multiplies codes, or where the bias beside
+    quantized weights and inputs has so many, to which they are added.
+    """
+    if layer.operator in (*ON_CODES, *INTEGER):
+        return 32
+    on_grids = isinstance(layer.inputs, CodeGrid) and isinstance(layer.weights.codes, CodeGrid)
+    return 32 if on_grids and _word(graph.biases.get(layer.name)) == 32 else UNREAD
+
+
+def _bits_beside(quantized: list[Stored], symmetric: Any) -> int:
+    """Of scales, each once, and of zero-points that must be stored: those of symmetric codes are known."""
+    parts = [weights.scale for weights in quantized]
+    if symmetric is not True:  # else one that is the middle code may be so by chance
+        parts += [weights.zero for weights in quantized if weights.codes.symmetric != ONLY[True]]
+    return sum({part.name: (part.bits or 0) * part.elements for part in parts if part is not None}.values())
+
+
+def _part(grid: CodeGrid | str, name: str) -> Any:
     """What a grid is; where that cannot be told, what agrees with nothing."""
-    return getattr(grid, name) if isinstance(grid, Codes) else frozenset() if name != "dynamic" else UNREAD
+    return getattr(grid, name) if isinstance(grid, CodeGrid) else frozenset() if name != "dynamic" else UNREAD
 
 
 def _agreed(values: Iterable[Any]) -> Any:
@@ -119,7 +138,7 @@ def _grid(quantized: list[Stored]) -> str:
     return _agreed({weights.grid for weights in quantized} - {None})
 
 
-def _word(what: Stored | Codes | str | None) -> Any:
+def _word(what: Stored | CodeGrid | str | None) -> Any:
     """Bits as a card has them."""
     codes = what.codes if isinstance(what, Stored) else what
     if codes == UNREAD:  # of a bias beside its layer, whose type says it
@@ -127,8 +146,15 @@ def _word(what: Stored | Codes | str | None) -> Any:
     return "float" if codes is None else codes.bits
 
 
-def _bits(layers: Iterable[tuple[str, Stored | Codes | str | None]]) -> Any:
-    by_name = {name: _word(what) for name, what in layers}
+def _meant(stored: Stored) -> Any:
+    """Bits of weights, which are open where all codes fit into fewer than their type has: it does not tell
+    how many were meant.
+    """
+    return UNREAD if stored.narrow else _word(stored)
+
+
+def _bits(by_name: dict[str, Any]) -> Any:
+    """The bits that all layers have, the first and the last aside; else those of each."""
     every = list(by_name.values())
     if UNREAD in every or not every:
         return NOT_REPORTED
@@ -147,7 +173,7 @@ def _activation_bits(graph: Graph) -> Any:
     inner = _given_by(graph, _inner(graph))
     if len(inner) == 1 and UNREAD not in inner and all(layer.inputs is not None for layer in layers[1:-1]):
         return inner.pop()
-    return _bits((layer.name, layer.inputs) for layer in layers)
+    return _bits({layer.name: _word(layer.inputs) for layer in layers})
 
 
 def _ends_of(graph: Graph) -> set[str]:
@@ -165,11 +191,16 @@ def _given_by(graph: Graph, sources: set[str]) -> set[Any]:
 
 
 def _ends(graph: Graph) -> Any:
-    """The bits of the first and the last layer, on the side on which they differ from the rest."""
+    """The bits of the first and the last layer, on the side on which they differ from the rest, or from each
+    other.
+    """
     ends = _ends_of(graph)
     weights = [
-        {_word(layer.weights) for layer in graph.layers if (layer.name in ends) == among} for among in (1, 0)
+        {_meant(layer.weights) for layer in graph.layers if (layer.name in ends) == among} for among in (1, 0)
     ]
     given = [_given_by(graph, ends), _given_by(graph, _inner(graph))]
-    apart = [first for first, rest in (weights, given) if first and rest and first != rest]
+    if any(UNREAD in found for found in (*weights, *given)):
+        return NOT_REPORTED
+    sides = [(first, rest) for first, rest in (weights, given) if first and rest]
+    apart = [first for first, rest in sides if first != rest or len(first) > 1]
     return _agreed(set.union(*apart)) if apart else "like the rest"

@@ -3,8 +3,9 @@
 A profile speaks about one ``version`` of a target. Each of its statements takes ``values`` of one of the
 card's fields and says whether they run, fall back (to something slower or less precise) or cannot be run,
 ``why``, and its ``source``: an address, or the script that measured it. ``where`` narrows it to cards that
-have certain values in other fields; of several statements about a value the first that fits counts. What no
-statement speaks about is unknown.
+have certain values in other fields; of several statements about a value the first that fits counts. Where
+the card does not tell which that is, what they agree on is said, and on which fields the rest depends. What
+no statement speaks about is unknown. ``notes`` hold of all that a profile says.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from .profile import load_profile
 from .render import shown
 
 UNKNOWN = (NOT_REPORTED, "mixed")
-BITS = ("weight_bits", "activation_bits", "input_bits", "first_last_bits")
 ALSO = {"first_last_bits": "weight_bits"}  # what is said about weights holds for those of two layers
-MOST_CODES = 16  # bits; what has more is float (as readers of graphs write it)
+ALIKE = {"folded or none": "folded"}  # of a file, in which a target sees no batch norm either way
 CATEGORIES = ("method", "operations", "mixed_precision")
 UNSEEN = {  # how codes and ranges were found, which no target sees; float layers are seen by their bits
     *("technique", "rounding", "weight_range", "activation_range", "percentile", "calibration_upstream"),
-    *("allocation", "bit_choices", "float_layers"),
+    *("column_order", "sequential", "allocation", "bit_choices", "float_layers"),
 }
 ORDER = ("cannot", "falls back", "unknown", "runs")
-SILENT_CARD, SILENT_PROFILE = "The card does not say.", "Nothing is known about it."
+WOULD = {"falls back": "it would fall back", "cannot": "it could not be run"}
+SILENT_CARD, SILENT_PROFILE = "The card does not say", "Nothing is known about it."
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ class Finding:
         return f"{self.fields[self.field]['title']} = {shown(self.field, self.value, self.fields)}{where}"
 
     def __str__(self) -> str:
-        times = ", ".join(f"{time:g} for {network}" for network, time in self.times.items())
-        times = f" Times float32's time: {times}." if times and self.verdict == "falls back" else ""
+        times = _sentence(self.times) if self.verdict == "falls back" else ""
         source = f" ({self.source})" if self.source else ""
         return _printable(f"{self.verdict}: {self.choice}. {self.why}{times}{source}")
 
@@ -102,7 +102,7 @@ def check(card: Card, target: Any) -> list[Finding]:
 
 def nothing_reported(findings: Iterable[Finding]) -> bool:
     """Whether the card says nothing of what a target could be asked about."""
-    return all(finding.why == SILENT_CARD for finding in findings)
+    return all(finding.value in UNKNOWN for finding in findings)
 
 
 def lines(findings: Iterable[Finding]) -> list[str]:
@@ -123,11 +123,21 @@ def lines(findings: Iterable[Finding]) -> list[str]:
 
 
 def report(profile: Mapping[str, Any], findings: Iterable[Finding]) -> str:
-    """For a terminal: the target, then `lines`."""
-    usual = ", ".join(f"{time:g} for {network}" for network, time in profile.get("times", {}).items())
+    """For a terminal: the target and what holds of all that is said about it, then `lines`."""
+    usual = profile.get("times")
     head = [f"{profile['title']}, {profile['version']}"]
-    head += [f"where nothing falls back, times float32's time: {usual}"] if usual else []
+    head += [f"where nothing falls back, times float32's time: {_in_words(usual)}"] if usual else []
+    for said in profile.get("notes", ()):
+        head.append(f"note: {said['note']}{_sentence(said.get('times', {}))} ({said['source']})")
     return "\n".join(map(_printable, [*head, *lines(findings)]))
+
+
+def _sentence(times: Mapping[str, float]) -> str:
+    return f" Times float32's time: {_in_words(times)}." if times else ""
+
+
+def _in_words(times: Mapping[str, float]) -> str:
+    return ", ".join(f"{time:g} for {network}" for network, time in times.items())
 
 
 def _names(findings: list[Finding]) -> str:
@@ -153,7 +163,7 @@ def _findings(card: Card, name: str, statements: list[Mapping[str, Any]]) -> Ite
         return
     about = [s for field in (name, ALSO.get(name)) for s in statements if s["field"] == field]
     groups: dict[Any, tuple[Finding, dict[Any, bool], dict[str, bool]]] = {}
-    for layer, value in [*_values(card, name), *_in_float(card, name)]:
+    for layer, value in [*_single(card[name]), *_in_float(card, name)]:
         found = _answer(card, name, layer, value, about)
         if found is None:
             continue
@@ -172,11 +182,11 @@ def _answer(
 ) -> Finding | None:
     """What the statements about a field say of one of its values; ``None`` where other fields answer."""
     if value in UNKNOWN:
-        return Finding(name, value, "unknown", SILENT_CARD, fields=card.fields)
+        return Finding(name, value, "unknown", _silent(card, name, layer, about), fields=card.fields)
     possible: list[Mapping[str, Any] | None] = []
     open_ends: dict[str, bool] = {}
     for statement in about:
-        if any(same(value, other) for other in statement["values"]):
+        if any(same(ALIKE.get(value, value), other) for other in statement["values"]):
             fits, silent = _fits(card, statement.get("where", {}), layer)
             if fits is False:
                 continue
@@ -186,16 +196,34 @@ def _answer(
             open_ends |= dict.fromkeys(silent, True)
     else:
         possible.append(None)
-    if len({statement and statement["verdict"] for statement in possible}) > 1:
-        titles = ", ".join(card.fields[field]["title"] for field in open_ends)
+    titles = ", ".join(card.fields[field]["title"] for field in open_ends)
+    if len({said and said["verdict"] for said in possible}) > 1:
         return Finding(name, value, "unknown", f"It depends on: {titles}.", fields=card.fields)
-    said = possible[-1]
+    said = possible[0]
     if said is None:
         # "like the rest" is what the rest is
         rest = name in ALSO and not isinstance(value, int) and value != "float"
         return None if rest else Finding(name, value, "unknown", SILENT_PROFILE, fields=card.fields)
+    if any((other["why"], other.get("times")) != (said["why"], said.get("times")) for other in possible):
+        why = f"What comes of it depends on: {titles}."
+        return Finding(name, value, said["verdict"], why, fields=card.fields)
     times = said.get("times", {})
     return Finding(name, value, said["verdict"], said["why"], said["source"], times, fields=card.fields)
+
+
+def _silent(card: Card, name: str, layer: str | None, about: list[Mapping[str, Any]]) -> str:
+    """That a card does not say the value of a field, and which values would not run."""
+    values = dict.fromkeys(value for statement in about for value in statement["values"])
+    answers = [_answer(card, name, layer, value, about) for value in values]
+    parts = [SILENT_CARD]
+    for verdict, would in WOULD.items():
+        group = [found for found in answers if found is not None and found.verdict == verdict]
+        if group:
+            times = {_in_words(found.times) for found in group}
+            alike = f" (times float32's time: {times.pop()})" if len(times) == 1 and times != {""} else ""
+            names = ", ".join(str(shown(name, found.value, card.fields)) for found in group)
+            parts.append(f"if {names}, {would}{alike}")
+    return "; ".join(parts) + "."
 
 
 def _fits(card: Card, where: Mapping[str, Any], layer: str | None) -> tuple[bool | None, list[str]]:
@@ -206,7 +234,7 @@ def _fits(card: Card, where: Mapping[str, Any], layer: str | None) -> tuple[bool
     for name, wanted in where.items():
         if not card.acts(name):
             return False, []
-        of_layers = _values(card, name)
+        of_layers = _single(card[name])
         own = [
             value for at, value in [*of_layers, *_in_float(card, name)] if layer is not None and at == layer
         ]
@@ -227,18 +255,8 @@ def _in_float(card: Card, name: str) -> list[tuple[str, str]]:
     return [(layer, "float") for layer in card["float_layers"]] if card.acts("float_layers") else []
 
 
-def _values(card: Card, name: str) -> list[tuple[str | None, Any]]:
-    """The single values in a field with the layer that has each, if there are such: of a list, each value."""
-    pairs = _single(card[name])
-    wide = name in BITS
-    return [(layer, "float" if wide and _wide(value) else value) for layer, value in pairs]
-
-
-def _wide(bits: Any) -> bool:
-    return isinstance(bits, (int, float)) and bits > MOST_CODES
-
-
 def _single(value: Any, layer: str | None = None) -> list[tuple[str | None, Any]]:
+    """The single values in a field with the layer that has each, if there are such: of a list, each value."""
     if isinstance(value, Mapping):
         return [pair for name, inner in value.items() for pair in _single(inner, name)]
     return [(layer, v) for v in value] if isinstance(value, list) else [(layer, value)]

@@ -16,7 +16,7 @@ PACKED = (2, 4, 8)  # bits of which a byte holds a whole number of codes
 
 
 @dataclass(frozen=True)
-class Codes:
+class CodeGrid:
     """A grid of codes.
 
     Parameters
@@ -40,7 +40,7 @@ class Codes:
     dynamic: bool = False
 
 
-DYNAMIC = Codes(8, ONLY[False], frozenset(["per_tensor"]), dynamic=True)  # of DynamicQuantizeLinear
+DYNAMIC = CodeGrid(8, ONLY[False], frozenset(["per_tensor"]), dynamic=True)  # of DynamicQuantizeLinear
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Stored:
     elements : int
     width : int
         Bits of an element in the file.
-    codes : Codes or str, optional
+    codes : CodeGrid or str, optional
         ``None`` for float, ``UNREAD`` where it cannot be told.
-    parameters : tuple of Constant
+    scale, zero : Constant, optional
         Its scales and zero-points.
     axis : int, optional
         Along which ranges (or their blocks) follow each other, in the shape in which it arrives.
@@ -65,14 +65,17 @@ class Stored:
         ``"full"`` or ``"restricted"``, where it is symmetric and its codes tell.
     narrow : bool, optional
         Whether all its codes fit into one bit less than their type has; ``None`` where that is not known.
+        Not of 2 bits, where three codes are all that a symmetric grid has; one code alone, as of weights that
+        are all 0, does not tell.
     """
 
     name: str
     elements: int
     width: int
-    codes: Codes | str | None
+    codes: CodeGrid | str | None
     rank: int
-    parameters: tuple[Constant, ...] = ()
+    scale: Constant | None = None
+    zero: Constant | None = None
     axis: int | None = None
     grid: str | None = None
     narrow: bool | None = None
@@ -80,7 +83,7 @@ class Stored:
     @property
     def bits(self) -> int:
         """Those that an element counts."""
-        return self.codes.bits if isinstance(self.codes, Codes) else self.width
+        return self.codes.bits if isinstance(self.codes, CodeGrid) else self.width
 
 
 def kind_of(name: str) -> tuple[int, bool]:
@@ -91,11 +94,11 @@ def kind_of(name: str) -> tuple[int, bool]:
     return int(found[2]), not found[1]
 
 
-def codes_of(kind: tuple[int, bool], scale: Constant | None, zero: Constant | None) -> Codes:
+def codes_of(kind: tuple[int, bool], scale: Constant | None, zero: Constant | None) -> CodeGrid:
     """A grid by the type of its codes, its scale (``None`` if that is computed) and its zero-point."""
     bits, signed = kind
     granularity = [] if scale is None else ["per_tensor" if scale.elements == 1 else "per_channel"]
-    return Codes(bits, _symmetric(bits, signed, zero), frozenset(granularity))
+    return CodeGrid(bits, _symmetric(bits, signed, zero), frozenset(granularity))
 
 
 def _symmetric(bits: int, signed: bool, zero: Constant | None) -> frozenset[bool]:
@@ -174,12 +177,11 @@ def _on_grid(
     middle_of_less = zero is not None and zero.values is not None and (zero.values == 2 ** kind[0] // 4).all()
     if narrow and middle_of_less and not kind[1]:
         codes = replace(codes, symmetric=frozenset())  # for a grid of one bit less
-    parameters = tuple(part for part in (scale, zero) if part is not None)
-    return Stored(constant.name, constant.elements, codes.bits, codes, rank, parameters, axis, grid, narrow)
+    return Stored(constant.name, constant.elements, codes.bits, codes, rank, scale, zero, axis, grid, narrow)
 
 
 def ends_of(
-    values: np.ndarray | None, codes: Codes, axis: int | None, signed: bool
+    values: np.ndarray | None, codes: CodeGrid, axis: int | None, signed: bool
 ) -> tuple[str | None, bool | None]:
     """Which symmetric grid codes lie on, and whether they leave half of their type unused; along an axis of
     ranges, if there are several.
@@ -192,19 +194,20 @@ def ends_of(
     others = tuple(i for i in range(values.ndim) if i != axis) if axis is not None else None
     values = values.astype(np.int16 if codes.bits <= 8 else np.int64)
     low, high = (np.asarray(end(axis=others), np.int64) for end in (values.min, values.max))
-    if signed:
-        narrow = max(-low.min(), high.max()) <= half // 2
-    else:
-        narrow = high.max() <= half  # one more, as a range that is symmetric about a code has
+    narrow = high.max() <= half  # one more, as a range that is symmetric about a code has
+    if not signed:
         low, high = low - half, high - half
+    if signed or True in codes.symmetric:
+        narrow = max(-low.min(), high.max()) <= half // 2
+    narrow = bool(narrow and codes.bits > 2) if low.min() < high.max() else None
     if True not in codes.symmetric:
-        return None, bool(narrow)
+        return None, narrow
     if (low == -half).any():
         return "full", False
     restricted = (
         codes.granularity <= {"per_channel", "per_tensor"} and ((low == 1 - half) & (high < half - 1)).any()
     )
-    return "restricted" if restricted and codes.bits > 2 else None, bool(narrow)
+    return "restricted" if restricted and codes.bits > 2 else None, narrow
 
 
 def unread(name: str) -> Stored:
@@ -217,7 +220,7 @@ def on_axis(stored: Stored, axis: int | None) -> Stored:
     that follow another axis are none of those that a card has words for.
     """
     codes = stored.codes
-    if not isinstance(codes, Codes) or axis is None or stored.axis is None:
+    if not isinstance(codes, CodeGrid) or axis is None or stored.axis is None:
         return stored
     along = stored.axis == (axis + stored.rank if axis < 0 else axis)
     if codes.granularity == {"per_channel"} and not along:
@@ -237,13 +240,14 @@ def blocks_of(
     blocks = -(-rows // block_size)
     if packed.elements * (packed.bits or 0) != columns * blocks * (-(-block_size * bits // 8)) * 8:
         raise ValueError(f"{packed.name[:100]!r} does not hold {columns} by {rows} codes of {bits} bits")
-    codes = Codes(bits, _packed_symmetric(zero, bits, columns, blocks), frozenset(["per_group"]), block_size)
-    parameters = tuple(part for part in (scale, zero) if part is not None)
+    codes = CodeGrid(
+        bits, _packed_symmetric(zero, bits, columns, blocks), frozenset(["per_group"]), block_size
+    )
     grid = narrow = None
     values = packed.values
     if values is not None and bits in PACKED and rows % block_size == 0:
         grid, narrow = ends_of(_unpacked(values, bits, columns), codes, None, signed=False)
-    return Stored(packed.name, columns * rows, bits, codes, 2, parameters, None, grid, narrow)
+    return Stored(packed.name, columns * rows, bits, codes, 2, scale, zero, None, grid, narrow)
 
 
 def _unpacked(values: np.ndarray, bits: int, rows: int) -> np.ndarray:

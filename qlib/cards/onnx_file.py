@@ -17,6 +17,7 @@ import numpy as np
 
 MAX_BYTES = 2**31  # of the file, the limit of its format; and of one tensor beside it
 MAX_NODES = 100_000
+MAX_REASON = 200  # characters of an error that is not ours
 FLOATS = {"FLOAT": 32, "FLOAT16": 16, "BFLOAT16": 16, "DOUBLE": 64}
 CODES = re.compile(r"(U?)INT(2|4|8|16|32)")
 NAMES_LAYERS = re.compile(r"Conv|Gemm|MatMul|Quant|QLinear|Einsum")
@@ -59,7 +60,9 @@ class Constant:
             if content is None:
                 return None
             tensor = onnx.TensorProto(data_type=tensor.data_type, dims=self.dims, raw_data=content)
-        if self.elements * self.bits > 64 * tensor.ByteSize():  # before anything of that size is made
+        # Before anything of that size is made. The shortest form of a tensor is a list of numbers of up to 64
+        # bits, of which small ones take one byte each
+        if self.elements * self.bits > 64 * tensor.ByteSize():
             raise ValueError(f"the values of {self.name[:100]!r} are not there")
         try:
             return onnx.numpy_helper.to_array(tensor)
@@ -120,7 +123,7 @@ def read_file(path: str | Path) -> OnnxFile:
     except OSError:
         raise
     except Exception as error:  # whatever the parser makes of a stranger's bytes
-        raise ValueError(f"{path} is not an ONNX model ({type(error).__name__})") from None
+        raise ValueError(f"{path} is not an ONNX model ({_reason(error)})") from None
     if not model.graph.node:
         raise ValueError(f"{path} is not an ONNX model: its graph is empty")
     if len(model.graph.node) > MAX_NODES:
@@ -135,6 +138,13 @@ def read_file(path: str | Path) -> OnnxFile:
         if value.name not in constants
     }
     return OnnxFile(model.graph, constants, inputs)
+
+
+def _reason(error: Exception) -> str:
+    """An error's kind and the first line of what it says, which may quote a stranger's bytes."""
+    said = next(filter(None, map(str.strip, str(error).splitlines())), "")
+    said = "".join(c if c.isprintable() else "?" for c in said[:MAX_REASON])
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _constants(graph: Any, folder: Path, onnx: Any) -> Iterator[Constant]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .onnx_codes import DYNAMIC, UINT8, UNREAD, Codes, Stored, codes_of, kind_of, stored_of, unread
+from .onnx_codes import DYNAMIC, UINT8, UNREAD, CodeGrid, Stored, codes_of, kind_of, stored_of, unread
 from .onnx_file import Constant, read_file
 from .onnx_operators import (
     ACTIVATIONS,
@@ -29,7 +29,7 @@ from .onnx_operators import (
     RECURRENT,
 )
 from .onnx_values import NOTHING, Layer, Value, shared
-from .onnx_weights import attribute, constant_value, packed_table, quant, reordered, weights_of
+from .onnx_weights import attribute, constant_value, packed_table, quant, reordered, table_of, weights_of
 
 MAX_BITS_BEHIND = 2**31  # of memory for which layers a tensor depends on
 
@@ -49,7 +49,7 @@ class Graph:
         self.layers: list[Layer] = []
         self.tables: list[Stored] = []
         self.biases: dict[str, Stored] = {}
-        self.quantizers: list[tuple[str, Codes | str]] = []
+        self.quantizers: list[tuple[str, CodeGrid | str]] = []
         self.entries: dict[str, set[Any]] = {}
         self.unread: list[str] = []
         self._without_bias: set[str] = set()
@@ -58,6 +58,7 @@ class Graph:
         self.values: dict[str, Value] = {
             name: Value(False, stored=stored_of(constant)) for name, constant in self.constants.items()
         }
+        # Bits up to the 64th are the inputs', which share them where there are more
         for number, (name, kind) in enumerate(file.inputs.items()):
             integer = kind in ("INT8", "UINT8", "INT16", "UINT16", "INT4", "UINT4")
             known = kind_of(kind) if integer else None
@@ -146,7 +147,7 @@ class Graph:
             return made
         if kind == "DynamicQuantizeMatMul":
             self._quantizer(given.source, DYNAMIC)
-            inputs: Codes | str | None = DYNAMIC
+            inputs: CodeGrid | str | None = DYNAMIC
         elif kind == "MatMulNBits" and attribute(node, "accuracy_level", 0) == 4:
             inputs = UNREAD  # the kernel may quantize what it is given
         else:
@@ -163,9 +164,9 @@ class Graph:
         bit = 1 << 64 + len(self.layers) if self.knows_paths else 0
         return replace(made, behind=made.behind | bit)
 
-    def _from_outside(self, node: Any, given: Value, place: int | None) -> Codes | str:
+    def _from_outside(self, node: Any, given: Value, place: int | None) -> CodeGrid | str:
         """The grid of codes that are an input of the network; without a place its scale is not known."""
-        codes: Codes | str = UNREAD
+        codes: CodeGrid | str = UNREAD
         if place is not None and given.kind is not None:
             codes = codes_of(given.kind, self.constant(node, place + 1), self.constant(node, place + 2))
         self._quantizer(given.source, codes)
@@ -193,7 +194,9 @@ class Graph:
         first = next(value for value in inputs if value.live)
         if kind in ADDITIONS and (to := self._bias(node)):
             return replace(made, source=to.source)
-        if kind == "Clip" and first.kind and isinstance(first.grid, Codes):  # a grid narrower than its type
+        if (
+            kind == "Clip" and first.kind and isinstance(first.grid, CodeGrid)
+        ):  # a grid narrower than its type
             return replace(first, grid=self.limited(node, first.grid), behind=made.behind)
         if kind in ("Gather", "GatherBlockQuantized") and inputs[0] is not first:  # a table
             table = self.constant(node, 0)
@@ -216,7 +219,7 @@ class Graph:
         if kind == "GatherBlockQuantized":
             self.tables.append(packed_table(self, node))
         elif kind == "Gather" and given[0] is not None and given[0].rank == 2:
-            self.tables.append(given[0])
+            self.tables.append(table_of(self, node))
         own = node.domain not in ("", "ai.onnx") and not kind.startswith("QLinear")
         if kind in RECURRENT or own and kind not in (*QUANTIZERS, *NO_WEIGHTS, "GatherBlockQuantized"):
             if any(stored is not None and stored.rank > 1 for stored in given):
@@ -233,16 +236,16 @@ class Graph:
         return self._run_time(node, replace(made, source=first.source), codes, kind)
 
     def _run_time(
-        self, node: Any, made: Value, codes: Codes | str, kind: tuple[int, bool] | None = None
+        self, node: Any, made: Value, codes: CodeGrid | str, kind: tuple[int, bool] | None = None
     ) -> Value:
         source = self.given(node, 0).source
         self._quantizer(source, codes)
         return replace(made, source=source, grid=codes, kind=kind)
 
-    def _quantizer(self, source: str, codes: Codes | str) -> None:
+    def _quantizer(self, source: str, codes: CodeGrid | str) -> None:
         self.quantizers.append((source, codes))
         if source in self.input_kinds:
-            self.entries.setdefault(source, set()).add(codes.bits if isinstance(codes, Codes) else UNREAD)
+            self.entries.setdefault(source, set()).add(codes.bits if isinstance(codes, CodeGrid) else UNREAD)
 
     def _dequantized(self, node: Any, made: Value) -> Value:
         first = self.given(node, 0)
@@ -279,7 +282,7 @@ class Graph:
         self._quantizer(source, codes)
         return replace(made, source=source, grid=codes, kind=kind)
 
-    def limited(self, node: Any, codes: Codes) -> Codes | str:
+    def limited(self, node: Any, codes: CodeGrid) -> CodeGrid | str:
         low, high = (self.number(node, place) for place in (1, 2))
         if low is None or high is None or not 0 < high - low < 2**32:
             return UNREAD

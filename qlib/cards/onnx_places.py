@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .fields import NOT_REPORTED
-from .onnx_codes import UNREAD, Codes
+from .onnx_codes import UNREAD, CodeGrid
 from .onnx_graph import Graph
 from .onnx_operators import ACTIVATIONS, ADDITIONS, KEEP_GRID, POOLINGS
 
@@ -30,7 +30,7 @@ def additions(graph: Graph) -> list[tuple[Any, Any]]:
     return found
 
 
-def _on_grid(grid: Codes | str | None) -> bool | str:
+def _on_grid(grid: CodeGrid | str | None) -> bool | str:
     return NOT_REPORTED if grid == UNREAD else grid is not None
 
 

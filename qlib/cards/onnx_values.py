@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .onnx_codes import UNREAD, Codes, Stored
+from .onnx_codes import UNREAD, CodeGrid, Stored
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Value:
         Whether it depends on the network's input.
     source : str
         The layer, other node or input whose values it has, seen through activation functions.
-    grid : Codes or str, optional
+    grid : CodeGrid or str, optional
         On which its values lie; ``None``: float; ``UNREAD``: that cannot be told.
     kind : (int, bool), optional
         Bits and signedness, where it is codes.
@@ -29,7 +29,7 @@ class Value:
 
     live: bool
     source: str = ""
-    grid: Codes | str | None = None
+    grid: CodeGrid | str | None = None
     kind: tuple[int, bool] | None = None
     stored: Stored | None = None
     behind: int = 0
@@ -43,7 +43,7 @@ class Layer:
     """
 
     name: str
-    inputs: Codes | str | None
+    inputs: CodeGrid | str | None
     source: str
     weights: Stored
     operator: str
@@ -53,7 +53,7 @@ class Layer:
 NOTHING = Value(live=False)
 
 
-def shared(values: list[Value]) -> Codes | str | None:
+def shared(values: list[Value]) -> CodeGrid | str | None:
     """The grid on which all lie; ``None`` where one is in float."""
     every = {value.grid if value.live else value.stored.codes if value.stored else None for value in values}
     return every.pop() if len(every) == 1 else None if None in every else UNREAD

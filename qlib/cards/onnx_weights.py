@@ -9,7 +9,7 @@ import numpy as np
 
 from .onnx_codes import (
     UNREAD,
-    Codes,
+    CodeGrid,
     Stored,
     blocks_of,
     codes_of,
@@ -54,9 +54,10 @@ def constant_value(graph: Graph, node: Any, name: str, place: int) -> Stored | N
         scale = graph.constant(node, 1)
         codes = quant(graph, node)
         axis = None if scale is None else next((i for i, n in enumerate(scale.dims) if n > 1), None)
-        return replace(first, codes=codes, parameters=_parts(scale), axis=axis)
-    if node.op_type == "Clip" and isinstance(first.codes, Codes):  # a grid narrower than its type
-        return replace(first, codes=graph.limited(node, first.codes))
+        return replace(first, codes=codes, scale=scale, axis=axis)
+    if node.op_type == "Clip" and isinstance(first.codes, CodeGrid):  # a grid narrower than its type
+        limited = graph.limited(node, first.codes)
+        return replace(first, codes=limited, narrow=first.narrow if limited == first.codes else None)
     return unread(name)
 
 
@@ -74,10 +75,6 @@ def _moved(node: Any, stored: Stored) -> int | None:
     return order.index(stored.axis) if stored.axis in order else None
 
 
-def _parts(*parts: Constant | None) -> tuple[Constant, ...]:
-    return tuple(part for part in parts if part is not None)
-
-
 def _rounded(graph: Graph, node: Any, stored: Stored) -> Stored:
     """A constant in float that is quantized as the file runs."""
     kind = graph.kind_given(node, 2)
@@ -88,7 +85,7 @@ def _rounded(graph: Graph, node: Any, stored: Stored) -> Stored:
 
 
 def _dequantized(graph: Graph, node: Any, stored: Stored) -> Stored:
-    if isinstance(stored.codes, Codes):  # quantized as the file runs
+    if isinstance(stored.codes, CodeGrid):  # quantized as the file runs
         return stored
     codes, scale, zero = (graph.constant(node, place) for place in range(3))
     if codes is None or graph.has(node, 2) and zero is None:
@@ -96,7 +93,7 @@ def _dequantized(graph: Graph, node: Any, stored: Stored) -> Stored:
     return dequantized(codes, scale, zero, attribute(node, "axis", 1), attribute(node, "block_size", 0))
 
 
-def quant(graph: Graph, node: Any) -> Codes | str:
+def quant(graph: Graph, node: Any) -> CodeGrid | str:
     """The grid of QONNX's quantizers: scale, zero-point and bits are numbers among what they are given."""
     scale, zero, bits = graph.constant(node, 1), graph.constant(node, 2), graph.number(node, 3)
     if node.op_type == "BipolarQuant" or scale is None or zero is None or zero.values is None:
@@ -109,13 +106,20 @@ def quant(graph: Graph, node: Any) -> Codes | str:
     return replace(codes_of((int(bits), signed), scale, None), symmetric=symmetric)
 
 
+def table_of(graph: Graph, node: Any) -> Stored | None:
+    """The table of Gather; of codes that are dequantized after they are looked up, what they tell alone."""
+    table = graph.constant(node, 0)
+    codes = table is not None and table.integer
+    return dequantized(table, None, None, 0) if codes else graph.given(node, 0).stored
+
+
 def packed_table(graph: Graph, node: Any) -> Stored:
     """The table of GatherBlockQuantized, of types of 4 bits or of packed bytes."""
     table = graph.constant(node, 0)
     if table is None or table.bits is None or not table.integer:
         return unread(node.op_type)
     bits = min(table.bits, attribute(node, "bits", 4))
-    codes = Codes(bits, frozenset(), frozenset(["per_group"]), attribute(node, "block_size", 128))
+    codes = CodeGrid(bits, frozenset(), frozenset(["per_group"]), attribute(node, "block_size", 128))
     return replace(stored_of(table), codes=codes, elements=table.elements * table.bits // bits)
 
 

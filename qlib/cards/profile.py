@@ -34,6 +34,15 @@ PROFILE_SCHEMA = {
         "version": _TEXT,
         "link": _LINK,
         "times": _TIMES,
+        "notes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["note", "source"],
+                "properties": {"note": _TEXT, "times": _TIMES, "source": _SOURCE},
+            },
+        },
         "statements": {
             "type": "array",
             "minItems": 1,
@@ -111,12 +120,21 @@ def _checked(profile: Any, fields: Fields) -> Mapping[str, Any]:
     if found is not None:
         where = ".".join(map(str, found.path))
         raise ValueError(f"{where}: {found.message[:150]}" if where else found.message[:150])
-    for statement in profile["statements"]:
-        pairs = [(statement["field"], value) for value in statement["values"]]
-        for name, value in [*pairs, *statement.get("where", {}).items()]:
-            # That a card can hold, so none is a slip of the pen
-            checked(sorted_in(fields, {name: value}, {"name": "values"}), fields)
-    return profile
+    return {**profile, "statements": [_as_on_cards(statement, fields) for statement in profile["statements"]]}
+
+
+def _as_on_cards(statement: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    """A statement with its values as a card holds them: 32 bits of weights are ``float``, and a value that no
+    card can hold is a slip of the pen.
+    """
+
+    def held(name: str, value: Any) -> Any:
+        card = checked(sorted_in(fields, {name: value}, {"name": "values"}), fields)
+        return card[fields.category_of[name]][name]
+
+    values = [held(statement["field"], value) for value in statement["values"]]
+    where = {name: held(name, value) for name, value in statement.get("where", {}).items()}
+    return {**statement, "values": values, **({"where": where} if where else {})}
 
 
 def _names(profile: Mapping[str, Any]) -> list[str]:

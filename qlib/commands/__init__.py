@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -11,6 +12,17 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, allow_abbrev=False, **options)
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """As of any parser; fields may stand between options and behind them, too."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest and hasattr(found, "fields") and not any(part.startswith("-") for part in rest):
+            found.fields = [*found.fields, *rest]
+        elif rest:
+            command = f"{self.prog} {getattr(found, 'command', '')}".strip()
+            said = " ".join(rest)
+            self.exit(2, f"qlib: unrecognized arguments: {' '.join(said.split())} (see {command} --help)\n")
+        return found
 
     def error(self, message: str) -> None:
         self.exit(2, f"qlib: {' '.join(message.split())} (see {self.prog} --help)\n")
@@ -37,8 +49,17 @@ def new_file(path: Path, force: bool, suffixes: tuple[str, ...] = ()) -> Path:
     return path
 
 
-def in_one_line(error: ValueError | OSError) -> str:
-    """An error for a terminal, with the file that could not be read."""
+def laid_out(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as lines of text, in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def in_one_line(error: Exception) -> str:
+    """An error or a warning for a terminal, with the file that could not be read."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -77,6 +77,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         ("a", "b"),
     )
     check = verb("check", _card_check, "what a chip or runtime runs, falls back from, or cannot run")
+    check.description += (
+        " Times are those of the networks that its lines name, on the processor that its first line names; "
+        "operators between layers, which a card does not show, may cost more."
+    )
     check.add_argument(
         "--target", required=True, metavar="NAME", help=f"{', '.join(profiles())}, or a .yaml file"
     )

@@ -14,23 +14,24 @@ from ..experiments import Laboratory
 from ..files import write_whole
 from ..metrics import TOP1, find_metric
 from ..provenance import session
+from ..strict_yaml import read_fields, read_value
 from ..tables import sidecar, write_notes
-from . import add_force, new_file
+from . import add_force, laid_out, new_file
 from .given import (
     add_bench,
     add_configuration,
     add_how,
     calibration_of,
-    fields_of,
     given_bench,
     positive,
-    value_of,
+    warn_of_classes,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CALIBRATION_IMAGES = 64  # on which noise is measured, too
+MOST = 20  # rows for which it is measured what comes back
 LINES = 15  # of the table that are printed
 
 
@@ -49,9 +50,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--most",
         type=positive,
-        default=20,
         metavar="N",
-        help="for how many of the noisiest (default: 20), which takes as many evaluations",
+        help=f"for how many of the noisiest (default: {MOST}), which takes as many evaluations",
     )
     parser.add_argument("--out", type=Path, metavar="TABLE.csv", help="write all rows there")
     add_force(parser)
@@ -63,22 +63,29 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _diagnose(arguments: argparse.Namespace) -> int:
     from ..diagnosis import diagnose
 
-    config = configuration_named(arguments.config_class).from_dict(fields_of(arguments.fields))
-    method = value_of("--method", arguments.method) if arguments.method else "nearest"
+    if arguments.most and not arguments.images:
+        raise ValueError("--most says for how many it is measured what comes back, and needs --images")
+    config = configuration_named(arguments.config_class).from_dict(read_fields(arguments.fields))
+    method = read_value("--method", arguments.method) if arguments.method else "nearest"
     if arguments.out:
         new_file(arguments.out, arguments.force, (".csv",))
+        new_file(sidecar(arguments.out), arguments.force)
     given = given_bench(arguments, "digits")
     bench = load_bench(given["bench"], given["own"])
+    warn_of_classes(bench, arguments.network)
+    calibration = calibration_of(bench, arguments, CALIBRATION_IMAGES)
     metric = find_metric(arguments.metric or getattr(bench, "metric", TOP1))
     found = diagnose(
         network_of(bench, arguments.network),
         config,
-        calibration_of(bench, arguments, CALIBRATION_IMAGES),
+        calibration,
         bench.validation(arguments.images) if arguments.images else None,
         method=method,
         metric=metric,
-        most=arguments.most,
+        most=arguments.most or MOST,
     )
+    if "back" in found and not metric.greater_is_better:
+        print(f"{metric.title or metric.name}: less is better")
     print(_said(found))
     if arguments.out:
         write_whole(arguments.out, found.to_csv(index=False))
@@ -106,12 +113,7 @@ def _said(found: pd.DataFrame) -> str:
     }
     if "back" in found:
         columns["back in float"] = [_back(row) for row in shown.to_dict("records")]
-    lines = [[title, *values] for title, values in columns.items()]
-    widths = [max(map(len, column)) for column in lines]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in zip(*lines, strict=True)
-    ]
+    table = laid_out(list(zip(*([title, *values] for title, values in columns.items()), strict=True)))
     more = [f"and {len(found) - LINES} more, less noisy"] if len(found) > LINES else []
     reached = [f"{name}: {found.attrs[name]}" for name in ("float", "quantized") if name in found.attrs]
     return "\n".join([*table, *more, *reached, *found.attrs["advice"]])

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import textwrap
-from collections.abc import Sequence
+import warnings
 from pathlib import Path
 from typing import Any
 
 from .. import experiments
-from ..benches import Batches, Bench
+from ..benches import Batches, Bench, is_packaged, network_of
 from ..choices import Settings, choices
 from ..config import QuantConfig
 from ..methods import known_methods
 from ..metrics import METRICS
 from ..own import is_spec
-from ..strict_yaml import load_yaml, read_yaml
+from ..strict_yaml import load_yaml, read_value
 from ..tables import cell
 
 WIDTH = 100  # of lines of help that are laid out here
@@ -68,7 +69,8 @@ def add_bench(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--preprocess",
         metavar="YAML",
-        help="as in training: {resize: 256, crop: 224, mean: [...], std: [...]} (default: ImageNet's)",
+        help="as in training: {resize: 256, crop: 224, mean: [...], std: [...]} of pixels from 0 to 1, or a "
+        ".yaml file that says so (default: ImageNet's)",
     )
 
 
@@ -78,7 +80,8 @@ def add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         metavar="NAME",
-        help="what is measured: a metric, or FILE.py:NAME (is run; default: what the bench says, or top1)",
+        help="what is measured: a metric, or FILE.py:NAME (is run; a plain function counts as better where "
+        "it is greater; default: what the bench says, or top1)",
     )
     add_config_class(parser)
 
@@ -147,8 +150,32 @@ def given_bench(arguments: argparse.Namespace, default: str, own: dict | None = 
             f"a network of your own needs all of --model, --weights and --data: {lacks[0]} is missing"
         )
     said = arguments.preprocess
-    own = {**given, "preprocess": "imagenet" if said is None else value_of("--preprocess", said)}
+    own = {**given, "preprocess": "imagenet" if said is None else _preprocess(said)}
     return {"bench": arguments.bench or experiments.name_of(given), "own": own}
+
+
+def _preprocess(said: str) -> Any:
+    in_file = said.endswith((".yaml", ".yml"))
+    return load_fields(Path(said)) if in_file else read_value("--preprocess", said)
+
+
+def warn_of_classes(bench: Bench, network: str) -> None:
+    """Say where a network tells more classes than images of the reader's own have: a folder that is missing
+    shifts the labels of all later ones.
+    """
+    classes = getattr(getattr(bench, "held_out", None), "classes", None)
+    if classes is None or is_packaged(bench):
+        return
+    with contextlib.suppress(Exception):  # said where it is measured
+        from ..network import evaluation_copy
+
+        outputs = evaluation_copy(network_of(bench, network))(bench.validation(1)[0][0])
+        if outputs.dim() == 2 and outputs.shape[1] > len(classes):
+            warnings.warn(
+                f"the network tells {outputs.shape[1]} classes, the images have {len(classes)} folders: "
+                "labels count the folders in alphabetical order, so one that lacks shifts all later ones",
+                stacklevel=2,
+            )
 
 
 def given_how(arguments: argparse.Namespace, fixed: dict[str, Any]) -> dict[str, Any]:
@@ -156,18 +183,8 @@ def given_how(arguments: argparse.Namespace, fixed: dict[str, Any]) -> dict[str,
     given = {"metric": arguments.metric, "config_class": arguments.config_class}
     given = {name: value for name, value in given.items() if value}
     if arguments.method:
-        given["fixed"] = {**fixed, "method": value_of("--method", arguments.method)}
+        given["fixed"] = {**fixed, "method": read_value("--method", arguments.method)}
     return given
-
-
-def value_of(name: str, text: str) -> Any:
-    """What an argument says, as in YAML."""
-    if not text.strip():
-        raise ValueError(f"{name} needs a value, such as null for none")
-    try:
-        return read_yaml(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {text!r:.80}: {error}") from error
 
 
 def load_fields(path: Path) -> dict[str, Any]:
@@ -184,17 +201,4 @@ def load_fields(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: a mapping of field names to values is wanted")
-    return fields
-
-
-def fields_of(said: Sequence[str]) -> dict[str, Any]:
-    """The fields of arguments ``FIELD=VALUE``, values as in YAML."""
-    fields = {}
-    for argument in said:
-        name, equals, text = argument.partition("=")
-        if not equals:
-            raise ValueError(f"{argument!r} is not FIELD=VALUE: what is {argument} to be?")
-        if name in fields:
-            raise ValueError(f"{name} is given twice")
-        fields[name] = value_of(name, text)
     return fields

@@ -16,6 +16,7 @@ from ..config import configuration_named
 from ..devices import PRECISIONS
 from ..experiments import CALIBRATION_IMAGES
 from ..metrics import TOP1, find_metric
+from ..strict_yaml import read_fields, read_value
 from . import add_force, new_file
 from .given import (
     WIDTH,
@@ -25,12 +26,11 @@ from .given import (
     add_how,
     add_method,
     calibration_of,
-    fields_of,
     given_bench,
     given_how,
     load_fields,
     positive,
-    value_of,
+    warn_of_classes,
     what_there_is,
 )
 from .measured import say_failures
@@ -39,6 +39,19 @@ from .recorded import KEPT, add_machine, record_one
 if TYPE_CHECKING:
     import pandas as pd
 
+GRID_FIELDS = """\
+fields of a grid, all optional but vary; one value may stand where a list does:
+  vary                 a list; all combinations of one element of each: {weight_bits: [2, 3, 4]}, or a list of
+                       mappings of several choices, [{weight_bits: 4}, {weight_bits: 3, method: bias}]
+  fixed                choices that all rows share, as qlib run --help lists them, and method
+  seeds                each draws other calibration images: [0, 1, 2] repeats every row three times
+  calibration_images   how many (320, or all if there are fewer)
+  images               to evaluate on (10000, or all if there are fewer)
+  bench, networks      a bench and its networks (digits, base)
+  own                  a network and images of yours: {model: ..., weights: ..., data: ..., preprocess: ...}
+  float_baseline       whether the network in float is a row, too (true)
+  metric, config_class as the options of these names
+"""
 IMAGES = 2000  # of a run, where nothing is said
 
 
@@ -71,10 +84,15 @@ def add(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--device", default="cpu", help="as torch names it")
     run.add_argument("--precision", default="float32", choices=PRECISIONS)
     run.set_defaults(run=_run)
-    sweep = commands.add_parser("sweep", help="compute the rows of a grid in a file of your own")
-    sweep.add_argument(
-        "file", type=Path, metavar="GRID.yaml", help="with the fields of those in book/experiments"
+    sweep = commands.add_parser(
+        "sweep",
+        help="compute the rows of a grid in a file of your own",
+        description="Compute the rows of a grid in a file of your own; the same command goes on where it was "
+        "stopped.",
+        epilog=GRID_FIELDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    sweep.add_argument("file", type=Path, metavar="GRID.yaml", help="a mapping of the fields below")
     sweep.add_argument("--out", type=Path, metavar="TABLE.csv", help="default: GRID.rows.csv")
     add_machine(sweep)
     sweep.set_defaults(run=_sweep, kept=KEPT)
@@ -98,8 +116,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         dest="target",
         choices=("exact", "onnxruntime"),
         default="exact",
-        help="exact: computes what qlib does; onnxruntime: in a form that runs on its integer kernels, and "
-        "what that changes is printed (default: exact)",
+        help="exact: computes what qlib does where the graph is run as it stands, without graph "
+        "optimizations; onnxruntime: in a form that runs on its integer kernels, and what that changes, and "
+        "which layers are not fused, is printed (default: exact)",
     )
     add_force(export)
     add_method(export)
@@ -108,12 +127,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    fields = fields_of(arguments.fields)
+    fields = read_fields(arguments.fields)
     given = given_bench(arguments, "digits")
     if arguments.out:
         arguments.kept = KEPT
         new_file(arguments.out, force=True, suffixes=(".csv",))  # to which rows are added
     bench = load_bench(given["bench"], given["own"])
+    warn_of_classes(bench, arguments.network)
     experiment = experiments.Experiment(
         "run",
         **{"fixed": fields, **given, **given_how(arguments, fields)},
@@ -174,8 +194,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
     path = new_file(arguments.path, arguments.force, (".onnx",))
     fields = load_fields(arguments.config) if arguments.config else {}
-    config = configuration_named(arguments.config_class).from_dict(fields | fields_of(arguments.fields))
-    method = value_of("--method", arguments.method) if arguments.method else "nearest"
+    config = configuration_named(arguments.config_class).from_dict(fields | read_fields(arguments.fields))
+    method = read_value("--method", arguments.method) if arguments.method else "nearest"
     given = given_bench(arguments, "digits")
     bench = load_bench(given["bench"], given["own"])
     network = network_of(bench, arguments.network)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .. import results
 from ..metrics import TOP1
 from ..tables import cell
+from . import laid_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,20 +29,17 @@ def measured_table(rows: pd.DataFrame) -> str:
     kinds = results.in_float(rows).index
     varied = results.differing(rows[~rows.index.isin(kinds)], [f for f in fields if f != "allocation"])
     named = ["network"] if rows.network.nunique() > 1 and "network" not in varied else []
+    only = not varied and len(kinds) < len(rows)  # one configuration, which has no field of its own to show
     lines = []
     for settings, group in _groups(rows, fields):
         metric, value = _over_seeds(group)
         quantized = not set(group.index) & set(kinds)
         said = [cell(settings[f]) if quantized or f == "network" else "float" for f in [*named, *varied]]
-        lines.append([*said, value, metric])
+        lines.append([*said, *(["quantized" if quantized else "float"] if only else []), value, metric])
     several = len({metric for *_, metric in lines}) > 1
-    head = [*named, *varied, lines[0][-1] if not several else "measured"]
+    head = [*named, *varied, *([""] if only else []), lines[0][-1] if not several else "measured"]
     body = [[*said, f"{metric} {value}" if several else value] for *said, value, metric in lines]
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    shown = [
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in [head, *body[:MOST]]
-    ]
+    shown = laid_out([head, *body[:MOST]])
     more = [f"and {len(body) - MOST} more: qlib results TABLE"] if len(body) > MOST else []
     return "\n".join([*shown, *more])
 

@@ -148,6 +148,8 @@ def table_named(name: str) -> Path:
         There is no such file, or no such experiment, with the name that may be meant.
     """
     if not name.endswith(".csv"):
+        if files := [f for f in (f"{name}.rows.csv", f"{name}.csv") if Path(f).is_file()]:
+            raise ValueError(f"a table is named by its file: {files[0]}")
         (experiment,) = experiments_named([name])
         return results.table_path(experiment.bench, experiment.name)
     path = Path(name)
@@ -173,16 +175,25 @@ def _results(arguments: argparse.Namespace) -> int:
         print(f"{arguments.out}: {len(table)} rows")
         return 0
     own = read_notes(path)["choices"]
-    for row in table.to_dict("records"):
-        said = " ".join(_choices(row, own)) or "defaults"
-        print(f"{row['network']} seed {row['calibration_seed']} {said}: {results.measurement_of(row)}")
+    rows = table.to_dict("records")
+    apart = [name for name in ("bench", "weights", "n") if table[name].nunique() > 1]
+    names = []
+    for row in rows:
+        known = [f"{name}={row[name]}" for name in apart]
+        names.append(
+            " ".join([row["network"], *known, f"seed {row['calibration_seed']}", *_choices(row, own)])
+        )
+    for row, name in zip(rows, names, strict=True):
+        key = f" key={row['key']}" if names.count(name) > 1 else ""  # of other code, or other images
+        print(f"{name}{key}: {results.measurement_of(row)}")
     return 0
 
 
 def _choices(row: dict, own: dict) -> list[str]:
     """What a row does not leave at its default. ``own``: the defaults of choices of the reader's own."""
     default = {**QuantConfig().to_dict(), **own}
-    said = [f"{k}={json.dumps(row[k])}" for k in default if row[k] != default[k]]
+    always = ("weight_bits", "activation_bits")
+    said = [f"{k}={json.dumps(row[k])}" for k in default if k in always or row[k] != default[k]]
     said += [f"{k}={v}" for k, v in (row["allocation"] or {}).items() if v is not None]
     if row["method"] != "nearest":
         said.append(f"method={cell(row['method'])}")

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ONE_CODE_MORE = "what lies below the grid may get the code below its lowest"
-ROUNDED_BIAS = "the bias is rounded to 32-bit codes"
+ROUNDED_BIAS = (
+    "the bias is rounded to 32-bit codes (before values are quantized, which may move them by a code)"
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Change:
     what
         What is changed, in words.
     most
-        By how much a value can differ at most, in its own unit, where what is before it is the same.
+        By how much a value can differ at most, in its own unit, where what is before it is the same; of a
+        layer before it is quantized, which may make a whole code of it.
     """
 
     tensor: str

@@ -38,7 +38,7 @@ def let_fuse(writer: Writer) -> list[Change]:
     return _round_biases(writer)
 
 
-class _Graph:
+class Graph:
     """Who gives and who reads a value."""
 
     def __init__(self, writer: Writer):
@@ -71,7 +71,7 @@ class _Graph:
 
 def _refuse_4_bits(writer: Writer) -> None:
     """ONNX Runtime 1.32 fails where it optimizes max-pooling of 4-bit values, or a clip before these."""
-    graph = _Graph(writer)
+    graph = Graph(writer)
     for node in writer.nodes:
         before = graph.givers.get(node.input[0]) if node.input else None
         if before is None:
@@ -89,7 +89,7 @@ def _refuse_4_bits(writer: Writer) -> None:
 
 def _measure_codes(writer: Writer) -> None:
     """Let what asks for the shape of a value ask for that of its codes: nothing else may need the value."""
-    graph = _Graph(writer)
+    graph = Graph(writer)
     codes: dict[str, str] = {}
     for node in writer.nodes:
         if node.op_type == "QuantizeLinear" and graph.has_8_bits(node):
@@ -105,7 +105,7 @@ def _limit_codes(writer: Writer) -> None:
     out where the type does: the same codes, since rounding keeps order, and nothing stands between an
     operator and its quantizer.
     """
-    graph = _Graph(writer)
+    graph = Graph(writer)
     limited: dict[str, tuple[str, list[int]]] = {}  # by quantizer, what limits its codes
     nodes = []
     for node in writer.nodes:
@@ -120,7 +120,7 @@ def _limit_codes(writer: Writer) -> None:
     writer.nodes = nodes
 
 
-def _quantizer_behind_limit(graph: _Graph, node: Any) -> Any:
+def _quantizer_behind_limit(graph: Graph, node: Any) -> Any:
     """The one reader of a node that limits values, if it is a quantizer to 8 bits; else ``None``."""
     if node.op_type not in ("Relu", "Clip") or _limits(graph, node) is None:
         return None
@@ -130,7 +130,7 @@ def _quantizer_behind_limit(graph: _Graph, node: Any) -> Any:
     return reader if graph.has_8_bits(reader) else None
 
 
-def _limits(graph: _Graph, node: Any) -> list[float] | None:
+def _limits(graph: Graph, node: Any) -> list[float] | None:
     """The lowest and the highest value that a node lets through; ``None`` where they are computed."""
     limits = [0.0, np.inf] if node.op_type == "Relu" else [-np.inf, np.inf]
     for place, value in enumerate(node.input[1:]):
@@ -141,7 +141,7 @@ def _limits(graph: _Graph, node: Any) -> list[float] | None:
     return limits
 
 
-def _code(graph: _Graph, value: float, quantizer: Any) -> int:
+def _code(graph: Graph, value: float, quantizer: Any) -> int:
     """As QuantizeLinear finds it."""
     scale, zero_point = (graph.array(name) for name in quantizer.input[1:])
     allowed = np.iinfo(zero_point.dtype)
@@ -167,7 +167,7 @@ def _limit(writer: Writer, quantizer: Any, name: str, limits: list[int]) -> list
 
 def _keep_codes(writer: Writer) -> None:
     """Let what keeps a grid work on codes, so that what follows has DequantizeLinear before it."""
-    graph = _Graph(writer)
+    graph = Graph(writer)
     outputs = {value.name for value in writer.graph.output}
     nodes, writer.nodes = writer.nodes, []
     for node in nodes:
@@ -195,7 +195,7 @@ def _dequantized(writer: Writer, before: Any, node: Any, value: str) -> Any:
 
 def _round_biases(writer: Writer) -> list[Change]:
     """Write biases as 32-bit codes on the grid of input times weight, as integer kernels add them."""
-    graph = _Graph(writer)
+    graph = Graph(writer)
     changes = []
     nodes, writer.nodes = writer.nodes, []
     for node in nodes:
@@ -218,9 +218,10 @@ def _bias(writer: Writer, name: str, codes: np.ndarray, scale: np.ndarray) -> st
     return writer.weight(name, Codes(scale, np.zeros(scale.shape), 32, True, -MOST - 1, 0, codes))
 
 
-def _scale_of_bias(graph: _Graph, node: Any) -> np.ndarray | None:
+def _scale_of_bias(graph: Graph, node: Any) -> np.ndarray | None:
     """That of the sums to which a layer adds its bias; ``None`` where nothing would be fused: where input or
-    weight is no 8-bit code, what it gives is not quantized, or channels of the weight have other zero-points.
+    weight is no 8-bit code, or what it gives is not quantized; and where channels of the weight have other
+    zero-points, of which ONNX Runtime rounds the bias itself.
     """
     if node.op_type not in LAYERS or len(node.input) < 3:
         return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .traced import DOT, NETWORK
-
+DOT = "|"  # in the place of a dot, which no module's own name may have
+NETWORK = "network"  # the module that holds the parameters
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what a layer becomes, beside nodes that prepare it
 
 

@@ -74,11 +74,18 @@ def unpack(parts: dict[str, Tensor]) -> tuple[Tensor, Grid]:
 
 
 def _to_bits(codes: np.ndarray, bits: int) -> np.ndarray:
-    return ((codes[:, None] >> np.arange(bits - 1, -1, -1)) & 1).astype(np.uint8).reshape(-1)
+    """``(codes * bits,)`` of 0 and 1."""
+    kind = _kind(bits)
+    apart = np.unpackbits(codes.astype(kind)[:, None].view(np.uint8), axis=1)
+    return apart[:, 8 * kind.itemsize - bits :].reshape(-1)
 
 
 def _from_bits(stream: np.ndarray, bits: int) -> np.ndarray:
-    codes = np.zeros(len(stream) // bits, np.int32)
-    for column in stream.reshape(-1, bits).T:
-        codes = 2 * codes + column
-    return codes
+    kind = _kind(bits)
+    codes = np.packbits(stream.reshape(-1, bits), axis=1).view(kind)[:, 0]
+    return (codes >> (8 * kind.itemsize - bits)).astype(np.int32)
+
+
+def _kind(bits: int) -> np.dtype:
+    """Of the whole bytes that hold a code of 1 to 16 bits, the highest first."""
+    return np.dtype(np.uint8 if bits <= 8 else ">u2")

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from ..config import QuantConfig
 from ..files import whole, write_whole
 from ..network import Network, evaluation_copy, read
+from ..network.inputs import one_line
 from ..network.operations import WEIGHT_LAYERS, rows_of, same_tensor, weight_of_rows
 from ..placement import place
-from ..quantization import insert_quantizers, save_passes
+from ..quantization import MADE_UNDER, insert_quantizers, save_passes
+from ..quantizer import Quantizer
 from .packed import PARTS, pack, unpack
 
 VERSION = "2"  # of the files; 1 had no version, and floats alone
@@ -43,14 +45,46 @@ def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path
         What it was made under.
     folder : str or Path
         Is made if it is not there.
+
+    Raises
+    ------
+    ValueError
+        ``config`` is not what it was made under, or it is not quantized at all.
     """
+    _check(quantized, config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state, same = _written(quantized)
-    metadata = {"format": "qlib", "version": VERSION, "config_class": type(config).__qualname__, **same}
+    text = config.to_yaml()
+    kind = type(config).__qualname__
+    metadata = {"format": "qlib", "version": VERSION, "config_class": kind, "config": text, **same}
     with whole(folder / WEIGHTS) as temporary:
         save_file(state, temporary, metadata)
-    write_whole(folder / CONFIG, config.to_yaml())
+    write_whole(folder / CONFIG, text)
+
+
+def _check(quantized: nn.Module, config: QuantConfig) -> None:
+    """Raises ``ValueError`` where a network was not made under ``config``."""
+    held = [module.config for module in quantized.modules() if isinstance(module, Quantizer)]
+    made = getattr(quantized, "meta", {}).get(MADE_UNDER, held[0] if held else None)
+    if made is None and not config.in_float:
+        raise ValueError("this network is not quantized, or does not say how: pass what qlib.quantize gave")
+    if made is not None and made != config:
+        raise ValueError(
+            f"this network was quantized under another configuration: {_differences(made, config)}"
+        )
+
+
+def _differences(made: QuantConfig, given: QuantConfig) -> str:
+    """Where two configurations differ, field by field."""
+    if type(made) is not type(given):
+        return f"a {type(made).__qualname__}, not a {type(given).__qualname__}"
+    asked = given.to_dict()
+    return ", ".join(
+        f"{field}={value!r}, not {asked[field]!r}"
+        for field, value in made.to_dict().items()
+        if value != asked[field]
+    )
 
 
 def _written(quantized: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -95,7 +129,7 @@ def load_quantized(
     """
     folder = Path(folder)
     state, metadata = _read(folder / WEIGHTS)
-    config = _read_config(folder / CONFIG, config_class, metadata.get("config_class"))
+    config = _read_config(folder / CONFIG, config_class, metadata)
     network = None
     quantizers = {}
     if config.in_float:
@@ -114,8 +148,9 @@ def load_quantized(
     try:
         module.load_state_dict(_unpacked(state, metadata, module, folder / WEIGHTS))
     except RuntimeError as error:
-        raise ValueError(f"{folder} is of another network: {_line(error)}") from None
+        raise ValueError(f"{folder} is of another network: {one_line(error)}") from None
     if network is not None:
+        module.meta[MADE_UNDER] = config
         save_passes(network, quantizers)
     return module
 
@@ -135,20 +170,23 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     return state, metadata
 
 
-def _read_config(path: Path, kind: type[QuantConfig], written: str | None) -> QuantConfig:
-    """The configuration in a file; ``written``: the name of its class, where that is known."""
+def _read_config(path: Path, kind: type[QuantConfig], metadata: Mapping[str, str]) -> QuantConfig:
+    """The configuration in a file, which is to be the one that ``metadata`` of the weights hold, if any."""
+    written = metadata.get("config_class")
     if written is not None and written not in [base.__qualname__ for base in kind.__mro__]:
         raise ValueError(
             f"{path} is a configuration of the class {written!r}: pass that class as config_class"
         )
     try:
-        return kind.from_yaml(path.read_text("utf8"))
+        config = kind.from_yaml(path.read_text("utf8"))
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is no configuration of {kind.__name__}: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} is no configuration of {kind.__name__}: {one_line(error)}") from None
+    if "config" in metadata and (made := kind.from_yaml(metadata["config"])) != config:
+        raise ValueError(
+            f"{path} is not the configuration of {WEIGHTS} beside it ({_differences(made, config)}): "
+            "save the network again"
+        )
+    return config
 
 
 def _unpacked(
@@ -163,7 +201,7 @@ def _unpacked(
             rows, layer.weight_grid = unpack({part: found.pop(f"{weight}{PACKED}{part}") for part in PARTS})
             found[weight] = weight_of_rows(rows, layer)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} is damaged: {weight!r} cannot be read ({_line(error)})") from None
+            raise ValueError(f"{path} is damaged: {weight!r} cannot be read ({one_line(error)})") from None
     for name, original in metadata.items():
         if name.endswith(SAME):
             if original not in found:

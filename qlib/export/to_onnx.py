@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..files import whole
 from ..methods import Work, find_methods
 from ..names import suggestion
 from ..network import Network
-from ..network.inputs import inputs_of, one_line
+from ..network.inputs import as_inputs, check_inputs, inputs_of, one_line
 from ..network.operations import TRANSPOSED, rows_of, weight_of_rows
 from ..placement import Placement, place
 from ..quantization import prepare, read_verified
@@ -25,6 +26,7 @@ from .fusing import let_fuse, unsigned
 from .naming import Names, name_graph
 from .pairs import write_pairs
 from .traced import write_graph
+from .unfused import unfused
 from .writer import Codes, Writer
 
 EXPORTED_BITS = (4, 8)  # what ONNX has integers for, and its runtimes kernels
@@ -55,14 +57,20 @@ def export_onnx(
         As for `qlib.quantize`.
     example_input : Tensor, tuple or dict
         Inputs as the network takes them, ``(n, ...)``; their first dimension may vary later. Several inputs
-        have the network's names in the file, one is called ``input``.
+        have the network's names in the file, one is called ``input``; one output is called ``output``,
+        several bear the keys of the dictionary or the places in the tuple that the network gives, as
+        ``output_0``.
     path : str or Path
         Where the file is written.
     target : {"exact", "onnxruntime"}
-        ``exact`` computes what `qlib` does, but for the order of float32's additions. ``onnxruntime`` lets
-        ONNX Runtime fuse pairs into its integer kernels: biases are rounded to 32-bit integers, and nothing
-        keeps symmetric activations from the lowest code of their type, which a restricted grid does not
-        have.
+        ``exact`` computes what `qlib` does, but for the order of float32's additions, where the graph is run
+        as it stands. ONNX Runtime does so without graph optimizations alone: by default it fuses what it can
+        of this form too, and rounds biases, and weights in float between codes, by itself, which may move a
+        value by a whole code. ``onnxruntime`` lets it fuse pairs into its integer kernels: biases are rounded
+        to 32-bit integers, and nothing keeps symmetric activations from the lowest code of their type, which
+        a restricted grid does not have. Layers that it does not fuse, or runs on slower kernels, are named in
+        warnings, a line for every reason. On x86 processors without VNNI sums of products of unsigned and
+        signed codes may saturate in its kernels (``reduce_range`` in its documentation).
 
     Returns
     -------
@@ -72,6 +80,7 @@ def export_onnx(
     Raises
     ------
     ValueError
+        Nothing is quantized, ``example_input`` does not fit, or torch cannot write an operation.
         Naming the layer for what such pairs cannot say: bits other than 4 and 8, ranges per image, ranges per
         channel of activations, bits per channel, the ``authors`` grid, means of codes, and ranges per channel
         of a transposed convolution in groups of several channels; for ONNX Runtime also 4-bit values that are
@@ -85,7 +94,11 @@ def export_onnx(
         ) from None
     if target not in TARGETS:
         raise ValueError(f"there is no target {target!r}{suggestion(target, TARGETS)}")
+    if config.in_float:
+        raise ValueError("weight_bits and activation_bits are both None: nothing is quantized")
     _refuse_choices(config)
+    example_input = as_inputs(example_input)
+    check_inputs(example_input, "example_input")
     batches = [(inputs, None) for inputs in inputs_of(calibration)]
     floats = read_verified(model, config, inputs_of(batches) or [example_input])
     placement = place(floats, config)
@@ -93,6 +106,8 @@ def export_onnx(
     work = prepare(floats, config, batches, find_methods(method), ranges)
     names = _names(work)
     codes = _codes(work, names)
+    if not codes:
+        raise ValueError("every layer and tensor is left in float: nothing is quantized")
     if target == "onnxruntime":
         codes = {name: unsigned(each) for name, each in codes.items()}
     opset = OPSET_OF_4_BITS if any(c.bits == 4 for c in codes.values()) else OPSET
@@ -107,6 +122,8 @@ def export_onnx(
         writer.finish()
         _check(written)
         onnx.save(written, str(temporary))
+    for line in unfused(writer) if target == "onnxruntime" else ():
+        warnings.warn(line, stacklevel=2)
     return changes
 
 

@@ -6,7 +6,9 @@ traced in a module of its own that bears the operation's whole name, so that a n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +17,75 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from ..methods import Work
-from ..network.inputs import call, device_of, on, one_line
+from ..network.inputs import call, copied, device_of, names_of, on, one_line, run
 from ..network.operations import label
 from ..network.trace import TOP, place_of
 from ..quantizer import Quantizer
+from .naming import DOT, NETWORK, Names
 
-DOT = "|"  # in the place of a dot, which no module's own name may have
-NETWORK = "network"  # the module that holds the parameters
 MOST_OPSET = 20  # that torch's exporter writes
 
 
 def write_graph(work: Work, names: dict[fx.Node, str], example: Any, path: Path, opset: int) -> None:
     """Write the network of ``work`` as ONNX: ``qlib::Codes`` stands behind every tensor that ``names`` names,
     and before every weight that has a grid, under the layer's name. One input is called ``input``, several as
-    the network calls them.
+    the network calls them; one output ``output``, several by their places, ``output_0``, or by their keys.
 
-    Raises ``ValueError`` in one line for an operation that torch cannot write.
+    Raises ``ValueError`` in one line for an example that does not fit the network, and for an operation that
+    torch cannot write.
     """
-    given = [node.target for node in work.network.module.graph.nodes if node.op == "placeholder"]
-    examples = call(lambda *inputs: inputs, on(example, device_of(work.network.module)), given)
+    network = work.network.module
+    example = on(example, device_of(network))
+    with torch.no_grad():
+        outputs = _by_name(run(network, copied(example), "example_input"))
+    given = [node.target for node in network.graph.nodes if node.op == "placeholder"]
+    examples = call(lambda *inputs: inputs, example, given[: len(names_of(example))])
     inputs = ["input"] if len(examples) == 1 else given[: len(examples)]
-    run = _Run(work, names)
+    free = Names(inputs)
+    outputs = {free.free(name): value for name, value in outputs}
+    batched = [*inputs, *(name for name, value in outputs.items() if value.dim())]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _silence():
             torch.onnx.export(
-                run,
+                _Run(work, names),
                 examples,
                 str(path),
                 dynamo=False,
                 opset_version=min(opset, MOST_OPSET),
                 input_names=inputs,
-                output_names=["output"],
+                output_names=list(outputs),
                 custom_opsets={"qlib": 1},
-                dynamic_axes={name: {0: "n"} for name in [*inputs, "output"]},
+                dynamic_axes={name: {0: "n"} for name in batched},
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ValueError(f"torch cannot write this network as ONNX: {one_line(error)}") from None
+
+
+def _by_name(given: Any, name: str = "") -> list[tuple[str, Tensor]]:
+    """The tensors that a network gives, each with its name, in the order in which torch writes them."""
+    if isinstance(given, Tensor):
+        return [(name or "output", given)]
+    if isinstance(given, Mapping):
+        parts = {f"{name}_{key}" if name else str(key): value for key, value in given.items()}
+    elif isinstance(given, (tuple, list)):
+        parts = {f"{name or 'output'}_{place}": value for place, value in enumerate(given)}
+    else:
+        return []
+    return [pair for part, value in parts.items() for pair in _by_name(value, part)]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without what torch's exporter prints of graphs, and warns of itself and of what it traces."""
+    log = torch._C._jit_onnx_log  # which the exporter turns on, whatever was said
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 class _Run(nn.Module):
@@ -63,21 +98,17 @@ class _Run(nn.Module):
             named = _Named(work.network.tied.get(layer, layer))
             parametrize.register_parametrization(module.get_submodule(layer), "weight", named, unsafe=True)
         self.add_module(NETWORK, module)
-        steps = {}
-        for node in module.graph.nodes:
-            if node.op.startswith("call_"):
-                steps[node] = self._step(_name(node, work))
+        free = Names([*dir(self), "interpreter"]).free
+        steps = {
+            node: self._step(free(_name(node, work).replace(".", DOT)))
+            for node in module.graph.nodes
+            if node.op.startswith("call_")
+        }
         self.interpreter = _Interpreter(module, steps, names)
 
     def _step(self, name: str) -> nn.Module:
-        name = name.replace(".", DOT)
-        free = name
-        number = 1
-        while hasattr(self, free):
-            free = f"{name}_{number}"
-            number += 1
-        self.add_module(free, _Step())
-        return getattr(self, free)
+        self.add_module(name, _Step())
+        return getattr(self, name)
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.interpreter.run(*inputs)

@@ -121,15 +121,16 @@ class Writer:
         return self.dequantize(name, self.constant(f"{name}_codes", codes.kind, codes.values), codes)
 
     def finish(self) -> None:
-        """Put nodes and constants into the graph, but for those that nothing reads."""
+        """Put nodes and constants into the graph, and drop those that nothing reads."""
         wanted = {value.name for value in self.graph.output}
         kept = []
         for node in reversed(self.nodes):
             if wanted.intersection(node.output):
                 kept.append(node)
                 wanted |= read_by(node)
+        self.nodes = kept[::-1]
         del self.graph.node[:], self.graph.initializer[:]
-        self.graph.node.extend(reversed(kept))
+        self.graph.node.extend(self.nodes)
         self.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in wanted)
 
 

@@ -42,7 +42,7 @@ class Bias(Method):
             wanted = _means(work)
             for name, node, runs in _first_calls(work.network, work.batches, set(wanted)):
                 outputs = [run.env[node] for run in runs]
-                shift = wanted[name] - _mean(outputs, _channel_axis(work.network, node, outputs[0]))
+                shift = wanted[name] - _mean(outputs, work.network.channels.get(node))
                 _add_to_bias(work.network.module.get_submodule(name), shift)
                 for run in runs:  # as it will be: a sum made otherwise may be rounded to another code
                     run.step(node)
@@ -50,13 +50,15 @@ class Bias(Method):
 
 def _means(work: Work) -> dict[str, Tensor]:
     """By layer that is quantized, the mean of each output channel in the float network, float64."""
+    from ..quantizer import rows_by_channel
+
     left = {node.target for node in work.placement.in_float}
     layers = {name for name in work.network.layers if name not in left}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = dict.fromkeys(layers, 0)
     for batch in work.batches:
         for name, node, (run,) in _first_calls(work.floats, [batch], layers):
-            rows = _rows(run.env[node], _channel_axis(work.floats, node, run.env[node]))
+            rows = rows_by_channel(run.env[node], work.floats.channels.get(node))
             sums[name] = sums.get(name, 0) + rows.sum(1)
             counts[name] += rows.shape[1]
     return {name: total / counts[name] for name, total in sums.items()}
@@ -84,19 +86,10 @@ def _first_calls(
             run.forget(node)
 
 
-def _channel_axis(network: Network, node: fx.Node, output: Tensor) -> int:
-    from ..quantizer import axis_among
+def _mean(outputs: list[Tensor], axis: int | None) -> Tensor:
+    from ..quantizer import rows_by_channel
 
-    return axis_among(network.channels.get(node), output.dim())
-
-
-def _rows(output: Tensor, axis: int) -> Tensor:
-    """``(channels, values)``, float64."""
-    return output.movedim(axis, 0).flatten(1).double()
-
-
-def _mean(outputs: list[Tensor], axis: int) -> Tensor:
-    rows = [_rows(output, axis) for output in outputs]
+    rows = [rows_by_channel(output, axis) for output in outputs]
     return sum(part.sum(1) for part in rows) / sum(part.shape[1] for part in rows)
 
 

@@ -203,5 +203,10 @@ def run(model: nn.Module, batch: Any, what: str) -> Any:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).splitlines()[0] if str(error) else repr(error)
+    """The first line of an error's message, with those after it for as long as they end in a colon."""
+    found = []
+    for line in str(error).splitlines():
+        found.append(line.strip())
+        if not line.rstrip().endswith(":"):
+            break
+    return " ".join(found) if found else repr(error)

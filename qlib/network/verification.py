@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -140,11 +140,18 @@ def _doubled_inputs(inputs: Any) -> Any:
 
 def _agree(actual: Any, expected: Any) -> bool:
     """Whether outputs are the same: tensors within the tolerance, all else equal."""
-    actual, structure = pytree.tree_flatten(actual)
-    expected, other = pytree.tree_flatten(expected)
+    actual, structure = pytree.tree_flatten(_plain(actual))
+    expected, other = pytree.tree_flatten(_plain(expected))
     if structure != other:
         return False
     return all(map(_close, actual, expected))
+
+
+def _plain(outputs: Any) -> Any:
+    """Dictionaries of whatever kind as such: a traced network gives a ``dict`` for an ``OrderedDict``."""
+    if isinstance(outputs, Mapping):
+        return {key: _plain(value) for key, value in sorted(outputs.items(), key=lambda item: str(item[0]))}
+    return type(outputs)(map(_plain, outputs)) if type(outputs) in (list, tuple) else outputs
 
 
 def _close(actual: Any, expected: Any) -> bool:
