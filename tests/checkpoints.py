@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 SIZES = {"F32": 32, "F16": 16, "BF16": 16, "I32": 32, "I8": 8, "U8": 8, "F8_E4M3": 8, "I64": 64}
 
 
@@ -33,4 +35,24 @@ def folder(path, quantization=None, tensors=None, config=(), **files):
     for name, content in files.items():
         name = ".".join(name.rsplit("_", 1))
         (path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def written(path, tensors, order=None, **metadata):
+    """A GGUF file of zeros: ``tensors`` has (type, rows, columns) or (type, length) by name, little-endian
+    unless stated.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "llama", endianess=order or gguf.GGUFEndian.LITTLE)
+    for name, value in metadata.items():
+        getattr(writer, f"add_{name}")(*(value if isinstance(value, tuple) else (value,)))
+    for name, (kind, *sizes) in tensors.items():
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        shape = (*sizes[:-1], sizes[-1] // block * size)
+        writer.add_tensor(name, np.zeros(shape, np.uint8), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path

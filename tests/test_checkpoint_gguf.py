@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import written
 
 from qlib import QuantizationCard
 from qlib.cards import NOT_REPORTED
@@ -15,22 +16,6 @@ gguf = pytest.importorskip("gguf")
 Kind = gguf.GGMLQuantizationType
 WHOLE = ("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64")
 QUANTIZED = [kind for kind in Kind if kind.name not in WHOLE]
-
-
-def written(path, tensors, order=gguf.GGUFEndian.LITTLE, **metadata):
-    """A GGUF file of zeros; ``tensors`` has (type, rows, columns) or (type, length) by name."""
-    writer = gguf.GGUFWriter(path, "llama", endianess=order)
-    for name, value in metadata.items():
-        getattr(writer, f"add_{name}")(*(value if isinstance(value, tuple) else (value,)))
-    for name, (kind, *sizes) in tensors.items():
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        shape = (*sizes[:-1], sizes[-1] // block * size)
-        writer.add_tensor(name, np.zeros(shape, np.uint8), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def model(inner, embedding=Kind.F16, head=None):
