@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qlib import QuantizationCard
-from qlib.cards import FIELDS, NOT_REPORTED
+from qlib.cards import FIELDS, NOT_REPORTED, from_checkpoint
 from qlib.cards.checkpoint.gguf_header import MAX_NAME, tables
 from qlib.cards.render import shown, table
 from qlib.widgets.checkpoint import checkpoint_reader
@@ -24,7 +24,8 @@ CARD = """result => {
     remarks: remarks?.textContent.replace(/^.*?: /, "") ?? "not reported",
     rows: cells.map((e) => [e.parentElement.cells[0].textContent, e.textContent]),
     sources: lines(0),
-    missing: lines(1) }; }"""  # noqa: E501
+    missing: lines(1),
+    name: result.querySelector("caption").textContent }; }"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,7 @@ def agree(page, path):
     assert not isinstance(found, str), found
     assert found["fields"] == known
     assert found["remarks"] == card.data["remarks"]
+    assert found["name"] == ("a checkpoint" if path.name in from_checkpoint.SETTINGS else card.name)
     titles = {name: field["title"] for name, field in FIELDS.items()}
     assert sorted(found["sources"]) == sorted(
         f"{titles[n]}: {said}" for n, said in card.data["sources"].items()
@@ -302,6 +304,7 @@ def test_the_page_reads_settings_as_python_does(page, tmp_path, name):
 
 
 ALONE = {
+    "some.json": AWQ,
     "quantize_config.json": GPTQ,
     "quant_config.json": {"w_bit": 4, "q_group_size": 128, "zero_point": True, "version": "GEMM"},
     "hf_quant_config.json": {

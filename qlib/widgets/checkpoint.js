@@ -138,8 +138,8 @@ function render({ model, el }) {
       if (files.length > 1) throw new Fault("one file at a time; qlib card from-checkpoint reads the folder");
       const found = await read(file, data);
       if (mine !== latest) return;
-      const title = name.endsWith(".gguf") ? name.slice(0, -5) : "a checkpoint";
-      result.replaceChildren(...cardOf(title || "a checkpoint", found, data));
+      const stem = data.settings.includes(file.name) ? null : words(file.name.replace(/\.\w+$/, ""));
+      result.replaceChildren(...cardOf(stem ?? "a checkpoint", found, data));
       spoken.say(`The card of ${name}: ${result.querySelectorAll("td").length} fields. ${found.remarks.join(" ")}`);
     } catch (error) {
       if (mine === latest) fault.textContent = `${name}: ${error instanceof Fault ? error.message : "it cannot be read"}.`;
@@ -167,7 +167,7 @@ function render({ model, el }) {
       element(
         "p",
         {},
-        `Also ${data.settings.join(", ")}. The file stays on this machine: of a GGUF file its header is read, no weight.`,
+        `Settings may also be in ${data.settings.slice(1).join(", ")}. The file stays on this machine: of a GGUF file its header is read, no weight.`,
       ),
     );
   const tell = () => {
@@ -178,7 +178,7 @@ function render({ model, el }) {
         element(
           "table",
           {},
-          element("caption", {}, `${found.label}: what the type that it names is. Other tensors of a file may have other types.`),
+          element("caption", {}, `${found.label} names this type; other tensors of a file may have other types.`),
           element("tbody", {}, ...found.rows.map(([title, text]) => row(title, text))),
         ),
       );

@@ -7,7 +7,7 @@ from typing import Any
 from ..cards import FIELDS
 from ..cards.checkpoint import compressed_tensors, files, found, gguf, gguf_header, modelopt
 from ..cards.fields import PLAIN
-from ..cards.from_checkpoint import CONFIG, METHODS, SETTINGS, TELLING
+from ..cards.from_checkpoint import METHODS, SETTINGS, TELLING
 from .figure import Figure, table
 
 START = "Q4_K_M"
@@ -38,7 +38,7 @@ def _data() -> dict[str, Any]:
     """The tables and the bounds of the readers in Python."""
     return {
         "start": START,
-        "settings": [name for name in SETTINGS if name != CONFIG],
+        "settings": SETTINGS,
         "fields": [_field(name) for name in FIELDS],
         "headings": {name: PLAIN.heading(name) for name in ("authors", "remarks", "sources")},
         "gguf": gguf_header.tables(),
