@@ -183,6 +183,28 @@ def test_what_python_refuses_the_page_refuses_in_one_line(page, tmp_path, fault)
     assert isinstance(said, str) and said.startswith("bad.gguf: ") and fault in said and "\n" not in said
 
 
+ODDLY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BYTES = st.tuples(st.integers(0, 900), st.sampled_from([0, 1, 2, 8, 9, 12, 32, 64, 128, 255]))
+
+
+@ODDLY
+@given(st.lists(BYTES, min_size=1, max_size=3))
+def test_a_header_with_odd_bytes_is_refused_by_both_or_read_alike(page, tmp_path, changes):
+    tensors, metadata = FILES["mixed-Q4_K_M"]
+    path = written(tmp_path / "odd.gguf", tensors, **metadata)
+    content = bytearray(path.read_bytes())
+    for place, byte in changes:
+        content[place] = byte
+    path.write_bytes(content)
+    try:
+        QuantizationCard.from_checkpoint(path)
+    except ValueError as error:
+        said = read(page, path)
+        assert isinstance(said, str) and "\n" not in said, error
+    else:
+        agree(page, path)
+
+
 # -------------------------------------------------------------------------------------------------- settings
 
 
@@ -335,21 +357,23 @@ def test_the_network_and_where_settings_may_stand(page, tmp_path):
     agree(page, saved(tmp_path, None, compression_config=TENSORS, architectures=[7]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_settings_with_odd_values_are_read_alike(page, tmp_path, data):
-    whole = SETTINGS[data.draw(st.sampled_from(list(SETTINGS)))]
-    odd = st.sampled_from(
-        [None, True, False, -1, 0, 2, 4, 4.0, 0.1, 2**31, "", "a", " a\tb ", [], ["x"], [1], {}, {"a": 1}]
-    )
-    changed = {key: data.draw(odd) if data.draw(st.booleans()) else value for key, value in whole.items()}
-    path = saved(tmp_path, changed)
-    try:
-        QuantizationCard.from_checkpoint(path)
-    except ValueError:  # a card has no room for it
-        return
-    if changed.get("quant_method") != "torchao":
-        agree(page, path)
+ODD = (None, True, False, -1, 0, 2, 4.0, 0.1, 2**31, "", "a", " a\tb ", "int8", [], ["x"], [1], {}, {"a": 1})
+
+
+@st.composite
+def changed(draw, value):
+    """A value in which some parts are odd."""
+    if draw(st.integers(0, 5)) == 0:
+        return draw(st.sampled_from(ODD))
+    if isinstance(value, dict):
+        return {name: draw(changed(part)) for name, part in value.items()}
+    return [draw(changed(part)) for part in value] if isinstance(value, list) else value
+
+
+@ODDLY
+@given(st.sampled_from([*SETTINGS.values(), *ALONE.values()]).flatmap(changed))
+def test_settings_with_odd_values_are_read_alike(page, tmp_path, quantization):
+    agree(page, saved(tmp_path, quantization))
 
 
 FAULTS = {
