@@ -4,8 +4,7 @@ import { labelIn, ofGguf } from "./checkpoint_gguf.js";
 import { Fault, general, isMap, readJson, words } from "./checkpoint_json.js";
 import { ofSettings } from "./checkpoint_settings.js";
 
-const REMARKS = 5000,
-  UNKNOWN = "not reported";
+const UNKNOWN = "not reported";
 const STYLE = `
 .drop { border: 2px dashed #888; border-radius: 6px; padding: 0.6rem; margin: 0 0 0.6rem; }
 .drop.over { border-color: var(--accent); background: #8882; }
@@ -78,7 +77,8 @@ function cardOf(name, found, data) {
     );
   }
   const all = found.remarks.join(" "),
-    remarks = [...all].length > REMARKS ? `${[...all].slice(0, REMARKS - 1).join("")}…` : all,
+    most = data.limits.remarks,
+    remarks = [...all].length > most ? `${[...all].slice(0, most - 1).join("")}…` : all,
     { authors } = found.fields;
   return [
     element("table", {}, element("caption", {}, element("b", {}, name)), ...parts),

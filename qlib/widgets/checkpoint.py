@@ -42,6 +42,7 @@ def _data() -> dict[str, Any]:
         "fields": [_field(name) for name in FIELDS],
         "headings": {name: PLAIN.heading(name) for name in ("authors", "remarks", "sources")},
         "gguf": gguf_header.tables(),
+        "slack": gguf.SLACK,
         "lookups": gguf.TABLES.pattern,
         "head": found.HEAD.pattern,
         "methods": list(METHODS),
@@ -69,6 +70,7 @@ def _data() -> dict[str, Any]:
             "parts": files.MAX_PARTS,
             "values": files.MAX_VALUES,
             "json_depth": files.MAX_DEPTH,
+            "remarks": found.REMARKS,
         },
     }
 

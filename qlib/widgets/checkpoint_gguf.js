@@ -19,8 +19,7 @@ const SCALARS = { 0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 
   ARRAY = 9,
   EMBEDDING = "token_embd.weight",
   HEAD = "output.weight",
-  NORM = "output_norm.weight",
-  SLACK = 0.05;
+  NORM = "output_norm.weight";
 const FIRST = 1 << 20; // bytes that are read at first
 
 class More extends Error {}
@@ -171,7 +170,7 @@ function ofHeader({ metadata, tensors, complete }, file, data) {
       matrices = tensors.filter((tensor) => tensor.dimensions > 1 && tensor.elements);
     ofTensors(tensors, matrices, tables, found);
     if (matrices.length) averages(tensors, matrices, found);
-    ofLabels(matrices, metadata, file, found, data.gguf);
+    ofLabels(matrices, metadata, file, found, data);
   }
   ofMetadata(metadata, found);
   if (!complete) found.remark("The file ends before the weights that its header names.");
@@ -242,8 +241,9 @@ export function labelIn(text, labels) {
 }
 
 /** Hold what the file calls itself against its tensors. */
-function ofLabels(matrices, metadata, file, found, { file_types: fileTypes, tensor_types: tensorTypes }) {
-  const promised = new Map(Object.values(fileTypes).map(({ label, type }) => [label, type])),
+function ofLabels(matrices, metadata, file, found, { slack, gguf }) {
+  const { file_types: fileTypes, tensor_types: tensorTypes } = gguf,
+    promised = new Map(Object.values(fileTypes).map(({ label, type }) => [label, type])),
     kinds = new Map(Object.values(tensorTypes).map((kind) => [kind.name, kind])),
     labels = new Map([["general.file_type", fileTypes[metadata.get("general.file_type")]?.label]]);
   for (const [where, text] of [
@@ -265,7 +265,7 @@ function ofLabels(matrices, metadata, file, found, { file_types: fileTypes, tens
           "elements",
         ) / weights,
       beside = average - kind.code_bits,
-      verdict = Math.abs(beside) <= SLACK ? "" : `, ${beside > 0 ? "more" : "fewer"} than the label names`;
+      verdict = Math.abs(beside) <= slack ? "" : `, ${beside > 0 ? "more" : "fewer"} than the label names`;
     found.remark(
       `The label ${label} names ${kind.name}, ${general(kind.code_bits)} bits a weight; ` +
         `${fixed(100 * share, 1)} % of the weights in matrices are of that type, and all have ${fixed(average, 2)} ` +
