@@ -269,6 +269,13 @@ SETTINGS = {
     "gptq bits with a point": {**GPTQ, "bits": 4.0, "group_size": 1e2, "damp_percent": 1},
     "gptq of AutoRound": {**GPTQ, "autoround_version": "0.12.2", "iters": 200, "nsamples": 512},
     "gptq nearest": {**GPTQ, "autoround_version": "0.12.2", "iters": 0, "act_group_aware": True},
+    "gptq at a bound": {**GPTQ, "group_size": 2**20, "dataset": "x" * 200},
+    "gptq beyond a bound": {**GPTQ, "group_size": 2**20 + 1, "dataset": "x" * 201, "bits": 17},
+    "awq as many names as there is room for": {
+        **AWQ,
+        "modules_to_not_convert": [f"m{i}" for i in range(2000)],
+    },
+    "awq more names": {**AWQ, "modules_to_not_convert": [f"m{i}" for i in range(2001)]},
     "gptq by key": {"bits": 3, "desc_act": True, "true_sequential": False, "dataset": "c4"},
     "awq": AWQ,
     "awq contradicts itself": {**AWQ, "sym": True, "modules_to_not_convert": ["b", "a", "lm_head"]},
