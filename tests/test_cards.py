@@ -510,7 +510,9 @@ def test_commands_know_the_catalogue(capsys):
     assert main(["card", "show", "breqc"]) == 2 and "did you mean 'brecq'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["new", "show", "validate", "diff", "check", "from-onnx", "catalogue"])
+@pytest.mark.parametrize(
+    "verb", ["new", "show", "validate", "diff", "check", "from-onnx", "from-checkpoint", "catalogue"]
+)
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["card", verb, "--help"])

@@ -17,7 +17,7 @@ from qlib import results
 from qlib.book import evidence_page
 from qlib.cards import catalogue, hardware
 from qlib.looks import LOOKS
-from qlib.widgets import comparison, learning, opening, painter, quantizer, tradeoffs
+from qlib.widgets import checkpoint, comparison, learning, opening, painter, quantizer, tradeoffs
 from qlib.widgets.figure import Figure
 
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8"><title>A figure</title>
@@ -64,10 +64,12 @@ def figure(name):
         )
     if name == "forest":
         return evidence_page.picture()
+    if name == "checkpoint":
+        return checkpoint.checkpoint_reader()
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
-NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison", "forest")
+NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison", "forest", "checkpoint")
 
 
 @pytest.fixture
@@ -225,7 +227,7 @@ def test_a_figure_fits_a_phone_and_both_themes(show, name, theme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     inks = page.locator("svg text").evaluate_all("every => every.map(e => getComputedStyle(e).fill)")
     assert set(inks) <= {page.evaluate("getComputedStyle(document.body).color")} and (
-        inks or name == "comparison"
+        inks or name in ("comparison", "checkpoint")
     )
 
 

@@ -92,13 +92,19 @@ def test_what_measuring_a_small_network_does_not_need_is_not_imported(use):
         ("card catalogue", 0),
         ("card check brecq --target litert-int8", 1),
         ("card diff brecq adaround", 1),
+        ("card from-checkpoint {config}", 0),
+        ("card from-checkpoint {bad}", 0),
     ],
 )
 def test_commands_that_measure_nothing_import_neither_torch_nor_pandas(tmp_path, command, status):
     (tmp_path / "bad.yaml").write_text("schema_version: 1\nname: x\nmethod: {technique: ''}", "utf8")
+    (tmp_path / "config.json").write_text(
+        '{"quantization_config": {"quant_method": "gptq", "bits": 4}}', "utf8"
+    )
     files = {
         "card": tmp_path / "card.yaml",
         "bad": tmp_path / "bad.yaml",
+        "config": tmp_path / "config.json",
         "brecq": Path(qlib.__path__[0], "cards", "catalogue", "brecq.yaml"),
     }
     arguments = [argument.format(**files) for argument in command.split()]
@@ -106,6 +112,21 @@ def test_commands_that_measure_nothing_import_neither_torch_nor_pandas(tmp_path,
     printed, modules = fresh(f"{code}\nprint('status', status)")
     assert printed[-1] == f"status {status}"
     assert not modules & {"torch", *WHEN_USED}
+
+
+def test_a_checkpoint_is_read_without_what_writes_and_runs_checkpoints(tmp_path):
+    settings = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    header = json.dumps(
+        {"lm_head.weight": {"dtype": "F16", "shape": [2, 2], "data_offsets": [0, 8]}}
+    ).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    printed, modules = fresh(
+        "from qlib import QuantizationCard; "
+        f"print(QuantizationCard.from_checkpoint({str(tmp_path)!r})['head_bits'])"
+    )
+    assert printed == ["float"]
+    assert not modules & {"torch", "numpy", "transformers", "safetensors", "gguf", *WHEN_USED}
 
 
 def test_recorded_rows_are_listed_without_torch():

@@ -29,6 +29,7 @@ from qlib.book import (
 from qlib.book.address import is_placeholder, site
 from qlib.book.status import as_markdown
 from qlib.cards import catalogue
+from qlib.widgets.checkpoint import checkpoint_reader
 from qlib.widgets.comparison import card_comparison
 from qlib.widgets.opening import opening_figure
 from qlib.widgets.paired import paired_answers
@@ -71,6 +72,7 @@ FIGURES = {
     "<!-- opening figure -->": opening_figure,
     "<!-- tradeoff explorer -->": tradeoff_explorer,
     "<!-- paired answers -->": paired_answers,
+    "<!-- card of a checkpoint -->": checkpoint_reader,
     "<!-- comparison of cards -->": lambda: card_comparison(
         {card.name: card for card in catalogue().values()}
     ),

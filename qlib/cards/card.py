@@ -250,6 +250,14 @@ class QuantizationCard:
 
         return cls.of(name or Path(path).stem, **{**from_onnx(path), **known})
 
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, name: str | None = None, **known: Any) -> QuantizationCard:
+        """What the files of a checkpoint show, a GGUF file, or a folder as model hubs have them, see
+        `qlib.cards.from_checkpoint`; otherwise as `from_onnx`."""
+        from .from_checkpoint import from_checkpoint, name_of
+
+        return cls.of(name or name_of(path), **{**from_checkpoint(path), **known})
+
     def to_yaml(self) -> str:
         return to_yaml(dict(self.data))
 

@@ -5,7 +5,7 @@ bench.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,17 @@ class Choice:
         about = f", observation {self.observation}" if self.observation else ""
         values = " | ".join(shown(self.field, value, self.fields) for value in (self.a, self.b))
         line = f"{self.fields[self.field]['title']}: {values}  ({self.category}{about})"
-        return "\n".join([line, *(f"    {said}" for said in self.said())])
+        return "\n".join([line, *(f"    {said}" for said in [*self._entries(), *self.said()])])
+
+    def _entries(self) -> list[str]:
+        """Of values layer by layer, in how many they differ, in a line."""
+        if not isinstance(self.a, Mapping) or not isinstance(self.b, Mapping):
+            return []
+        every = {**self.a, **self.b}
+        both = {name: (self.a.get(name, "none"), self.b.get(name, "none")) for name in every}
+        apart = [f"{name} {a} | {b}" for name, (a, b) in both.items() if not same(a, b)]
+        more = ", ..." if len(apart) > 3 else ""
+        return [f"in {len(apart):,} of {len(every):,} entries: {', '.join(apart[:3])}{more}"]
 
     def said(self) -> list[str]:
         """What it was worth, or why that is not known, in lines."""

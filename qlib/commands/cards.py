@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import results
@@ -59,10 +59,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     show.add_argument("--format", choices=("text", "markdown", "html", "latex"), default="text")
     reads = verb("from-onnx", _card_from_onnx, "what a quantized ONNX model's graph shows", ())
     reads.add_argument("model", type=Path, metavar="MODEL.onnx")
-    reads.add_argument(
-        "--out", type=Path, metavar="CARD.yaml", help="write the card there instead of printing it"
+    _add_out(reads)
+    reads = verb(
+        "from-checkpoint", _card_from_checkpoint, "what the files of a quantized checkpoint show", ()
     )
-    add_force(reads)
+    reads.add_argument(
+        "checkpoint", type=Path, metavar="FOLDER|FILE", help="a GGUF file, or a folder with a config.json"
+    )
+    _add_out(reads)
     verb("catalogue", _card_catalogue, "list the cards of published methods", ())
     verb("validate", _card_validate, "say whether a file is a card", ())
     verbs.choices["validate"].add_argument("cards", type=Path, nargs="+", metavar="CARD.yaml", help="files")
@@ -89,6 +93,13 @@ def add(commands: argparse._SubParsersAction) -> None:
             metavar="FILE.py:NAME",
             help="a configuration with choices of your own, which are fields of the card (is run)",
         )
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, metavar="CARD.yaml", help="write the card there instead of printing it"
+    )
+    add_force(parser)
 
 
 def _card_new(arguments: argparse.Namespace) -> int:
@@ -133,9 +144,18 @@ def _card_catalogue(arguments: argparse.Namespace) -> int:
 
 
 def _card_from_onnx(arguments: argparse.Namespace) -> int:
+    return _card_from(QuantizationCard.from_onnx, arguments.model, arguments)
+
+
+def _card_from_checkpoint(arguments: argparse.Namespace) -> int:
+    return _card_from(QuantizationCard.from_checkpoint, arguments.checkpoint, arguments)
+
+
+def _card_from(read: Callable[[Path], QuantizationCard], path: Path, arguments: argparse.Namespace) -> int:
+    """The card of what lies at ``path``, written or printed."""
     if arguments.out:
         new_file(arguments.out, arguments.force, FORMATS)
-    card = QuantizationCard.from_onnx(arguments.model)
+    card = read(path)
     if arguments.out:
         card.save(arguments.out)
     print(json.dumps(card.data) if arguments.json else f"wrote {arguments.out}" if arguments.out else card)

@@ -1,0 +1,127 @@
+"""GPTQ: ``quantize_config.json``, or ``quantization_config`` with ``quant_method: gptq``, as AutoGPTQ,
+GPTQModel and transformers write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .autoround import say_autoround
+from .found import MOST_ENTRIES, Found, listed, number, truth, words
+
+MAX_GROUP = 2**20
+
+
+def of_gptq(settings: Mapping[str, Any], about: str) -> Found:
+    """What the settings say.
+
+    Parameters
+    ----------
+    settings : mapping
+    about : str
+        The file that they stand in.
+    """
+    found = Found(about)
+    bits = number(settings.get("bits"), 1, 16)
+    found.say("quant_method gptq: of weights alone", quantizer="uniform", activation_bits="float")
+    found.say("sym", weight_symmetric=truth(settings.get("sym")))
+    say_group(settings.get("group_size"), found)
+    _of_modules(settings, bits, found)
+    if not say_autoround(settings, found):
+        found.say("quant_method", technique="post-training, GPTQ")
+        _of_order(settings, found)
+    _of_data(settings, found)
+    found.say("rotation", transform=_rotation(settings.get("rotation")))
+    form = words(settings.get("checkpoint_format"))
+    if form == "gptq_v2":
+        found.remark("checkpoint_format gptq_v2: zero-points are stored as they are, not less one.")
+    return found
+
+
+def say_group(size: Any, found: Found, key: str = "group_size") -> None:
+    """The weights of a group; -1 is a whole row."""
+    if size == -1 and not isinstance(size, bool):
+        found.say(f"{key} -1", weight_granularity="per_channel")
+    else:
+        group = number(size, 1, MAX_GROUP)
+        found.say(key, group_size=group, weight_granularity="per_group" if group else None)
+
+
+def _either(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting, which GPTQModel may keep under ``meta``."""
+    meta = settings.get("meta")
+    inner = meta.get(name) if isinstance(meta, dict) else None
+    return settings.get(name) if settings.get(name) is not None else inner
+
+
+def _of_modules(settings: Mapping[str, Any], bits: int | None, found: Found) -> None:
+    """Bits, and where they are others: ``dynamic`` has patterns, with +: what is changed, with -: skipped."""
+    dynamic = settings.get("dynamic")
+    plain = (
+        {words(name) or "?": entry for name, entry in dynamic.items()} if isinstance(dynamic, dict) else {}
+    )
+    skipped = sorted(name.removeprefix("-:") for name in plain if name.startswith("-:"))
+    own = {
+        name.removeprefix("+:"): number(entry.get("bits"), 1, 16)
+        for name, entry in plain.items()
+        if isinstance(entry, dict) and not name.startswith("-:") and entry.get("bits", bits) != bits
+    }
+    if not own:
+        found.say("bits", weight_bits=bits)
+    elif bits and None not in own.values():
+        each = {"default": bits, **own}
+        found.say("bits and dynamic", weight_bits=each if len(each) <= MOST_ENTRIES else "mixed")
+    changed = {key for entry in plain.values() if isinstance(entry, dict) for key in entry} - {"bits"}
+    if "group_size" in changed:
+        found.unsay("group_size", "weight_granularity")
+    if "sym" in changed:
+        found.unsay("weight_symmetric")
+    if changed:
+        found.remark(f"Some modules have their own {listed(sorted(changed))} (dynamic).")
+    found.say_left("dynamic", skipped or None)
+    head = truth(settings.get("lm_head"))
+    found.say("lm_head", head_bits=None if head is None else bits if head else "float")
+    if isinstance(settings.get("modules_in_block_to_quantize"), list):
+        inside = settings["modules_in_block_to_quantize"]
+        flat = [name for part in inside for name in (part if isinstance(part, list) else [part])]
+        found.remark(f"Only these modules of a block are quantized: {listed(flat, 16)}.")
+    found.say_left("modules_to_not_convert", settings.get("modules_to_not_convert"))
+
+
+def _of_order(settings: Mapping[str, Any], found: Found) -> None:
+    """``act_group_aware`` orders columns, too, where ``desc_act`` does not."""
+    found.say("true_sequential", sequential=truth(_either(settings, "true_sequential")))
+    damp = _either(settings, "damp_percent")
+    if isinstance(damp, float):
+        found.remark(f"Damping: {damp:g} of the mean of the diagonal.")
+    by_activation, static = truth(settings.get("desc_act")), truth(_either(settings, "static_groups"))
+    if by_activation:
+        order = {True: "activation, static groups", False: "activation"}.get(static)
+        found.say("desc_act and static_groups", column_order=order)
+        if order is None:
+            found.remark("desc_act, and whether groups are static is not said.")
+    elif _either(settings, "act_group_aware") is True:
+        found.remark("act_group_aware: columns are ordered by activations group by group.")
+    elif by_activation is False:
+        found.say("desc_act", column_order="natural")
+
+
+def _of_data(settings: Mapping[str, Any], found: Found) -> None:
+    data = settings.get("dataset")
+    if isinstance(data, list) and data:
+        found.say("dataset", images=len(data), data="texts of one's own")
+    else:
+        found.say("dataset", data=words(data))
+    length = number(settings.get("model_seqlen"), 1, 2**30)
+    if length:
+        found.remark(f"Sequences of at most {length:,} tokens calibrated it (model_seqlen).")
+    producer = _either(settings, "quantizer")
+    producer = producer if isinstance(producer, list) else [producer]
+    if listed(producer):
+        found.remark(f"Made by {listed(producer)}.")
+
+
+def _rotation(name: Any) -> str | None:
+    known = words(name)
+    return f"rotation: {known}" if known else None
