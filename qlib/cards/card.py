@@ -235,16 +235,8 @@ class QuantizationCard:
 
     @classmethod
     def from_onnx(cls, path: str | Path, name: str | None = None, **known: Any) -> QuantizationCard:
-        """What a quantized ONNX model's graph shows, see `qlib.cards.from_onnx`.
-
-        Parameters
-        ----------
-        path : path
-            Of the ONNX file.
-        name : str, optional
-            Of the card; ``None`` for the file's.
-        known
-            What the graph does not show.
+        """What a quantized ONNX model's graph shows, see `qlib.cards.from_onnx`. ``name`` is the card's, by
+        default the file's; ``known`` what the graph does not show.
         """
         from .from_onnx import from_onnx
 
