@@ -8,6 +8,7 @@ from checkpoints import folder
 
 from qlib import QuantizationCard
 from qlib.cards import NOT_REPORTED
+from qlib.cli import main
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False}
 RECIPE = """
@@ -158,3 +159,34 @@ def test_a_folder_of_several_checkpoints_or_of_none(tmp_path):
         (tmp_path / name).write_bytes(b"GGUF")
     with pytest.raises(ValueError, match=r"more than one checkpoint \(a-Q4_0.gguf, a-Q8_0.gguf\): name one"):
         QuantizationCard.from_checkpoint(tmp_path)
+
+
+def test_an_order_of_columns_that_files_contradict_is_not_reported(tmp_path):
+    inner = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "damp_percent": 0.01}
+    config = {"model_type": "llama", "quantization_config": {**inner, "desc_act": True}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "quantize_config.json").write_text(
+        json.dumps({**inner, "desc_act": False, "damp_percent": 0.1})
+    )
+    card = QuantizationCard.from_checkpoint(tmp_path)
+    assert card["column_order"] == "not reported" and card["weight_bits"] == 4
+    assert (
+        "config.json and quantize_config.json differ in damp_percent (0.01 against 0.1), "
+        "desc_act (true against false)." in card.data["remarks"]
+    )
+
+
+def test_what_is_no_card_is_never_replaced_by_one(tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"quantization_config": {"quant_method": "awq", "bits": 4}}))
+    before = config.read_text()
+    command = ["card", "from-checkpoint", str(tmp_path), "--out"]
+    assert main([*command, str(config), "--force"]) == 2
+    assert "config.json is no card, and stays" in capsys.readouterr().err and config.read_text() == before
+    assert main([*command, str(tmp_path / "x.yaml")]) == 0
+    assert main([*command, str(tmp_path / "x.yaml"), "--force"]) == 0
+
+
+def test_a_folder_that_is_not_there_is_said_so(tmp_path, capsys):
+    assert main(["card", "from-checkpoint", str(tmp_path / "nope")]) == 2
+    assert "there is no file or folder" in capsys.readouterr().err

@@ -4,6 +4,8 @@ with ``config.json`` and what lies beside it. Headers and settings are read, wei
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ from .checkpoint.awq import of_awq
 from .checkpoint.bitsandbytes import of_bitsandbytes
 from .checkpoint.compressed_tensors import of_compressed_tensors
 from .checkpoint.files import entries, read_json, read_text
-from .checkpoint.found import Found, joined, of_card, words
+from .checkpoint.found import Found, joined, listed, of_card, words
 from .checkpoint.front_matter import MOST, of_readme
 from .checkpoint.gguf import of_headers
 from .checkpoint.gguf_header import read_header as gguf_header
@@ -68,6 +70,8 @@ def from_checkpoint(path: str | Path) -> dict[str, Any]:
         If it cannot be read.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
     parts = _of_folder(path) if path.is_dir() else _of_file(path)
     return of_card(joined(parts))
 
@@ -140,6 +144,7 @@ def _of_settings(folder: Path, names: Iterable[str]) -> list[Found]:
     """Settings first, then how weights are stored, which the settings help to read."""
     settings = {name: read_json(folder / name) for name in SETTINGS if name in names}
     found = [part for name, data in settings.items() for part in _of_json(data, name)]
+    found += _differing(settings)
     if RECIPE in names:
         found.append(of_recipe(_yaml(folder / RECIPE)))
     tensors = read_headers(folder, names)
@@ -157,14 +162,32 @@ def _of_settings(folder: Path, names: Iterable[str]) -> list[Found]:
     return found
 
 
-def _of_json(data: Mapping[str, Any], name: str) -> Iterator[Found]:
-    """What a file of settings says: of a network, of its quantization, or of both."""
+def _differing(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Found]:
+    """In which settings of quantization two files differ, those included that no field asks for."""
+    kinds = {name: _inner(data) or ({} if name == CONFIG else data) for name, data in settings.items()}
+    for (one, first), (other, second) in itertools.combinations(kinds.items(), 2):
+        apart = {
+            key: f"{words(key)} ({json.dumps(first[key])[:40]} against {json.dumps(second[key])[:40]})"
+            for key in sorted(first.keys() & second.keys())
+            if not isinstance(first[key], (dict, list)) and first[key] != second[key]
+        }
+        if apart:
+            yield Found("", remarks=[f"{one} and {other} differ in {listed(apart.values(), 10)}."])
+
+
+def _inner(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of quantization within a file of settings; ``None`` if it holds none apart."""
     within = data.get("text_config")
     within = within if isinstance(within, dict) else {}
     keys = ("quantization_config", "compression_config")
-    inner = next(
+    return next(
         (part[key] for part in (data, within) for key in keys if isinstance(part.get(key), dict)), None
     )
+
+
+def _of_json(data: Mapping[str, Any], name: str) -> Iterator[Found]:
+    """What a file of settings says: of a network, of its quantization, or of both."""
+    inner = _inner(data)
     if inner is None and name == CONFIG:
         yield Found("", remarks=["config.json says nothing of quantization."])
     else:

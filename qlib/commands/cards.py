@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import results
-from ..cards import QuantizationCard, catalogue, compare, hardware
+from ..cards import NOT_REPORTED, QuantizationCard, catalogue, compare, hardware
 from ..cards.profile import load_profile, profiles
 from ..config import QuantConfig, configuration_named
 from ..names import suggestion
+from ..strict_yaml import load_yaml
 from ..tables import sidecar
 from . import add_force, in_one_line, new_file
 from .recorded import table_named
@@ -103,7 +104,7 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def _card_new(arguments: argparse.Namespace) -> int:
-    new_file(arguments.card, arguments.force, FORMATS)
+    _new_card(arguments.card, arguments.force)
     if arguments.card.name.endswith(sidecar(Path(".csv")).name):
         raise ValueError(f"{arguments.card} is where a table keeps how it was recorded: choose another name")
     name = arguments.name or arguments.card.stem
@@ -154,12 +155,26 @@ def _card_from_checkpoint(arguments: argparse.Namespace) -> int:
 def _card_from(read: Callable[[Path], QuantizationCard], path: Path, arguments: argparse.Namespace) -> int:
     """The card of what lies at ``path``, written or printed."""
     if arguments.out:
-        new_file(arguments.out, arguments.force, FORMATS)
+        _new_card(arguments.out, arguments.force)
     card = read(path)
     if arguments.out:
         card.save(arguments.out)
-    print(json.dumps(card.data) if arguments.json else f"wrote {arguments.out}" if arguments.out else card)
+    said = [] if card.data["remarks"] == NOT_REPORTED else [card.data["remarks"]]
+    wrote = "\n".join([*said, f"wrote {arguments.out}"])
+    print(json.dumps(card.data) if arguments.json else wrote if arguments.out else card)
     return 0
+
+
+def _new_card(path: Path, force: bool) -> None:
+    """Where a card is to be written. What is there already is replaced only if it is a card."""
+    new_file(path, force, FORMATS)
+    if path.exists():
+        try:
+            data = load_yaml(path)
+        except ValueError:
+            data = None
+        if not isinstance(data, dict) or "schema_version" not in data:
+            raise ValueError(f"{path} is no card, and stays: choose another name")
 
 
 def _card_show(arguments: argparse.Namespace) -> int:

@@ -21,12 +21,15 @@ NAMED = ("network", "authors")  # files may name these differently without contr
 
 @dataclass
 class Found:
-    """Fields, the source of each, and what no field asks for. ``about`` says of which file it is."""
+    """Fields, the source of each, and what no field asks for. ``about`` says of which file it is; ``open``
+    are fields of which it says something, and not enough, so that another file's word does not settle them.
+    """
 
     about: str
     fields: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
 
     def say(self, source: str, **fields: Any) -> None:
         """State fields, all by one source in the file; what is ``None`` is not stated."""
@@ -98,6 +101,7 @@ def joined(parts: Iterable[Found]) -> Found:
     against: set[str] = set()
     for part in parts:
         whole.remarks += part.remarks
+        against |= part.open
         for name, value in part.fields.items():
             if name not in whole.fields:
                 whole.fields[name], whole.sources[name] = value, part.sources[name]

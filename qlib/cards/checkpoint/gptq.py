@@ -100,6 +100,7 @@ def _of_order(settings: Mapping[str, Any], found: Found) -> None:
         order = {True: "activation, static groups", False: "activation"}.get(static)
         found.say("desc_act and static_groups", column_order=order)
         if order is None:
+            found.open.add("column_order")
             found.remark("desc_act, and whether groups are static is not said.")
     elif _either(settings, "act_group_aware") is True:
         found.remark("act_group_aware: columns are ordered by activations group by group.")
