@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from checkpoints import folder
+from checkpoints import folder, written
 
 from qlib import QuantizationCard
 from qlib.cards import NOT_REPORTED
@@ -190,3 +190,13 @@ def test_what_is_no_card_is_never_replaced_by_one(tmp_path, capsys):
 def test_a_folder_that_is_not_there_is_said_so(tmp_path, capsys):
     assert main(["card", "from-checkpoint", str(tmp_path / "nope")]) == 2
     assert "there is no file or folder" in capsys.readouterr().err
+
+
+def test_settings_beside_a_gguf_file_are_said_not_to_be_read(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    written(tmp_path / "x.gguf", {"blk.0.ffn_up.weight": (gguf.GGMLQuantizationType.Q4_0, 32, 32)})
+    (tmp_path / "config.json").write_text("{}")
+    assert (
+        "Not read, since the GGUF file tells itself: config.json."
+        in QuantizationCard.from_checkpoint(tmp_path).data["remarks"]
+    )

@@ -97,6 +97,8 @@ def _of_folder(folder: Path) -> list[Found]:
             "and no safetensors file"
         )
     found = [_of_gguf(folder, ggufs)] if ggufs else _of_settings(folder, names)
+    if ggufs and others:
+        found.append(Found("", remarks=[f"Not read, since the GGUF file tells itself: {listed(others)}."]))
     # First, as what it calls the base model is one name for all checkpoints of it
     return [*([of_readme(_head(folder / README))] if README in names else []), *found]
 
