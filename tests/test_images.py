@@ -4,6 +4,7 @@ errors.
 
 import hashlib
 import io
+import os
 import shutil
 import tarfile
 import zipfile
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from qlib import QuantConfig, evaluate, load_bench, quantize
-from qlib.benches import cifar10, data_hash, imagenet
+from qlib.benches import cifar10, data_hash, imagenet, pretrained
 from qlib.benches import images as files
 from qlib.cli import main
 
@@ -54,7 +55,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def bench(data):
-    return files.folders("tiny", data, SMALL, files.Networks({"base": tiny_network}), batch=5)
+    return files.folders("tiny", data, SMALL, pretrained.Networks({"base": tiny_network}), batch=5)
 
 
 def all_of(batches):
@@ -152,7 +153,7 @@ def test_images_of_different_sizes_need_a_crop(data):
 
 def test_a_full_disk_leaves_nothing_half_written(bench, cache, monkeypatch):
     monkeypatch.setattr(
-        files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     with pytest.raises(OSError, match="No space"):
         bench.validation(12)
@@ -205,9 +206,9 @@ def save(network, path):
 def test_weights_are_read_and_those_of_another_network_refused(tmp_path, suffix):
     network = tiny_network()
     path = save(network, tmp_path / f"net{suffix}")
-    assert torch.equal(files.load_weights(tiny_network(), path)[0].weight, network[0].weight)
+    assert torch.equal(pretrained.load_weights(tiny_network(), path)[0].weight, network[0].weight)
     with pytest.raises(ValueError, match="does not hold weights for this Sequential") as error:
-        files.load_weights(nn.Sequential(nn.Linear(3, 4)), path)
+        pretrained.load_weights(nn.Sequential(nn.Linear(3, 4)), path)
     assert "\n" not in str(error.value)
 
 
@@ -216,7 +217,7 @@ def test_a_truncated_weights_file_is_refused(tmp_path, suffix):
     path = save(tiny_network(), tmp_path / f"net{suffix}")
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match="does not hold weights"):
-        files.load_weights(tiny_network(), path)
+        pretrained.load_weights(tiny_network(), path)
 
 
 def test_nothing_is_executed_from_a_weights_file(tmp_path):
@@ -230,14 +231,14 @@ def test_nothing_is_executed_from_a_weights_file(tmp_path):
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil()))
     for name in ("evil.pth", "plain.pth"):
         with pytest.raises(ValueError, match="does not hold weights"):
-            files.load_weights(tiny_network(), tmp_path / name)
+            pretrained.load_weights(tiny_network(), tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_factory_is_named_by_package_or_file(tmp_path):
-    assert files.factory("torchvision.models:resnet18").__name__ == "resnet18"
+    assert pretrained.factory("torchvision.models:resnet18").__name__ == "resnet18"
     (tmp_path / "mine.py").write_text("def net():\n    return 42\n")
-    assert files.factory(f"{tmp_path / 'mine.py'}:net")() == 42
+    assert pretrained.factory(f"{tmp_path / 'mine.py'}:net")() == 42
     for wrong in (
         "no.such.module:net",
         "torchvision.models:resnet19",
@@ -245,7 +246,7 @@ def test_a_factory_is_named_by_package_or_file(tmp_path):
         f"{tmp_path}/absent.py:net",
     ):
         with pytest.raises(ValueError, match="no network factory"):
-            files.factory(wrong)
+            pretrained.factory(wrong)
 
 
 # Downloads, from files instead of the net
@@ -259,13 +260,13 @@ def test_a_download_is_verified_and_kept(tmp_path, cache, capsys):
     source = tmp_path / "weights.bin"
     source.write_bytes(b"weights" * 100)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    path = files.fetch(address(source), "weights.bin", "sha256", digest[:8])
+    path = pretrained.fetch(address(source), "weights.bin", "sha256", digest[:8])
     assert path == cache / "weights.bin" and path.read_bytes() == source.read_bytes()
     source.unlink()
-    assert files.fetch(address(source), "weights.bin", "sha256", digest) == path  # from the cache
+    assert pretrained.fetch(address(source), "weights.bin", "sha256", digest) == path  # from the cache
     path.write_bytes(b"tampered")
     with pytest.raises(OSError, match="damaged or was changed"):
-        files.fetch(address(source), "weights.bin", "sha256", digest)
+        pretrained.fetch(address(source), "weights.bin", "sha256", digest)
 
 
 def test_a_zipped_download_is_unpacked(tmp_path):
@@ -273,7 +274,8 @@ def test_a_zipped_download_is_unpacked(tmp_path):
         archive.writestr("net.pth", b"content")
     digest = hashlib.sha1(b"content").hexdigest()
     assert (
-        files.fetch(address(tmp_path / "net.pth.zip"), "net.pth", "sha1", digest).read_bytes() == b"content"
+        pretrained.fetch(address(tmp_path / "net.pth.zip"), "net.pth", "sha1", digest).read_bytes()
+        == b"content"
     )
 
 
@@ -284,7 +286,7 @@ def test_a_failed_download_says_so_in_one_line_and_leaves_nothing(tmp_path, cach
     if content is not None:
         source.write_bytes(content)
     with pytest.raises(OSError, match="cannot download") as error:
-        files.fetch(address(source), "w.pth", "sha256", "0123abcd")
+        pretrained.fetch(address(source), "w.pth", "sha256", "0123abcd")
     assert "\n" not in str(error.value) and str(cache / "w.pth") in str(error.value)
     assert list(cache.iterdir()) == []
 
@@ -364,7 +366,9 @@ def test_imagenet_runs_end_to_end_on_a_folder_of_a_few_dozen_images(tmp_path, mo
     torch.save(weights, tmp_path / "resnet50-0676ba61.pth")
     digest = hashlib.sha256((tmp_path / "resnet50-0676ba61.pth").read_bytes()).hexdigest()
     monkeypatch.setattr(
-        imagenet, "fetch", lambda url, name, *_: files.fetch(address(tmp_path / name), name, "sha256", digest)
+        imagenet,
+        "fetch",
+        lambda url, name, *_: pretrained.fetch(address(tmp_path / name), name, "sha256", digest),
     )
     (tmp_path / "book" / "experiments" / "imagenet").mkdir(parents=True)
     (tmp_path / "book" / "experiments" / "imagenet" / "small.yaml").write_text(
@@ -392,8 +396,8 @@ def test_cifar10_jpeg_is_the_folder_beside_the_repository(data_folder, monkeypat
 def test_a_factory_must_be_a_function_and_a_checkpoint_may_wrap_its_weights(tmp_path):
     (tmp_path / "mine.py").write_text("import torch\nmodel = torch.nn.Linear(2, 2)\n")
     with pytest.raises(ValueError, match="is a Linear, not a function that makes a network"):
-        files.factory(f"{tmp_path / 'mine.py'}:model")
+        pretrained.factory(f"{tmp_path / 'mine.py'}:model")
     network = torch.nn.Linear(2, 2)
     torch.save({"state_dict": network.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pth")
-    loaded = files.load_weights(torch.nn.Linear(2, 2), tmp_path / "checkpoint.pth")
+    loaded = pretrained.load_weights(torch.nn.Linear(2, 2), tmp_path / "checkpoint.pth")
     assert torch.equal(loaded.weight, network.weight)

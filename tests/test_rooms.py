@@ -29,6 +29,7 @@ ROOMS = (
     *CORE,
     "files",
     "progress",
+    "noise",
     "advice",
     "diagnosis",
     "looks",

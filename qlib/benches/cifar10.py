@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from .imagenet import pytorchcv_network
-from .images import ImageBench, Images, Networks, Preprocess, fetch, folders, own
+from .images import ImageBench, Images, Preprocess, folders, own
+from .pretrained import Networks, fetch
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9dddda3db29a59bca1dd"

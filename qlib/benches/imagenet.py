@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from ..files import whole
-from .images import IMAGENET, ImageBench, Networks, cache, fetch, folders, load_weights
+from .images import IMAGENET, ImageBench, folders
+from .pretrained import Networks, cache, fetch, load_weights
 
 BATCH = 100
 GENERATED = {"train": 1024, "val": 4096}  # images

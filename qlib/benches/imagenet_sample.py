@@ -19,7 +19,8 @@ from pathlib import Path
 
 from torch import nn
 
-from .images import Folder, ImageBench, Networks, Preprocess, load_weights
+from .images import Folder, ImageBench, Preprocess
+from .pretrained import Networks, load_weights
 
 CLASSES = 1000
 BATCH = 50
