@@ -127,6 +127,8 @@ class Run:
         As `qlib.methods.spelled` has it.
     metric : str
         A name, or ``FILE.py:NAME``.
+    rounding_seed : int
+        Which rounding of the weights, as for `qlib.quantize`.
     """
 
     bench: str
@@ -138,6 +140,7 @@ class Run:
     allocation: Allocation | None = None
     method: str = "nearest"
     metric: str = TOP1.name
+    rounding_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ class Experiment:
     calibration_images : tuple of int, optional
         Each configuration is run with every number of them; ``None`` for 320, or all where there are fewer.
     seeds : tuple of int
-        Each configuration is run with every one, which draws the calibration images.
+        Each configuration is run with every one, which draws the calibration images,
+    rounding_seeds : tuple of int
+        and with every one of these; 0 is the rounding that a network is shipped with.
     float_baseline : bool
         Whether every network is also recorded unquantized, unless it is what the metric measures against.
     own : mapping, optional
@@ -187,6 +192,7 @@ class Experiment:
     images: int | None = None
     calibration_images: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = (0,)
+    rounding_seeds: tuple[int, ...] = (0,)
     float_baseline: bool = True
     own: Mapping[str, Any] | None = None
     metric: str | None = None
@@ -251,7 +257,8 @@ class Experiment:
                     raise ValueError(f"no field {field!r}{suggestion(field, known)}")
             if "bench" not in given:
                 given = {"bench": name_of(given.get("own")), **given}
-            several = [k for k in ("networks", "seeds", "calibration_images") if given.get(k) is not None]
+            lists = ("networks", "seeds", "rounding_seeds", "calibration_images")
+            several = [k for k in lists if given.get(k) is not None]
             tuples = {k: tuple(_listed(given[k])) for k in several}
             axes = tuple(map(_axis, _listed(given.get("vary", []))))
             experiment = cls(**{"name": path.stem, "fixed": {}, **given, **tuples, "vary": axes})
@@ -278,8 +285,8 @@ class Experiment:
                 config = kind.from_dict(fields)
                 method = "nearest" if config.in_float else method  # which then has nothing to do
                 allocation = Allocation(**chosen) if chosen else None
-                for n, seed in itertools.product(draws, self.seeds):
-                    how = (allocation, method, metric)
+                for n, seed, rounding in itertools.product(draws, self.seeds, self.rounding_seeds):
+                    how = (allocation, method, metric, rounding)
                     runs[Run(self.bench, network, config, n, seed, images, *how)] = None
         return list(runs)
 
@@ -316,6 +323,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "images": (_optional(lambda n: _whole(n, 1)), "a whole number above 0"),
     "calibration_images": (_optional(_each(lambda n: _whole(n, 1))), "whole numbers above 0"),
     "seeds": (_each(lambda n: _whole(n, 0)), "whole numbers from 0"),
+    "rounding_seeds": (_each(lambda n: _whole(n, 0)), "whole numbers from 0"),
     "float_baseline": (lambda value: isinstance(value, bool), "true or false"),
     "own": (
         _optional(lambda value: isinstance(value, Mapping) and bool(value)),
@@ -394,6 +402,7 @@ class Laboratory:
             **said,
             **({"allocation": run.allocation.identity()} if run.allocation else {}),
             **({"precision": self.precision} if self.precision != "float32" else {}),
+            **({"rounding_seed": run.rounding_seed} if run.rounding_seed else {}),
             "n": run.images,
         }
         key = dict(depends)
@@ -447,7 +456,9 @@ class Laboratory:
                 "average_activation_bits": size.average_activation_bits,
                 "bits": {e.name: [round(e.weight_bits, 4), round(e.activation_bits, 4)] for e in size.layers},
             }
-        quantized = quantize(network, config, calibration, method=unspelled(run.method), ranges=ranges)
+        quantized = quantize(
+            network, config, calibration, unspelled(run.method), ranges, rounding_seed=run.rounding_seed
+        )
         validation = self.on_device(self.validation(run.images))
         return {**cells, **_measured(evaluate(quantized, validation, run.metric, reference=given))}
 

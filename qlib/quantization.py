@@ -36,6 +36,7 @@ def quantize(
     calibration: Iterable | Tensor | None = None,
     method: Any = "nearest",
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    rounding_seed: int = 0,
 ) -> nn.Module:
     """A quantized copy of ``model``, in evaluation mode; ``model`` itself is left as it is.
 
@@ -57,6 +58,10 @@ def quantize(
         ``FILE.py:NAME``, or a list of such, each at its stage.
     ranges
         (low, high) by tensor name, in the place of those that calibration finds (`LearnedBitwidths.ranges`).
+    rounding_seed
+        With another than 0 the ranges of every layer's weights are widened by a factor that it draws, between
+        1 and 1.02: all weights fall differently between their codes, as good as before. What two
+        configurations differ by, over several of these, is not the luck of one rounding.
 
     Returns
     -------
@@ -79,7 +84,7 @@ def quantize(
         methods = find_methods("nearest")  # nothing is rounded, so no method has anything to mend
     if config.in_float and not isinstance(model, Network):
         return evaluation_copy(model)
-    work = prepare(model, config, calibration, methods, ranges)
+    work = prepare(model, config, calibration, methods, ranges, rounding_seed)
     for name, grid in work.grids.items():
         work.network.module.get_submodule(name).weight_grid = grid  # what it is saved with
     work.network.module.meta[MADE_UNDER] = config
@@ -93,11 +98,12 @@ def prepare(
     calibration: Iterable | Tensor | None,
     methods: Sequence[Method],
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    rounding_seed: int = 0,
 ) -> Work:
     """All steps of `quantize` but the last, which saves passes over memory."""
     batches = inputs_of(calibration)
     network = read_verified(model, config, batches)
-    work = Work(config, network, place(network, config), batches)
+    work = Work(config, network, place(network, config), batches, rounding_seed=rounding_seed)
     for method in methods:
         if method.stage == "before ranges":
             apply(method, work)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .affine import Grid, clamp_, fake_quantize, make_grid
 from .config import Bits, QuantConfig
 from .ranges import check_span, collector, find_range
+
+WIDER = 0.02  # of a range, at most, for another rounding
 
 
 def grid_of(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: str) -> Grid:
@@ -32,9 +36,10 @@ def refuse_mixed_rows(what: str, bits: Bits, method: str, granularity: str) -> N
         )
 
 
-def weight_grid(name: str, rows: Tensor, config: QuantConfig, bits: Bits) -> Grid:
+def weight_grid(name: str, rows: Tensor, config: QuantConfig, bits: Bits, rounding_seed: int = 0) -> Grid:
     """The grid of layer ``name``'s float weight as ``rows`` ``(out channels, ...)``
-    (`qlib.network.operations.rows_of`); its fields broadcast against them.
+    (`qlib.network.operations.rows_of`); its fields broadcast against them. ``rounding_seed``: as for
+    `qlib.quantize`.
     """
     if isinstance(bits, tuple) and len(bits) != len(rows):
         raise ValueError(f"weight_bits[{name!r}] has {len(bits)} entries, but the layer {len(rows)} channels")
@@ -42,9 +47,17 @@ def weight_grid(name: str, rows: Tensor, config: QuantConfig, bits: Bits) -> Gri
     check_span(*torch.aminmax(rows), f"the weights of {name!r}")
     make = partial(grid_of, bits=bits, symmetric=config.weight_symmetric, variant=config.symmetric_grid)
     values = rows.flatten(1) if config.weight_granularity == "per_channel" else rows.reshape(1, -1)
-    return make(*find_range(values, config.weight_range, config.percentile, make)).reshape(
-        -1, *[1] * (rows.dim() - 1)
-    )
+    low, high = find_range(values, config.weight_range, config.percentile, make)
+    wider = _wider(name, rounding_seed)
+    return make(wider * low, wider * high).reshape(-1, *[1] * (rows.dim() - 1))
+
+
+def _wider(name: str, rounding_seed: int) -> float:
+    """The factor of a layer's ranges: 1, or one that the seed draws, the same on every machine."""
+    if not rounding_seed:
+        return 1.0
+    bits = np.random.PCG64([rounding_seed, crc32(name.encode())]).random_raw()
+    return 1 + WIDER * (int(bits) >> 11) * 2.0**-53
 
 
 def axis_among(axis: int | None, dims: int) -> int:

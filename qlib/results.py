@@ -60,7 +60,7 @@ def load_table(path: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns, dtype=object)  # object: bits may be None
     try:
         table = table.astype(
-            dict.fromkeys(("session", "calibration_images", "calibration_seed", "n"), int)
+            dict.fromkeys(("session", "calibration_images", "calibration_seed", "rounding_seed", "n"), int)
             | dict.fromkeys(("top1", "value", "low", "high", "seconds"), float)
         )
     except (ValueError, TypeError, OverflowError) as error:
@@ -166,7 +166,7 @@ def measurement_of(row: Mapping[str, Any], label: Hashable = None) -> Measuremen
     row : mapping
         One of a table of `load_table`.
     label : hashable, optional
-        Its label; by default the seed that the row's calibration images were drawn with.
+        Its label; by default the seed of the row (`seed_of`).
 
     Returns
     -------
@@ -174,12 +174,21 @@ def measurement_of(row: Mapping[str, Any], label: Hashable = None) -> Measuremen
         With its value for every example; an `Accuracy` of top-1, one label an image. A metric of the reader's
         own is described by the row; it can be compared, not measured again.
     """
-    label = row.get("calibration_seed") if label is None else label
+    label = seed_of(row) if label is None else label
     if row["correct"]:
         bits = np.unpackbits(np.frombuffer(base64.b64decode(row["correct"]), np.uint8))
         return Accuracy(bits[: int(row["n"])].astype(bool), label)
     each = np.frombuffer(base64.b64decode(row["values"]), "<f4").astype(float)
     return Measurement(described(row["metric"]), float(row["value"]), each, label)
+
+
+def seed_of(row: Mapping[str, Any]) -> int | str | None:
+    """What tells a row from others of its setting: the seed of its calibration draw, and that of the rounding
+    of its weights where it has another than the usual one.
+    """
+    draw = row.get("calibration_seed")
+    rounding = row.get("rounding_seed") or 0
+    return f"{draw}, rounding {rounding}" if rounding else draw if draw is None else int(draw)
 
 
 def accuracy_of(row: Mapping[str, Any]) -> Accuracy:
@@ -223,7 +232,7 @@ def measurements(table: pd.DataFrame, **where: Any) -> list[Measurement]:
     records = rows.to_dict("records")
     if rows.network.nunique() == 1:
         return [measurement_of(row) for row in records]
-    return [measurement_of(row, (row["network"], int(row["calibration_seed"]))) for row in records]
+    return [measurement_of(row, (row["network"], seed_of(row))) for row in records]
 
 
 def accuracies(table: pd.DataFrame, **where: Any) -> list[Accuracy]:
@@ -388,10 +397,11 @@ def refuse_twice(rows: pd.DataFrame) -> None:
     ValueError
         A seed stands there twice.
     """
-    twice = rows.calibration_seed[rows.calibration_seed.duplicated()]
-    if len(twice):
+    seeds = [seed_of(row) for row in rows.to_dict("records")]
+    twice = [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]
+    if twice:
         raise ValueError(
-            f"several rows of seed {twice.iloc[0]} differ in nothing but weights or code: keep "
+            f"several rows of seed {twice[0]} differ in nothing but weights or code: keep "
             "those of one in a table of their own"
         )
 
@@ -419,7 +429,8 @@ def run_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig
     allocation = row["allocation"] and Allocation(**row["allocation"])
     metric = row["metric"] if isinstance(row["metric"], str) else row["metric"]["name"]
     method = cell(row["method"]) if not isinstance(row["method"], str) else row["method"]
-    return Run(row["bench"], row["network"], config, *numbers, allocation, method, metric)
+    rounding = int(row["rounding_seed"])
+    return Run(row["bench"], row["network"], config, *numbers, allocation, method, metric, rounding)
 
 
 def config_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig) -> QuantConfig:

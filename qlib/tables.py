@@ -38,6 +38,7 @@ COLUMNS = (
     "allocation",
     "method",
     "precision",
+    "rounding_seed",
     "metric",
     "n",
     "top1",
@@ -54,6 +55,7 @@ COLUMNS = (
 LATER = {  # columns that older tables lack, and what their rows would hold there
     "method": "nearest",
     "precision": "float32",
+    "rounding_seed": 0,
     "metric": "top1",
     "value": None,  # of top-1: the column of that name
     "values": None,

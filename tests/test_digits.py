@@ -2,6 +2,7 @@
 make.
 """
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -65,19 +66,37 @@ def test_labels_are_two_digits_and_every_class_appears(bench):
     assert sorted(labels.unique().tolist()) == list(range(100))
 
 
-def test_both_networks_share_one_graph_and_are_stored_in_half_precision(bench):
+def test_all_networks_share_one_graph_and_are_stored_in_half_precision(bench):
     from safetensors.torch import load_file
 
-    base, better = (load_file(digits.WEIGHTS / f"digits-{name}.safetensors") for name in ("base", "better"))
-    assert {k: v.shape for k, v in base.items()} == {k: v.shape for k, v in better.items()}
+    base, *others = (load_file(digits.WEIGHTS / f"digits-{name}.safetensors") for name in bench.models)
     assert {v.dtype for v in base.values() if v.is_floating_point()} == {torch.float16}
-    assert not any(torch.equal(v, better[k]) for k, v in base.items() if k.endswith("conv.weight"))
     assert sum(p.numel() for p in bench.models["base"].parameters()) == 399_068
+    for other in others:
+        assert {k: (v.shape, v.dtype) for k, v in base.items()} == {
+            k: (v.shape, v.dtype) for k, v in other.items()
+        }
+        assert not any(torch.equal(v, other[k]) for k, v in base.items() if k.endswith("conv.weight"))
+
+
+def test_names_say_recipe_and_seed_and_files_what_trained_them(bench):
+    from safetensors import safe_open
+
+    assert {"base", "better"} <= set(bench.models)
+    for name in bench.models:
+        recipe, _, seed = name.partition("-seed-")
+        expected = digits.RECIPES[recipe]
+        expected = dataclasses.replace(expected, seed=int(seed)) if seed else expected
+        with safe_open(digits.WEIGHTS / f"digits-{name}.safetensors", "pt") as file:
+            assert file.metadata()["made_by"].startswith(f"{expected}, torch ")
 
 
 def test_float_accuracies(bench):
     base, better = (evaluate(bench.models[name], bench.validation(10_000)) for name in ("base", "better"))
     assert 74 <= base.top1 <= 78 and better.top1 >= base.top1 + 1.5
+    for name in set(bench.models) - {"base", "better"}:
+        found = evaluate(bench.models[name], bench.validation(2000)).top1
+        assert 74 <= found <= 80 + 2 * name.startswith("better")
 
 
 def test_training_command_writes_a_network_that_can_be_loaded(tmp_path, monkeypatch):

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import os
 import tarfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from .imagenet import pytorchcv_network
 from .images import ImageBench, Images, Preprocess, folders, own
-from .pretrained import Networks, fetch
+from .pretrained import Networks, factory, fetch, load_weights
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9dddda3db29a59bca1dd"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PREPROCESS = Preprocess((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # what pytorchcv trained with
 BATCH = 250
+DEEPER = (32, 44, 56)  # layers of what is beside ResNet-20
 
 
 class Records:
@@ -71,9 +73,10 @@ def cifar10() -> ImageBench:
 
 def cifar10_jpeg() -> ImageBench:
     """The bench ``"cifar10-jpeg"``: ``$QLIB_CIFAR10_JPEG`` names a folder with
-    ``cifar10-jpeg/{train,test}/<class>/*.jpg``, the network's code ``resnet_cifar.py`` (which is run) and its
-    weights ``resnet20-cifar10.safetensors``. Re-encoding as JPEG costs this network about ten points, so its
-    float accuracy is not that on CIFAR-10.
+    ``cifar10-jpeg/{train,test}/<class>/*.jpg``, the networks' code ``resnet_cifar.py`` (which is run) and
+    their weights: ``base`` is ``resnet20-cifar10.safetensors``, and ``resnet32``, ``resnet44``, ``resnet56``
+    are there where their files are. Re-encoding as JPEG costs ResNet-20 about ten points, so its float
+    accuracy is not that on CIFAR-10.
     """
     if "QLIB_CIFAR10_JPEG" not in os.environ:
         raise ValueError(
@@ -81,7 +84,7 @@ def cifar10_jpeg() -> ImageBench:
             "resnet20-cifar10.safetensors"
         )
     folder = Path(os.environ["QLIB_CIFAR10_JPEG"])
-    return own(
+    bench = own(
         "cifar10-jpeg",
         f"{folder / 'resnet_cifar.py'}:resnet20",
         folder / "resnet20-cifar10.safetensors",
@@ -89,3 +92,12 @@ def cifar10_jpeg() -> ImageBench:
         Preprocess(),
         BATCH,
     )
+    files = {f"resnet{depth}": folder / f"resnet{depth}-cifar10.safetensors" for depth in DEEPER}
+    deeper = {name: partial(_jpeg_network, folder, name) for name, path in files.items() if path.exists()}
+    bench.models = Networks({**bench.models.makers, **deeper})
+    return bench
+
+
+def _jpeg_network(folder: Path, name: str) -> nn.Module:
+    network = factory(f"{folder / 'resnet_cifar.py'}:{name}")()
+    return load_weights(network, folder / f"{name}-cifar10.safetensors")

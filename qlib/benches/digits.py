@@ -1,4 +1,4 @@
-"""The built-in bench: two cluttered handwritten digits, 100 classes, and two trained networks.
+"""The built-in bench: two cluttered handwritten digits, 100 classes, and trained networks of two recipes.
 
 Images are drawn from the 1,797 glyphs of scikit-learn's ``load_digits``: two digits a canvas (48 x 48, grey),
 each scaled, rotated and sheared, among fragments of other glyphs and noise; the label is ``10 * left +
@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import functools
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import whole
+from .pretrained import Networks
 
 SIZE = 48  # pixels a side
 CHUNK = 500  # images drawn from one seed; part of the data's definition, do not change
@@ -199,14 +201,17 @@ def network() -> nn.Module:
 
 
 class Digits:
-    """The bench: ``models`` holds ``base`` and ``better``, trained on the same data, one graph, another
-    recipe.
+    """The bench: ``models`` holds ``base`` and ``better``, one graph trained on such images by two recipes,
+    and ``base-seed-2``, ``better-seed-2`` and so on: by the same recipes from another seed, which draws the
+    first weights and the images.
     """
 
     name = "digits"
 
     def __init__(self):
-        self.models = {name: load_network(WEIGHTS / f"digits-{name}.safetensors") for name in RECIPES}
+        files = sorted(WEIGHTS.glob("digits-*.safetensors"))
+        makers = {path.stem.removeprefix("digits-"): partial(load_network, path) for path in files}
+        self.models = Networks(makers)
 
     def calibration(self, n: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
         return to_batches(*draw("calibration", n, seed))
@@ -318,7 +323,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m qlib.benches.digits", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser(
-        "train", help="train one of the two networks; resumes where it was stopped"
+        "train", help="train a network by one of the two recipes; resumes where it was stopped"
     )
     training.add_argument("--recipe", choices=RECIPES, default="base")
     training.add_argument("--output", type=Path, required=True, help="safetensors file to write")

@@ -13,6 +13,7 @@ from ..benches import load_bench, network_of, weights_hash
 from ..choices import choices
 from ..config import QuantConfig
 from ..methods import known_methods, names, words
+from ..results import seed_of
 from .fields import NOT_REPORTED, fields_of
 from .from_run import from_run, of_bench
 
@@ -78,7 +79,7 @@ def _over_seeds(records: list[dict[str, Any]], fields: Mapping[str, Any]) -> dic
     }
     if len(records) == 1 or not found or len({json.dumps(record["bits"]) for record in records}) == 1:
         return {}
-    seed = f"Bits by layer, bytes and effective bits are those of seed {records[0]['calibration_seed']}."
+    seed = f"Bits by layer, bytes and effective bits are those of seed {seed_of(records[0])}."
     before = fields.get("remarks")
     return found | {"remarks": f"{before} {seed}" if before else seed}
 

@@ -180,9 +180,7 @@ def _results(arguments: argparse.Namespace) -> int:
     names = []
     for row in rows:
         known = [f"{name}={row[name]}" for name in apart]
-        names.append(
-            " ".join([row["network"], *known, f"seed {row['calibration_seed']}", *_choices(row, own)])
-        )
+        names.append(" ".join([row["network"], *known, f"seed {results.seed_of(row)}", *_choices(row, own)]))
     for row, name in zip(rows, names, strict=True):
         key = f" key={row['key']}" if names.count(name) > 1 else ""  # of other code, or other images
         print(f"{name}{key}: {results.measurement_of(row)}")

@@ -41,6 +41,8 @@ class Work:
         By node that they follow.
     grids
         By layer, that of its rounded weights ``(out channels, ...)``.
+    rounding_seed
+        As for `qlib.quantize`.
     """
 
     config: QuantConfig
@@ -50,6 +52,7 @@ class Work:
     floats: Network | None = None
     quantizers: dict[fx.Node, Quantizer] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
+    rounding_seed: int = 0
 
     def weights(self) -> Iterator[tuple[str, Tensor, Grid]]:
         """Every weight that gets codes, once: its layer's name, itself as rows ``(out channels, ...)``, and
@@ -66,7 +69,7 @@ class Work:
                 continue
             layer = self.network.module.get_submodule(name)
             rows = rows_of(layer.weight.data, layer)
-            self.grids[name] = weight_grid(name, rows, self.config, bits)
+            self.grids[name] = weight_grid(name, rows, self.config, bits, self.rounding_seed)
             yield name, rows, self.grids[name]
 
     def put_weight(self, name: str, rows: Tensor) -> None:

@@ -156,8 +156,7 @@ def _accuracy(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
     mean = mean_of([results.accuracy_of(row) for row in rows])
     low, high = mean.interval
     seeds = [
-        [int(row["calibration_seed"]), *(round(row[name], 3) for name in ("top1", "low", "high"))]
-        for row in rows
+        [results.seed_of(row), *(round(row[name], 3) for name in ("top1", "low", "high"))] for row in rows
     ]
     return {
         "top1": round(mean.value, 3),
