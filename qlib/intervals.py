@@ -1,4 +1,4 @@
-"""95 % intervals: of a share, of a mean, of a mean over seeds and examples."""
+"""95 % intervals: of a share, of a mean, of a mean over seeds and examples, of one value more."""
 
 from __future__ import annotations
 
@@ -26,6 +26,20 @@ def around(centre: float, values: np.ndarray) -> tuple[float, float]:
     from scipy.special import stdtrit
 
     half = float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / n**0.5
+    return centre - half, centre + half
+
+
+def one_more(values: np.ndarray) -> tuple[float, float]:
+    """Between which another value lies with a probability of 95 %, after ``values`` ``(n,)`` of its kind.
+
+    Source
+    ------
+    The prediction interval of a normal distribution (Hahn and Meeker 1991).
+    """
+    n = len(values)
+    low, high = around(0.0, np.asarray(values, float))
+    half = high * (n + 1) ** 0.5
+    centre = float(np.mean(values))
     return centre - half, centre + half
 
 

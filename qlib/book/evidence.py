@@ -1,11 +1,11 @@
-"""Every claim of ``book/evidence.yaml`` on every bench, from recorded rows, judged by the one rule; and what
-the rule before said of it.
+"""Every claim of ``book/evidence.yaml`` on every bench and every network of it, from recorded rows, judged by
+the one rule; and what the rule before said of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -14,14 +14,16 @@ import yaml
 
 from qlib import results
 from qlib.book import ROOT
-from qlib.comparison import UNDECIDED, Difference, compare
+from qlib.comparison import IMAGES_ONLY, SEEDS, UNDECIDED, VERDICTS, Difference, compare
 from qlib.equal_bits import TARGET, at_equal_bits
-from qlib.intervals import Z, agresti_min
+from qlib.intervals import Z, agresti_min, one_more
 from qlib.metrics import TOP1, Measurement
 
 BENCHES = {
     "digits": "the bench of the lessons",
-    "cifar10-jpeg": "real images, a network that we did not make",
+    "cifar10-jpeg": "real images, networks that we did not make",
+    "imagenet-sample": "images that a network, not ours, was trained on",
+    "imagenet-sample-240": "the same with the next larger one",
     "imagenet": "the paper's own setting",
 }
 CHANGED = "2026-11-26"  # when the rule changed; claims that are no older were not judged by the one before
@@ -29,7 +31,10 @@ MARGIN_BEFORE = 2.0  # in points
 NOT_JUDGED = "not judged"
 NO_DIFFERENCE = "no difference"
 
+ALL_NETWORKS = "-networks"  # the end of a table's name that holds the cells that are judged, of every network
+
 Rows = list[dict[str, Any]]
+Sides = tuple[list[Measurement], list[Measurement]]
 
 
 @dataclass(frozen=True)
@@ -43,23 +48,46 @@ class Judged:
     bench : str
         Its name.
     difference : Difference
-        Better minus worse, over the seeds or draws that both sides have.
+        Better minus worse: of three networks or more over these, each a mean over the seeds that both sides
+        have; else over the seeds of the first.
     at : str
         At which bits in use, where bits are learned and these are what both sides have alike; else empty.
+    networks : mapping
+        By network (of a claim about two recipes: by pair), that of it alone.
     """
 
     claim: dict[str, Any]
     bench: str
     difference: Difference
     at: str = ""
+    networks: Mapping[str, Difference] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
         return verdict(self.claim, self.difference)
 
     @property
+    def over_networks(self) -> bool:
+        """Whether the difference is over networks."""
+        return len(self.networks) >= SEEDS
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The verdict of every network that has seeds enough for one."""
+        found = {name: d for name, d in self.networks.items() if not d.images_only}
+        return {name: verdict(self.claim, d) for name, d in found.items()}
+
+    @property
+    def further(self) -> tuple[float, float] | None:
+        """Between which points another network of this kind is to be expected; ``None`` with fewer than
+        three.
+        """
+        points = [d.points for d in self.networks.values()]
+        return one_more(np.array(points)) if self.over_networks else None
+
+    @property
     def against(self) -> bool:
-        """Whether the claim holds, but some seed or draw alone points the other way."""
+        """Whether the claim holds, but some seed or network alone points the other way."""
         return self.verdict == "holds" and not in_every_seed(self.claim, self.difference.seeds)
 
 
@@ -80,13 +108,66 @@ def claims() -> list[dict[str, Any]]:
 
 def judged(claim: dict[str, Any], bench: str) -> Judged | None:
     """A claim on a bench; ``None`` where rows are not recorded."""
-    rows = _rows(bench, claim["table"])
+    found = {name: _of_network(claim, bench, wanted) for name, wanted in _networks(claim, bench).items()}
+    found = {name: sides for name, sides in found.items() if sides}
+    if not found:
+        return None
+    networks = {name: compare(*sides) for name, (sides, _) in found.items()}
+    enough = [name for name, d in networks.items() if not d.images_only]
+    if len(enough) < SEEDS:
+        name = next(iter(found))
+        return Judged(claim, bench, networks[name], found[name][1], {name: networks[name]})
+    pooled = [[m for name in enough for m in _labelled(name, *found[name][0])[side]] for side in (0, 1)]
+    at = "; ".join(dict.fromkeys(found[name][1] for name in enough if found[name][1]))
+    return Judged(claim, bench, compare(*pooled), at, {name: networks[name] for name in enough})
+
+
+def _networks(claim: Mapping[str, Any], bench: str) -> dict[str, list[dict[str, Any]]]:
+    """By network of a bench, what the rows of either side have; of a claim about two recipes by pair, the
+    networks that were trained by them from one seed.
+    """
     wanted = _wanted(claim)
+    names = list(dict.fromkeys(row["network"] for row in _rows(bench, claim["table"])))
+    recipes = [side.get("network") for side in wanted]
+    if recipes == [None, None]:
+        return {name: [{**side, "network": name} for side in wanted] for name in names}
+    of_either = [[name.removeprefix(r) for name in names if name.startswith(r)] for r in recipes]
+    pairs = {}
+    for seed in of_either[0]:
+        if seed in of_either[1]:
+            sides = zip(wanted, recipes, strict=True)
+            pairs[seed.lstrip("-").replace("-", " ") or "first pair"] = [
+                {**side, "network": recipe + seed} for side, recipe in sides
+            ]
+    return pairs
+
+
+def _of_network(
+    claim: Mapping[str, Any], bench: str, wanted: list[dict[str, Any]]
+) -> tuple[Sides, str] | None:
+    """What both sides measured of one network or pair, and at which bits in use."""
+    rows = _rows(bench, claim["table"])
     if claim["equal"] == "used" and all(TARGET in side for side in wanted):
         found = at_equal_bits(rows, *wanted, claim.get("more", 0.0))
-        return found and Judged(claim, bench, compare(found.a, found.b), str(found))
+        return found and ((found.a, found.b), str(found))
     sides = _sides(rows, wanted)
-    return sides and Judged(claim, bench, compare(*map(_measured, sides)), _in_use(*sides))
+    return sides and (tuple(map(_measured, sides)), _in_use(*sides))
+
+
+def _labelled(network: str, a: list[Measurement], b: list[Measurement]) -> Sides:
+    """Two sides with labels that begin with the network; a single one stands beside each of the other."""
+    each = max(len(a), len(b))
+    a, b = (side * each if len(side) == 1 else side for side in (a, b))
+    labels = [
+        next(label for label in (x.label, y.label) if label is not None) for x, y in zip(a, b, strict=True)
+    ]
+    return tuple(
+        [
+            Measurement(m.metric, m.value, m.values, (network, label))
+            for m, label in zip(side, labels, strict=True)
+        ]
+        for side in (a, b)
+    )
 
 
 def measured(claim: dict[str, Any], bench: str) -> Difference | None:
@@ -96,16 +177,19 @@ def measured(claim: dict[str, Any], bench: str) -> Difference | None:
 
 
 def at_limits(claim: dict[str, Any], bench: str) -> list[list[Measurement]] | None:
-    """What the rows of a claim measured that its cells name, whatever bits are in use; ``None`` where these
-    are not recorded.
+    """What the rows of a claim measured of the first network that its cells name, whatever bits are in use;
+    ``None`` where these are not recorded.
     """
-    sides = _sides(_rows(bench, claim["table"]), _wanted(claim))
+    first = next(iter(_networks(claim, bench).values()), None)
+    sides = first and _sides(_rows(bench, claim["table"]), first)
     return sides and list(map(_measured, sides))
 
 
 @cache
 def _rows(bench: str, table: str) -> Rows:
-    return results.flat_rows(bench, table) if results.table_path(bench, table).exists() else []
+    """Of a table, and of the one of all networks that belongs to it; every row once."""
+    names = (name for name in (table, table + ALL_NETWORKS) if results.table_path(bench, name).exists())
+    return list({row["key"]: row for name in names for row in results.flat_rows(bench, name)}.values())
 
 
 def _wanted(claim: dict[str, Any]) -> list[dict[str, Any]]:
@@ -115,11 +199,11 @@ def _wanted(claim: dict[str, Any]) -> list[dict[str, Any]]:
 def _sides(rows: Rows, wanted: list[dict[str, Any]]) -> list[Rows] | None:
     """The rows of either side, of the seeds that both have. A network in float has no seed."""
     sides = [[row for row in rows if results.fits(row, where)] for where in wanted]
-    seeds = [{row["calibration_seed"] for row in side if not _in_float(row)} for side in sides]
+    seeds = [{results.seed_of(row) for row in side if not _in_float(row)} for side in sides]
     common = set.intersection(*(found for found in seeds if found)) if all(sides) else set()
     if not common:  # a part of the table that is still to be recorded
         return None
-    return [[row for row in side if _in_float(row) or row["calibration_seed"] in common] for side in sides]
+    return [[row for row in side if _in_float(row) or results.seed_of(row) in common] for side in sides]
 
 
 def _in_float(row: Mapping[str, Any]) -> bool:
@@ -146,8 +230,14 @@ def verdict(claim: dict[str, Any], difference: Difference) -> str:
     return difference.less(claim.get("by", 0.0)).verdict(claim.get("kind", "greater"), claim.get("margin"))
 
 
+def in_networks(claim: dict[str, Any], found: Sequence[Judged]) -> dict[str, int]:
+    """In how many networks, of several benches together, a claim holds, does not hold, or is undecided."""
+    said = [word for one in found if one.claim == claim for word in one.asked.values()]
+    return {word: said.count(word) for word in VERDICTS if word != IMAGES_ONLY}
+
+
 def in_every_seed(claim: dict[str, Any], points: Sequence[float]) -> bool:
-    """Whether each seed or draw alone points the way of the claim."""
+    """Whether each seed or network alone points the way of the claim."""
     if claim.get("kind") == NO_DIFFERENCE:
         return all(abs(p) <= claim.get("margin", TOP1.margin) for p in points)
     return all(p > claim.get("by", 0.0) for p in points)

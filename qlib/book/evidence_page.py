@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from qlib.book import ROOT
-from qlib.book.evidence import BENCHES, NO_DIFFERENCE, Judged, change, claims, judged
-from qlib.comparison import IMAGES_ONLY, UNDECIDED, VERDICTS
+from qlib.book.evidence import BENCHES, NO_DIFFERENCE, Judged, change, claims, in_networks, judged
+from qlib.comparison import IMAGES_ONLY, SEEDS, UNDECIDED, VERDICTS
 from qlib.metrics import TOP1
 from qlib.widgets.figure import Figure
 from qlib.widgets.forest import forest
@@ -45,6 +45,12 @@ def picture() -> Figure:
             "by": claim.get("by"),
             "difference": found.difference,
             "verdict": found.verdict,
+            "networks": {
+                name: [round(d.points, 3), found.asked.get(name, IMAGES_ONLY)]
+                for name, d in found.networks.items()
+            },
+            "said": _said(found),
+            "holds_in": _holds_in(found),
         }
         for claim, bench, found in everything()
         if found
@@ -52,32 +58,35 @@ def picture() -> Figure:
 
 
 def about(found: Judged) -> str:
-    """What both sides have alike, at which bits, and what else to know."""
+    """What both sides have alike, at which bits, what to expect of another network, and what else to know."""
     claim = found.claim
     parts = [f"alike on both sides: {EQUAL[claim['equal']]}"]
     if claim.get("more"):
         parts[0] += f", and {claim['more']:+g} by the claim"
     parts += [found.at] if found.at else []
     parts += [claim["note"]] if "note" in claim else []
+    if found.further:
+        low, high = found.further
+        parts += [f"another network of this kind may show {low:+.1f} to {high:+.1f} points"]
     said = "; ".join(parts)
     return f"{said[0].upper()}{said[1:]}."
 
 
 def headline() -> str:
-    """What counts: verdicts over at least three seeds."""
+    """What counts: in how many networks a claim holds, each over three seeds or more."""
     found = [j for _, _, j in everything() if j]
-    counted = [j for j in found if not j.difference.images_only]
-    total = {word: sum(j.verdict == word for j in counted) for word in VERDICTS}
-    against = sum(j.against for j in counted)
-    seeds = (
-        f"In {against} of those that hold a seed alone points the other way."
-        if against
-        else "Those that hold do so in every seed alone."
-    )
+    networks = {(j.bench, name) for j in found for name in j.networks if "network" not in j.claim["better"]}
+    in_each = [in_networks(claim, found) for claim in claims()]
+    several = [counts for counts in in_each if sum(counts.values()) >= SEEDS]
+    everywhere = sum(counts["holds"] == sum(counts.values()) for counts in several)
+    nowhere = sum(not counts["holds"] for counts in several)
+    total = {word: sum(counts[word] for counts in in_each) for word in VERDICTS if word != IMAGES_ONLY}
     return (
-        f"Of {len(counted)} comparisons over three seeds or more, **{total['holds']} hold**, "
-        f"{total['does not hold']} do not, and {total[UNDECIDED]} are undecided here. "
-        f"{len(found) - len(counted)} more rest on fewer seeds; these are not counted. {seeds}"
+        f"**{len(networks)} networks** were asked. Of {len(several)} claims that three or more of them could "
+        f"answer, **{everywhere} hold in every one**, {len(several) - everywhere - nowhere} in some, and "
+        f"{nowhere} in none. Network by network, over three seeds or more, of {sum(total.values())} "
+        f"comparisons {total['holds']} hold, {total['does not hold']} do not, and {total[UNDECIDED]} are "
+        "undecided here."
     )
 
 
@@ -111,13 +120,30 @@ def _numbers() -> list[str]:
     for claim, bench, found in everything():
         said = [str(claim["observation"]), claim["claim"], claim["paper"], bench]
         if found is None:
-            rows.append([*said, "", "", MISSING])
+            rows.append([*said, "", "", "", MISSING])
             continue
-        but = ", but not in every seed" if found.against else ""
+        but = f", but not in every {_unit(found)}" if found.against else ""
         each = ", ".join(f"{points:+.1f}" for points in found.difference.seeds)
         at = f"<br>{found.at}" if found.at else ""
-        rows.append([*said, f"{found.difference}{at}", each, f"**{found.verdict}**{but}"])
-    return _table(["", "claim", "the paper", "bench", "difference", "seed by seed", "verdict"], rows)
+        rows.append([*said, _said(found) + at, each, _holds_in(found), f"**{found.verdict}**{but}"])
+    heads = ["", "claim", "the paper", "bench", "difference", "one by one", "holds in", "verdict"]
+    return _table(heads, rows)
+
+
+def _unit(found: Judged) -> str:
+    """What the difference is over."""
+    return "network" if found.over_networks else "seed"
+
+
+def _said(found: Judged) -> str:
+    text = str(found.difference)
+    return text.replace(" seeds, ", " networks, ") if found.over_networks else text
+
+
+def _holds_in(found: Judged) -> str:
+    """Of how many networks."""
+    verdicts = list(found.asked.values())
+    return f"{verdicts.count('holds')} of {len(verdicts)}" if verdicts else "–"
 
 
 def _counts() -> list[str]:

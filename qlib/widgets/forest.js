@@ -30,23 +30,30 @@ function render({ model, el }) {
     {},
     `h3 { font: 600 15px/1.3 system-ui, sans-serif; margin: 1rem 0 0.2rem; }
      .claim { margin: 0.5rem 0 0; }
-     .line { display: grid; grid-template-columns: 5.6rem 1fr; align-items: center; width: 100%; border: 0; padding: 0;
+     .line { display: grid; grid-template-columns: 5.6rem 1fr 3.2rem; align-items: center; width: 100%; border: 0; padding: 0;
        min-height: ${HEIGHT}px; text-align: left; border-radius: 3px; }
      button.line:hover, button.line:focus-visible, button.line[aria-pressed=true] { background: #8883; color: inherit; }
      .dark button.line[aria-pressed=true] { color: inherit; }
      .info { position: sticky; bottom: 0; background: var(--paper); border-top: 2px solid var(--line); padding: 0.4rem 0; min-height: 7.2em; }
      section { --paper: #fff; } section.dark { --paper: #121212; }
+     .count { text-align: right; font-variant-numeric: tabular-nums; }
      .key { display: inline-flex; gap: 0.3rem; align-items: center; }`,
   );
 
   function tell(row) {
-    const { difference: d, verdict } = row;
+    const { difference: d, verdict } = row,
+      networks = Object.entries(row.networks);
     const line = (...parts) => element("p", { style: "margin: 0.15rem 0" }, ...parts);
     const content = [
       line(
         element("b", {}, `${row.bench}: ${verdict}. `),
         `${signed(d.points)} points, 95 % interval ${signed(d.low)} to ${signed(d.high)}. `,
-        d.seeds.length > 1 ? `Seeds: ${d.seeds.map((v) => signed(v)).join(", ")}.` : "",
+        networks.length < 2 && d.seeds.length > 1 ? `Seeds: ${d.seeds.map((v) => signed(v)).join(", ")}.` : "",
+      ),
+      line(
+        `It holds in ${row.holds_in} networks: `,
+        networks.map(([name, [points, said]]) => `${name} ${signed(points)}${said === "holds" ? "" : ` (${said})`}`).join(", "),
+        ".",
       ),
       line(`The paper: ${row.paper}. ${row.about}`),
       line("Rows: ", element("code", {}, `book/results/${row.bench}/${row.table}.csv`), ". "),
@@ -98,20 +105,20 @@ function render({ model, el }) {
       const mark = SHAPES[verdict](at(d.points), y);
       mark.setAttribute("fill", colour);
       svg.append(mark);
-      buttons[i].lastChild.replaceChildren(svg);
+      buttons[i].children[1].replaceChildren(svg);
     });
     for (const axis of axes) {
       const svg = shape("svg", { height: 18 });
       for (const v of TICKS.filter((t) => place(t) > low && place(t) < high))
         svg.append(shape("text", { x: at(v), y: 14, "text-anchor": "middle" }, v > 0 ? `+${v}` : String(v).replace("-", "−")));
-      axis.lastChild.replaceChildren(svg);
+      axis.children[1].replaceChildren(svg);
     }
   }
 
   let group, claim;
   rows.forEach((row, i) => {
     if (row.group !== group) {
-      axes.push(element("div", { class: "line", "aria-hidden": "true" }, element("span", {}, "points"), element("span")));
+      axes.push(element("div", { class: "line", "aria-hidden": "true" }, element("span", {}, "points"), element("span"), element("span", { class: "count" }, "holds in")));
       list.append(element("h3", {}, (group = row.group)), axes.at(-1));
     }
     if (row.claim !== claim) list.append(element("p", { class: "claim" }, (claim = row.claim)));
@@ -121,7 +128,7 @@ function render({ model, el }) {
         type: "button",
         class: "line",
         "aria-pressed": "false",
-        "aria-label": `${row.claim}, ${row.bench}: ${row.difference.words}, ${row.verdict}`,
+        "aria-label": `${row.claim}, ${row.bench}: ${row.said}, ${row.verdict}; holds in ${row.holds_in} networks`,
         mouseenter: () => pinned === null && tell(row),
         focus: () => pinned === null && tell(row),
         click: () => {
@@ -132,6 +139,7 @@ function render({ model, el }) {
       },
       element("span", {}, row.bench),
       element("span"),
+      element("span", { class: "count" }, row.holds_in.replace(" of ", "/")),
     );
     list.append(buttons[i]);
   });
@@ -141,10 +149,10 @@ function render({ model, el }) {
     return element("span", { class: "key" }, shape("svg", { width: 16, height: 16, style: "width: 16px; flex: none" }, mark), verdict);
   });
   info.append(
-    element("p", {}, "Point at a row, or tap it, to see what stands behind it. Dots are seeds; the grey band is where no difference holds; an open triangle is the paper's own number."),
+    element("p", {}, "Point at a row, or tap it, to see what stands behind it. Dots are networks, or seeds where fewer than three networks were asked; at the right, in how many networks the claim holds; the grey band is where no difference holds; an open triangle is the paper's own number."),
   );
   root.append(style, element("div", { class: "row" }, ...keys), list, info);
-  responsive(axes[0].lastChild, draw);
+  responsive(axes[0].children[1], draw);
 }
 
 export default { render };

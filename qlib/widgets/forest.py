@@ -1,4 +1,4 @@
-"""The evidence at a glance: every claim on every bench, with interval and seeds, coloured by verdict."""
+"""The evidence at a glance: every claim on every bench, with its interval, coloured by verdict."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ def forest(rows: Iterable[Mapping[str, Any]]) -> Figure:
     ----------
     rows : iterable of mappings
         Of one claim and bench each, those of a claim together: ``difference`` (`Difference`, in points) and
-        ``verdict``; in words ``group``, ``claim``, ``paper``, ``bench``, ``about``, ``table`` and ``lesson``
-        (a page in ``notebooks/``); in points, or ``None``, ``paper_points``, ``band`` (half of the band in
-        which a claim of no difference holds) and ``by`` (how much better one side is claimed to be).
+        ``verdict``; ``networks``, by network its points and verdict; in words ``group``, ``claim``,
+        ``paper``, ``bench``, ``said`` (the difference), ``holds_in`` (of how many networks), ``about``,
+        ``table`` and ``lesson`` (a page in ``notebooks/``); in points, or ``None``, ``paper_points``,
+        ``band`` (half of the band in which a claim of no difference holds) and ``by`` (how much better one
+        side is claimed to be).
 
     Returns
     -------
@@ -31,8 +33,8 @@ def forest(rows: Iterable[Mapping[str, Any]]) -> Figure:
     state = [{**row, "difference": _numbers(row["difference"])} for row in rows]
     looks = {verdict: LOOKS[verdict].colour for verdict in VERDICTS}
     fallback = "".join(
-        f"<li>{escape(row['claim'])}, {escape(row['bench'])}: {escape(str(row['difference']))}, "
-        f"{escape(row['verdict'])}</li>"
+        f"<li>{escape(row['claim'])}, {escape(row['bench'])}: {escape(row['said'])}, "
+        f"{escape(row['verdict'])}; holds in {escape(row['holds_in'])} networks</li>"
         for row in rows
     )
     return Figure("forest", {"rows": state, "looks": looks}, f"<ul>{fallback}</ul>")
@@ -44,5 +46,4 @@ def _numbers(difference: Difference) -> dict[str, Any]:
         "low": round(difference.interval[0], 3),
         "high": round(difference.interval[1], 3),
         "seeds": [round(points, 3) for points in difference.seeds],
-        "words": str(difference),
     }
