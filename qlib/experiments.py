@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 IMAGES = 10_000  # evaluated, and
 CALIBRATION_IMAGES = 320  # of a draw: where nothing is said, and the bench has so many
+TRAINING = "training"  # images, unless others are to stand in for them
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 
 
@@ -129,6 +130,8 @@ class Run:
         A name, or ``FILE.py:NAME``.
     rounding_seed : int
         Which rounding of the weights, as for `qlib.quantize`.
+    data : str
+        What is calibrated and learned on: ``"training"`` images, or a kind of `qlib.benches.substitutes`.
     """
 
     bench: str
@@ -141,6 +144,7 @@ class Run:
     method: str = "nearest"
     metric: str = TOP1.name
     rounding_seed: int = 0
+    data: str = TRAINING
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,8 @@ class Experiment:
         Each configuration is run with every one, which draws the calibration images,
     rounding_seeds : tuple of int
         and with every one of these; 0 is the rounding that a network is shipped with.
+    data : tuple of str
+        Each configuration is run with every kind of images to calibrate and to learn on (`Run.data`).
     float_baseline : bool
         Whether every network is also recorded unquantized, unless it is what the metric measures against.
     own : mapping, optional
@@ -193,6 +199,7 @@ class Experiment:
     calibration_images: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = (0,)
     rounding_seeds: tuple[int, ...] = (0,)
+    data: tuple[str, ...] = (TRAINING,)
     float_baseline: bool = True
     own: Mapping[str, Any] | None = None
     metric: str | None = None
@@ -257,7 +264,7 @@ class Experiment:
                     raise ValueError(f"no field {field!r}{suggestion(field, known)}")
             if "bench" not in given:
                 given = {"bench": name_of(given.get("own")), **given}
-            lists = ("networks", "seeds", "rounding_seeds", "calibration_images")
+            lists = ("networks", "seeds", "rounding_seeds", "data", "calibration_images")
             several = [k for k in lists if given.get(k) is not None]
             tuples = {k: tuple(_listed(given[k])) for k in several}
             axes = tuple(map(_axis, _listed(given.get("vary", []))))
@@ -285,8 +292,9 @@ class Experiment:
                 config = kind.from_dict(fields)
                 method = "nearest" if config.in_float else method  # which then has nothing to do
                 allocation = Allocation(**chosen) if chosen else None
-                for n, seed, rounding in itertools.product(draws, self.seeds, self.rounding_seeds):
-                    how = (allocation, method, metric, rounding)
+                each = itertools.product(draws, self.data, self.seeds, self.rounding_seeds)
+                for n, data, seed, rounding in each:
+                    how = (allocation, method, metric, rounding, data)
                     runs[Run(self.bench, network, config, n, seed, images, *how)] = None
         return list(runs)
 
@@ -324,6 +332,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "calibration_images": (_optional(_each(lambda n: _whole(n, 1))), "whole numbers above 0"),
     "seeds": (_each(lambda n: _whole(n, 0)), "whole numbers from 0"),
     "rounding_seeds": (_each(lambda n: _whole(n, 0)), "whole numbers from 0"),
+    "data": (_each(_name), "kinds of images"),
     "float_baseline": (lambda value: isinstance(value, bool), "true or false"),
     "own": (
         _optional(lambda value: isinstance(value, Mapping) and bool(value)),
@@ -403,6 +412,7 @@ class Laboratory:
             **({"allocation": run.allocation.identity()} if run.allocation else {}),
             **({"precision": self.precision} if self.precision != "float32" else {}),
             **({"rounding_seed": run.rounding_seed} if run.rounding_seed else {}),
+            **({"kind_of_data": run.data} if run.data != TRAINING else {}),
             "n": run.images,
         }
         key = dict(depends)
@@ -433,7 +443,7 @@ class Laboratory:
         given = self.network(run.network)
         draw = (run.calibration_images, run.calibration_seed)
         learns = run.allocation is not None and run.allocation.learned
-        calibration = self.on_device(self.training(*draw) if learns else self.calibration(*draw))
+        calibration = self.on_device(self._images(run, given, draw, learns))
         config = run.config
         ranges = None
         cells = {}
@@ -461,6 +471,18 @@ class Laboratory:
         )
         validation = self.on_device(self.validation(run.images))
         return {**cells, **_measured(evaluate(quantized, validation, run.metric, reference=given))}
+
+    def _images(self, run: Run, network: torch.nn.Module, draw: tuple[int, int], learns: bool) -> Batches:
+        """What is calibrated, and learned, on."""
+        if run.data == TRAINING or not run.calibration_images:
+            return self.training(*draw) if learns else self.calibration(*draw)
+        from .benches.substitutes import substitute
+
+        if learns and run.allocation.labels == "true":
+            raise ValueError(
+                f"images of the kind {run.data!r} have no true labels: set labels to hard or soft"
+            )
+        return substitute(run.data, self.bench, network, *draw)
 
     def _learn(
         self, run: Run, given: torch.nn.Module, network: Network, training: Batches

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SIDES = ("weight", "activation")
-SETTING = (*FIELDS, "bench", "network", "allocation", "method", "metric", "calibration_images", "precision")
+SETTING = (
+    *(*FIELDS, "bench", "network", "allocation", "method", "metric"),
+    *("calibration_images", "kind_of_data", "precision"),
+)
 
 
 def load_table(path: Path) -> pd.DataFrame:
@@ -429,8 +432,8 @@ def run_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig
     allocation = row["allocation"] and Allocation(**row["allocation"])
     metric = row["metric"] if isinstance(row["metric"], str) else row["metric"]["name"]
     method = cell(row["method"]) if not isinstance(row["method"], str) else row["method"]
-    rounding = int(row["rounding_seed"])
-    return Run(row["bench"], row["network"], config, *numbers, allocation, method, metric, rounding)
+    more = (int(row["rounding_seed"]), row["kind_of_data"])
+    return Run(row["bench"], row["network"], config, *numbers, allocation, method, metric, *more)
 
 
 def config_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig) -> QuantConfig:

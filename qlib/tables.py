@@ -39,6 +39,7 @@ COLUMNS = (
     "method",
     "precision",
     "rounding_seed",
+    "kind_of_data",
     "metric",
     "n",
     "top1",
@@ -56,6 +57,7 @@ LATER = {  # columns that older tables lack, and what their rows would hold ther
     "method": "nearest",
     "precision": "float32",
     "rounding_seed": 0,
+    "kind_of_data": "training",
     "metric": "top1",
     "value": None,  # of top-1: the column of that name
     "values": None,

@@ -301,9 +301,16 @@ def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):
     def untouched(rows):
         return set(rows.precision) == {"float32"} and list(rows.float_layers) == [[]] * len(rows)
 
-    assert {"precision", "float_layers", "method", "metric", "rounding_seed", "value", "values"} == set(
-        tables.LATER
-    )
+    assert {
+        "precision",
+        "float_layers",
+        "method",
+        "kind_of_data",
+        "metric",
+        "rounding_seed",
+        "value",
+        "values",
+    } == set(tables.LATER)
     assert untouched(results.load_table(table))
     after = recording.record(TINY, table, progress=False)
     assert list(after.key) == list(before.key) and untouched(after)

@@ -33,6 +33,7 @@ class Records:
     """Images of the binary version: a byte of label and 3 x 32 x 32 bytes of pixels each."""
 
     classes = CLASSES
+    preprocess = PREPROCESS
 
     def __init__(self, records: bytes):
         table = np.frombuffer(records, np.uint8).reshape(-1, 1 + 3 * 32 * 32)

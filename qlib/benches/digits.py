@@ -222,6 +222,10 @@ class Digits:
     def validation(self, n: int) -> list[tuple[Tensor, Tensor]]:
         return to_batches(*draw("validation", n))
 
+    def from_pixels(self, rgb: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        """Coloured images ``(n, 48, 48, 3)`` uint8 as batches of grey ones, with labels of 0."""
+        return to_batches(np.rint(rgb.mean(3)).astype(np.uint8), np.zeros(len(rgb), np.int64))
+
 
 def load_network(path: Path) -> nn.Module:
     """A trained network from a float16 safetensors file, in float32 and evaluation mode."""

@@ -249,6 +249,11 @@ class ImageBench:
     def validation(self, n: int) -> Images:
         return self.held_out.images(self._drawn(self.held_out, n, 0), self.batch, keep=True)
 
+    def from_pixels(self, rgb: np.ndarray) -> Images:
+        """Images ``(n, h, w, 3)`` uint8 as batches, with labels of 0."""
+        pixels = np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))
+        return Images(pixels, np.zeros(len(rgb), np.int64), self.train.preprocess, self.batch)
+
     def _drawn(self, images, n: int, *seed: int) -> np.ndarray:
         """The first ``n`` numbers in an order that follows from the seed; files come sorted by class."""
         if not 1 <= n <= len(images):

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     from ..footprints import Footprint
 
+SUBSTITUTES = {  # kinds of `qlib.benches.substitutes`, in words
+    "noise": "normal noise, in the place of images",
+    "distilled": "images distilled from the network's batch-norm statistics",
+    "photographs": "photographs of something else",
+}
 AVERAGES = ("average_weight_bits", "average_activation_bits")
 
 
@@ -122,6 +127,8 @@ def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:
             "constraint": "average",
             **{name: allocation[name] for name in ("learning_rate", "penalty", "checkpoint")},
         }
+    if row["kind_of_data"] in SUBSTITUTES:
+        fields["data"] = SUBSTITUTES[row["kind_of_data"]]
     if row["precision"] != "float32":
         fields["remarks"] = f"Products and their sums in {row['precision']}."
     fields |= {name: round(row[name], 4) for name in AVERAGES if row[name] is not None}
