@@ -1,7 +1,8 @@
 // A card of a file of a checkpoint that a reader drops here, and what a label of GGUF files stands for. Nothing leaves the page.
 import { announcer, element, frame } from "./kit.js";
+import { Fault, general, isMap, words } from "./checkpoint_found.js";
 import { labelIn, ofGguf } from "./checkpoint_gguf.js";
-import { Fault, general, isMap, readJson, words } from "./checkpoint_json.js";
+import { readJson } from "./checkpoint_json.js";
 import { ofSettings } from "./checkpoint_settings.js";
 
 const UNKNOWN = "not reported";
