@@ -39,9 +39,9 @@ def test_what_differs_and_what_one_side_leaves_open(pair):
         "technique": ("post-training, GPTQ", "post-training, AWQ"),
     }
     speaks = {choice.field: choice.observation for choice in found}
-    assert (speaks["weight_symmetric"], speaks["group_size"], speaks["head_bits"]) == (1, 2, 4)
+    assert (speaks["weight_symmetric"], speaks["group_size"]) == (1, 2)
     open_ones = {choice.field for choice in found if choice.confound}
-    assert {"column_order", "head_bits", "data", "weight_range"} <= open_ones
+    assert {"column_order", "data", "weight_range"} <= open_ones
     assert not {"network", "weight_bits", "weight_granularity", "activation_bits"} & set(speaks)
 
 

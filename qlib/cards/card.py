@@ -93,6 +93,7 @@ class QuantizationCard:
         authors: str = NOT_REPORTED,
         link: str = NOT_REPORTED,
         remarks: str = NOT_REPORTED,
+        faults: Sequence[Mapping[str, Any]] = (),
         deviations: Mapping[str, list] | None = None,
         sources: Mapping[str, str] | None = None,
         **fields: Any,
@@ -103,6 +104,7 @@ class QuantizationCard:
             "authors": authors,
             "link": link,
             "remarks": remarks,
+            "faults": list(faults),
             "deviations": dict(deviations or {}),
             "sources": dict(sources or {}),
         }

@@ -5,7 +5,6 @@ with ``config.json`` and what lies beside it. Headers and settings are read, wei
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from .checkpoint.awq import of_awq
 from .checkpoint.bitsandbytes import of_bitsandbytes
 from .checkpoint.compressed_tensors import of_compressed_tensors
 from .checkpoint.files import entries, read_json, read_text
-from .checkpoint.found import Found, joined, listed, of_card, words
+from .checkpoint.found import Found, contradiction, joined, listed, of_card, words
 from .checkpoint.front_matter import MOST, of_readme
 from .checkpoint.gguf import of_headers
 from .checkpoint.gguf_header import read_header as gguf_header
@@ -168,13 +167,14 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Found]:
     """In which settings of quantization two files differ, those included that no field asks for."""
     kinds = {name: _inner(data) or ({} if name == CONFIG else data) for name, data in settings.items()}
     for (one, first), (other, second) in itertools.combinations(kinds.items(), 2):
-        apart = {
-            key: f"{words(key)} ({json.dumps(first[key])[:40]} against {json.dumps(second[key])[:40]})"
-            for key in sorted(first.keys() & second.keys())
-            if not isinstance(first[key], (dict, list)) and first[key] != second[key]
-        }
-        if apart:
-            yield Found("", remarks=[f"{one} and {other} differ in {listed(apart.values(), 10)}."])
+        yield Found(
+            "",
+            faults=[
+                contradiction([(first[key], f"{one}: {words(key)}"), (second[key], f"{other}: {words(key)}")])
+                for key in sorted(first.keys() & second.keys())
+                if not isinstance(first[key], (dict, list)) and first[key] != second[key]
+            ],
+        )
 
 
 def _inner(data: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .fields import NOT_REPORTED, Card
-from .render import facts, shown
+from .render import facts, faults, shown
 
 GRANULARITIES = {
     "per_channel": "Per-channel",
@@ -46,8 +46,8 @@ def latex(card: Card) -> str:
         lines.append(rf"{_tex(card.fields.heading(category))} & {' $|$ '.join(said)} \\")
     lines += [
         rf"{_tex(title)} & {_tex(said)} \\"
-        for title, said in facts(card)
-        if title in ("Remarks", "Other runs used")
+        for title, said in [*([("Faults", "; ".join(faults(card)))] if faults(card) else []), *facts(card)]
+        if title in ("Faults", "Remarks", "Other runs used")
     ]
     lines += [r"\hline", r"\end{tabular}"]
     return "\n".join(lines) + "\n"

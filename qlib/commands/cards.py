@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import results
 from ..cards import NOT_REPORTED, QuantizationCard, catalogue, compare, hardware
 from ..cards.profile import load_profile, profiles
+from ..cards.render import faults
 from ..config import QuantConfig, configuration_named
 from ..names import suggestion
 from ..strict_yaml import load_yaml
@@ -23,8 +24,9 @@ FORMATS = (".yaml", ".yml", ".json")
 
 def add(commands: argparse._SubParsersAction) -> None:
     codes = (
-        "Exit codes: 0 fine; 1 differences (diff), or a choice that the target cannot run or that falls back "
-        "(check; with --strict also one that is unknown); 2 bad input."
+        "Exit codes: 0 fine; 1 differences (diff), a choice that the target cannot run or that falls back "
+        "(check; with --strict also one that is unknown), or files that contradict each other, hold what is "
+        "no value or are broken, whose card is made all the same (from-checkpoint); 2 bad input."
     )
     card = commands.add_parser(
         "card",
@@ -98,7 +100,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, metavar="CARD.yaml", help="write the card there instead of printing it"
+        "--out",
+        type=Path,
+        metavar="CARD.yaml",
+        help=f"write the card there instead of printing it; ends in {', '.join(FORMATS)}",
     )
     add_force(parser)
 
@@ -152,8 +157,16 @@ def _card_from_checkpoint(arguments: argparse.Namespace) -> int:
     return _card_from(QuantizationCard.from_checkpoint, arguments.checkpoint, arguments)
 
 
+def _say_faults(card: QuantizationCard) -> bool:
+    """Say on the error stream what is wrong with the files of a card; whether there is anything."""
+    said = faults(card)
+    for line in said:
+        print(f"qlib: {in_one_line(line)}", file=sys.stderr)
+    return bool(said)
+
+
 def _card_from(read: Callable[[Path], QuantizationCard], path: Path, arguments: argparse.Namespace) -> int:
-    """The card of what lies at ``path``, written or printed."""
+    """The card of what lies at ``path``, written or printed; 1 if something is wrong with its files."""
     if arguments.out:
         _new_card(arguments.out, arguments.force)
     card = read(path)
@@ -162,7 +175,7 @@ def _card_from(read: Callable[[Path], QuantizationCard], path: Path, arguments: 
     said = [] if card.data["remarks"] == NOT_REPORTED else [card.data["remarks"]]
     wrote = "\n".join([*said, f"wrote {arguments.out}"])
     print(json.dumps(card.data) if arguments.json else wrote if arguments.out else card)
-    return 0
+    return int(_say_faults(card))
 
 
 def _new_card(path: Path, force: bool) -> None:

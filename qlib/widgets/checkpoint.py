@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from ..cards import FIELDS
-from ..cards.checkpoint import compressed_tensors, files, found, gguf, gguf_header, modelopt
+from ..cards.checkpoint import (
+    awq,
+    bitsandbytes,
+    compressed_tensors,
+    files,
+    found,
+    gguf,
+    gguf_header,
+    gptq,
+    modelopt,
+)
 from ..cards.fields import PLAIN
 from ..cards.from_checkpoint import METHODS, SETTINGS, TELLING
 from .figure import Figure, table
@@ -55,6 +65,13 @@ def _data() -> dict[str, Any]:
             "orders": compressed_tensors.ORDERS,
             "observers": compressed_tensors.OBSERVERS,
             "no_order": compressed_tensors.NO_ORDER,
+            "float_codes": compressed_tensors.FLOAT_CODES,
+        },
+        "usual": {
+            "gptq": gptq.BLOCKS,
+            "awq": awq.BLOCKS,
+            "bitsandbytes": bitsandbytes.SKIPPED,
+            "block": bitsandbytes.BLOCK,
         },
         "limits": {
             "versions": gguf_header.VERSIONS,
@@ -71,6 +88,7 @@ def _data() -> dict[str, Any]:
             "values": files.MAX_VALUES,
             "json_depth": files.MAX_DEPTH,
             "remarks": found.REMARKS,
+            "faults": found.MOST_FAULTS,
         },
     }
 
