@@ -192,6 +192,17 @@ def test_what_is_no_card_is_never_replaced_by_one(tmp_path, capsys):
     assert main([*command, str(tmp_path / "x.yaml"), "--force"]) == 0
 
 
+def test_a_config_without_quantization_says_so_with_the_type_and_the_network(tmp_path):
+    for key in ("torch_dtype", "dtype"):
+        config = {key: "bfloat16", "_name_or_path": "some/model"}
+        card = QuantizationCard.from_checkpoint(folder(tmp_path / key, config=config))
+        said = (
+            "config.json says nothing of quantization: its weights are bfloat16, or what another file says."
+        )
+        assert card.data["remarks"] == f"{said} Architecture LlamaForCausalLM."
+        assert (card["network"], card["weight_bits"]) == ("some/model", NOT_REPORTED)
+
+
 def test_a_folder_that_is_not_there_is_said_so(tmp_path, capsys):
     assert main(["card", "from-checkpoint", str(tmp_path / "nope")]) == 2
     assert "there is no file or folder" in capsys.readouterr().err

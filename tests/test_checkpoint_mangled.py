@@ -90,7 +90,7 @@ def nested(depth):
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b"", "ends within its header"),
+        (b"", "it is empty"),
         (b"GGML" + bytes(100), "does not begin with GGUF"),
         (gguf(counts=(2**63, 0)), "claims 9,223,372,036,854,775,808 tensors"),
         (gguf(counts=(0, 2**40)), "keys, more than"),

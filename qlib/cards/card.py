@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from .hardware import Finding
 
 
+MODELS = {
+    ".onnx": ("an ONNX file", "from-onnx"),
+    ".gguf": ("a GGUF file", "from-checkpoint"),
+    ".safetensors": ("a file of weights", "from-checkpoint"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantizationCard:
     """A card, checked. ``card["weight_bits"]`` is a field's value, whatever its category.
@@ -229,9 +236,10 @@ class QuantizationCard:
         try:
             return cls(load_yaml(path), config_class)
         except ValueError as error:
-            if Path(path).suffix == ".onnx":
+            kind, command = MODELS.get(Path(path).suffix, (None, None))
+            if kind:
                 raise ValueError(
-                    f"{path} is an ONNX file, not a card: qlib card from-onnx {path} makes its card"
+                    f"{path} is {kind}, not a card: qlib card {command} {path} makes its card"
                 ) from None
             raise ValueError(f"{path}: {error}") from None
 

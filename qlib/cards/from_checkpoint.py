@@ -31,6 +31,14 @@ CONFIG = "config.json"
 SETTINGS = (CONFIG, "quantize_config.json", "quant_config.json", "hf_quant_config.json")
 RECIPE, README = "recipe.yaml", "README.md"
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+CONTAINERS = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "compressed-tensors": "compressed-tensors",
+    "bitsandbytes": "bitsandbytes",
+    "torchao": "torchao",
+    "modelopt": "ModelOpt",
+}
 METHODS: dict[str, Callable[[Mapping[str, Any], str], Found]] = {
     "gptq": of_gptq,
     "awq": of_awq,
@@ -191,7 +199,9 @@ def _of_json(data: Mapping[str, Any], name: str) -> Iterator[Found]:
     """What a file of settings says: of a network, of its quantization, or of both."""
     inner = _inner(data)
     if inner is None and name == CONFIG:
-        yield Found("", remarks=["config.json says nothing of quantization."])
+        kind = words(data.get("dtype", data.get("torch_dtype")), 20)
+        inside = f": its weights are {kind}, or what another file says" if kind else ""
+        yield Found("", remarks=[f"config.json says nothing of quantization{inside}."])
     else:
         yield _quantized(inner if inner is not None else data, name)
     if "model_type" in data:
@@ -204,7 +214,9 @@ def _quantized(settings: Mapping[str, Any], name: str) -> Found:
     if method not in METHODS:
         about = f"Its quantization ({method}) is of a kind" if method else "Its settings are of a kind"
         return Found("", remarks=[f"{about} that this qlib does not read."])
-    return METHODS[method](settings, name)
+    found = METHODS[method](settings, name)
+    found.say("quant_method" if told else "its keys", container=CONTAINERS[method])
+    return found
 
 
 def _network(config: Mapping[str, Any], name: str) -> Found:
@@ -213,6 +225,8 @@ def _network(config: Mapping[str, Any], name: str) -> Found:
     if path and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) and not path.startswith("."):
         found.say("_name_or_path", network=path)
     kinds = config.get("architectures")
-    if "network" not in found.fields and isinstance(kinds, list) and kinds:
+    if isinstance(kinds, list) and kinds:
         found.remark(f"Architecture {words(kinds[0])}.")
+    elif "network" not in found.fields and words(config["model_type"]):
+        found.remark(f"Architecture {words(config['model_type'])}.")
     return found

@@ -112,13 +112,19 @@ def table(card: Card) -> Iterator[tuple[str, list[tuple[str, str, bool]]]]:
         yield (
             card.fields.heading(category),
             [
-                (field["title"], shown(name, card[name], card.fields), True)
+                (titled(card, name), shown(name, card[name], card.fields), True)
                 if card[name] != NOT_REPORTED
-                else (field["title"], faulty.get(name, NOT_REPORTED), False)
-                for name, field in known.items()
+                else (titled(card, name), faulty.get(name, NOT_REPORTED), False)
+                for name in known
                 if card[name] != NOT_REPORTED or name in faulty or card.acts(name)
             ],
         )
+
+
+def titled(card: Card, name: str) -> str:
+    """A field's title; where a card tells the head apart, first and last are layers of the blocks."""
+    blocks = name == "first_last_bits" and card["head_bits"] != NOT_REPORTED
+    return f"{card.fields[name]['title']} of the blocks" if blocks else card.fields[name]["title"]
 
 
 def facts(card: Card) -> list[tuple[str, str]]:

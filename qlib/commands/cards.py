@@ -20,6 +20,7 @@ from . import add_force, in_one_line, new_file
 from .recorded import table_named
 
 FORMATS = (".yaml", ".yml", ".json")
+CHECKPOINTS = (".gguf", ".safetensors")  # beside folders
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -40,7 +41,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         parser = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=codes)
         for file in files:
             parser.add_argument(
-                file, type=Path, metavar=f"{file.upper()}.yaml", help="a file, or a name in the catalogue"
+                file,
+                type=Path,
+                metavar=f"{file.upper()}.yaml",
+                help="a file, a name in the catalogue, or a checkpoint: its folder or .gguf file",
             )
         parser.add_argument("--json", action="store_true", help='print JSON; of an error too: {"error": ...}')
         parser.set_defaults(run=run)
@@ -128,7 +132,9 @@ def _card_new(arguments: argparse.Namespace) -> int:
 
 
 def _card(path: Path, config_class: str | None) -> QuantizationCard:
-    """From a file, or by its name in the catalogue."""
+    """From a file, by its name in the catalogue, or of a checkpoint."""
+    if path.is_dir() or path.suffix in CHECKPOINTS and path.exists():
+        return QuantizationCard.from_checkpoint(path)
     if path.exists() or path.suffix:
         return QuantizationCard.load(path, configuration_named(config_class))
     known = catalogue()
@@ -157,16 +163,10 @@ def _card_from_checkpoint(arguments: argparse.Namespace) -> int:
     return _card_from(QuantizationCard.from_checkpoint, arguments.checkpoint, arguments)
 
 
-def _say_faults(card: QuantizationCard) -> bool:
-    """Say on the error stream what is wrong with the files of a card; whether there is anything."""
-    said = faults(card)
-    for line in said:
-        print(f"qlib: {in_one_line(line)}", file=sys.stderr)
-    return bool(said)
-
-
 def _card_from(read: Callable[[Path], QuantizationCard], path: Path, arguments: argparse.Namespace) -> int:
     """The card of what lies at ``path``, written or printed; 1 if something is wrong with its files."""
+    if arguments.out and arguments.json:
+        raise ValueError("--out writes the card and --json prints it: leave one out; a .json file is JSON")
     if arguments.out:
         _new_card(arguments.out, arguments.force)
     card = read(path)
@@ -175,7 +175,9 @@ def _card_from(read: Callable[[Path], QuantizationCard], path: Path, arguments: 
     said = [] if card.data["remarks"] == NOT_REPORTED else [card.data["remarks"]]
     wrote = "\n".join([*said, f"wrote {arguments.out}"])
     print(json.dumps(card.data) if arguments.json else wrote if arguments.out else card)
-    return int(_say_faults(card))
+    for line in faults(card):
+        print(f"qlib: {in_one_line(line)}", file=sys.stderr)
+    return int(bool(card.data["faults"]))
 
 
 def _new_card(path: Path, force: bool) -> None:
@@ -240,6 +242,6 @@ def _card_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([finding.to_dict() for finding in found]))
     else:
-        print(hardware.report(profile, found))
+        print(hardware.report(profile, found, card))
     against = {"cannot", "falls back", *(["unknown"] if arguments.strict else [])}
     return int(any(finding.verdict in against for finding in found))

@@ -76,7 +76,7 @@ function cardOf(name, found, data) {
         "tbody",
         {},
         ...rows.map(([field, value]) =>
-          row(field.title, shown(field, value), {
+          row(field.name === "first_last_bits" && known.has("head_bits") ? `${field.title} of the blocks` : field.title, shown(field, value), {
             "data-name": field.name,
             "data-value": JSON.stringify(isMap(value) ? Object.fromEntries(value) : value),
           }),

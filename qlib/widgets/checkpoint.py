@@ -17,7 +17,7 @@ from ..cards.checkpoint import (
     modelopt,
 )
 from ..cards.fields import PLAIN
-from ..cards.from_checkpoint import METHODS, SETTINGS, TELLING
+from ..cards.from_checkpoint import CONTAINERS, METHODS, SETTINGS, TELLING
 from .figure import Figure, table
 
 START = "Q4_K_M"
@@ -56,6 +56,7 @@ def _data() -> dict[str, Any]:
         "lookups": gguf.TABLES.pattern,
         "head": found.HEAD.pattern,
         "methods": list(METHODS),
+        "containers": CONTAINERS,
         "telling": TELLING,
         "modelopt": {"algorithms": modelopt.ALGORITHMS, "caches": modelopt.CACHES},
         "compressed": {

@@ -134,8 +134,8 @@ class Cursor {
   }
 
   header(size, data) {
-    if (this.buffer.byteLength < 4) throw new Fault("it ends within its header");
-    if (this.text(4, false) !== "GGUF") throw new Fault("it does not begin with GGUF");
+    if (!this.buffer.byteLength) throw new Fault("it is empty");
+    if (this.text(Math.min(4, this.buffer.byteLength), false) !== "GGUF") throw new Fault("it does not begin with GGUF");
     const versions = this.limits.versions,
       start = this.at;
     let version = this.u32();
@@ -173,6 +173,7 @@ function ofHeader({ metadata, tensors, complete }, file, data) {
     ofLabels(matrices, metadata, file, found, data);
   }
   ofMetadata(metadata, found);
+  found.say("its first bytes", { container: "GGUF" });
   if (!complete) found.broken("it ends before the weights that its header names");
   return found;
 }

@@ -25,7 +25,11 @@ export function ofSettings(settings, file, data) {
     keys = ["quantization_config", "compression_config"],
     inner = places.flatMap((place) => keys.map((key) => get(place, key))).find(isMap);
   const parts = [];
-  if (!inner && file === "config.json") parts.push(remarking("config.json says nothing of quantization.", data));
+  if (!inner && file === "config.json") {
+    const kind = words(get(settings, settings.has("dtype") ? "dtype" : "torch_dtype"), 20),
+      inside = kind ? `: its weights are ${kind}, or what another file says` : "";
+    parts.push(remarking(`config.json says nothing of quantization${inside}.`, data));
+  }
   else parts.push(quantized(inner ?? settings, file, data));
   if (settings.has("model_type")) parts.push(ofNetwork(settings, file, data));
   const [whole, ...others] = parts;
@@ -55,6 +59,7 @@ function quantized(settings, name, data) {
   }
   const found = new Found(name, data);
   READERS[method](settings, found, data);
+  found.say(told ? "quant_method" : "its keys", { container: data.containers[method] });
   return found;
 }
 
@@ -64,7 +69,9 @@ function ofNetwork(config, name, data) {
     kinds = get(config, "architectures");
   if (path && /^[\p{L}\p{N}_.-]+(\/[\p{L}\p{N}_.-]+)?$/u.test(path) && !path.startsWith("."))
     found.say("_name_or_path", { network: path });
-  if (!found.fields.network && Array.isArray(kinds) && kinds.length) found.remark(`Architecture ${words(kinds[0]) ?? "None"}.`);
+  const kind = words(get(config, "model_type"));
+  if (Array.isArray(kinds) && kinds.length) found.remark(`Architecture ${words(kinds[0]) ?? "None"}.`);
+  else if (!found.fields.network && kind) found.remark(`Architecture ${kind}.`);
   return found;
 }
 

@@ -48,6 +48,7 @@ def of_headers(headers: Sequence[Header], file: str) -> Found:
         _of_tensors(tensors, found)
         _of_labels(tensors, first.metadata, file, found)
     _of_metadata(first.metadata, found)
+    found.say("its first bytes", container="GGUF")
     if not all(header.complete for header in headers):
         found.broken("it ends before the weights that its header names")
     return found
