@@ -275,6 +275,45 @@ def test_weights_that_are_stored_in_an_unknown_way_give_no_average(tmp_path):
     says(card, **averages(4, 2 * 2 * 128 * (16 + 4)))
 
 
+EXPERTS = "model.layers.0.mlp.experts"
+
+
+def test_weights_of_all_experts_in_one_tensor(tmp_path):
+    tensors = {
+        f"{EXPERTS}.gate_up_proj": ("BF16", (4, 256, 128)),
+        f"{EXPERTS}.gate_up_proj_bias": ("BF16", (4, 256)),
+        f"{EXPERTS}.down_proj": ("BF16", (4, 128, 256)),
+    }
+    card = QuantizationCard.from_checkpoint(folder(tmp_path / "float", tensors=FLOAT | tensors))
+    says(card, weight_bits="float", average_weight_bits=16, effective_weight_bits=16)
+    blocks = {
+        f"{EXPERTS}.{name}_{part}": ("U8", sizes)
+        for name, rows in (("gate_up_proj", 256), ("down_proj", 128))
+        for part, sizes in (("blocks", (4, rows, 8, 16)), ("scales", (4, rows, 8)))
+    }
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    card = QuantizationCard.from_checkpoint(folder(tmp_path / "mx", settings, FLOAT | blocks))
+    says(card, weight_bits=4, group_size=32, weight_granularity="per_group", head_bits="float")
+    elements = 4 * (256 + 128) * 256
+    says(card, **averages(4, elements // 32 * 8, elements))
+    assert card.data["faults"] == []
+
+
+def test_fused_weights_of_8_bits_name_no_granularity_that_a_card_has_no_word_for(tmp_path):
+    tensors = {
+        f"{EXPERTS}.down_proj": ("F8_E4M3", (4, 128, 256)),
+        f"{EXPERTS}.down_proj_scale_inv": ("F32", (4, 1)),
+    }
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    card = QuantizationCard.from_checkpoint(folder(tmp_path, settings, FLOAT | tensors))
+    says(card, weight_bits=8, weight_granularity=NOT_REPORTED)
+    says(card, **averages(8, 4 * 32, 4 * 128 * 256))
+    settings["expert_dtype"] = "fp4"
+    tensors[f"{EXPERTS}.down_proj"] = ("I8", (4, 128, 128))
+    card = QuantizationCard.from_checkpoint(folder(tmp_path, settings, FLOAT | tensors))
+    says(card, weight_bits=NOT_REPORTED, average_weight_bits=NOT_REPORTED, weight_bytes=NOT_REPORTED)
+
+
 def test_parts_with_an_index(tmp_path):
     whole = layers(gptq(4, 128))
     settings = {"quant_method": "gptq", "bits": 4, "group_size": 128}

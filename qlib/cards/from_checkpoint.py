@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ..strict_yaml import read_yaml
+from .checkpoint.autoround import of_autoround
 from .checkpoint.awq import of_awq
 from .checkpoint.bitsandbytes import of_bitsandbytes
 from .checkpoint.compressed_tensors import of_compressed_tensors
 from .checkpoint.files import entries, read_json, read_text
 from .checkpoint.found import Found, contradiction, joined, listed, of_card, words
+from .checkpoint.fp8 import of_fbgemm_fp8, of_fp8
 from .checkpoint.front_matter import MOST, of_readme
 from .checkpoint.gguf import of_headers
 from .checkpoint.gguf_header import read_header as gguf_header
 from .checkpoint.gptq import of_gptq
+from .checkpoint.hqq import of_hqq
 from .checkpoint.modelopt import of_modelopt
+from .checkpoint.mxfp4 import of_mxfp4
 from .checkpoint.recipe import of_recipe
 from .checkpoint.safetensors import read_header as safetensors_header
 from .checkpoint.safetensors import read_headers
@@ -38,6 +42,11 @@ CONTAINERS = {
     "bitsandbytes": "bitsandbytes",
     "torchao": "torchao",
     "modelopt": "ModelOpt",
+    "fp8": "FP8",
+    "fbgemm_fp8": "FP8",
+    "mxfp4": "MXFP4",
+    "hqq": "HQQ",
+    "auto-round": "AutoRound",
 }
 METHODS: dict[str, Callable[[Mapping[str, Any], str], Found]] = {
     "gptq": of_gptq,
@@ -46,6 +55,11 @@ METHODS: dict[str, Callable[[Mapping[str, Any], str], Found]] = {
     "bitsandbytes": of_bitsandbytes,
     "torchao": of_torchao,
     "modelopt": of_modelopt,
+    "fp8": of_fp8,
+    "fbgemm_fp8": of_fbgemm_fp8,
+    "mxfp4": of_mxfp4,
+    "hqq": of_hqq,
+    "auto-round": of_autoround,
 }
 TELLING = {
     "config_groups": "compressed-tensors",

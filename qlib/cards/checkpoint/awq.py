@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .autoround import VERSION, say_autoround
-from .found import Found, truth, words
-from .gptq import say_group
+from .found import Found, say_group, truth, words
 
 OLD_KEYS = (("bits", "w_bit"), ("group_size", "q_group_size"))  # those of AutoAWQ second
 # AwqQuantizer of transformers 5.24: get_modules_to_not_convert(..., add_default_skips=True)

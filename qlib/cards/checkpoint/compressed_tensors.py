@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .found import MOST_ENTRIES, Found, agreed, listed, names, number, truth, words
-from .gptq import MAX_GROUP
+from .found import MAX_GROUP, MOST_ENTRIES, Found, agreed, listed, names, number, truth, words
 
 KINDS = {"int": "uniform", "float": "non-uniform"}
 WEIGHT_RANGES = {

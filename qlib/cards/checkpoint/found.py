@@ -17,6 +17,7 @@ REMARKS = 5000
 MOST_ENTRIES = 2000  # that a card has room for
 FLOATS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 MOST_FAULTS = 100
+MAX_GROUP = 2**20
 HEAD = re.compile(r"(re:)?\^?(\.\*|\*)?([\w.]+\.)?lm_head(\.\*|\*)?\$?")  # by name or pattern
 NAMED = ("network", "authors")  # files may name these differently without contradicting each other
 
@@ -166,6 +167,16 @@ def agreed(values: Iterable[Any]) -> Any:
     """The one value that all have; ``None`` if there is none, or if they differ."""
     first, *rest = [*values] or [None]
     return first if all(same(first, other) for other in rest) else None
+
+
+def say_group(size: Any, found: Found, key: str = "group_size") -> None:
+    """The weights of a group; -1 is a whole row."""
+    if size == -1 and isinstance(size, int):
+        found.say(key, weight_granularity="per_channel")
+        found.open.add("group_size")  # where another file has one
+    else:
+        group = found.number("group_size", key, size, 1, MAX_GROUP)
+        found.say(key, group_size=group, weight_granularity="per_group" if group else None)
 
 
 def joined(parts: Iterable[Found]) -> Found:

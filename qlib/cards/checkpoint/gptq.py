@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .autoround import VERSION, say_autoround
-from .found import HEAD, MOST_ENTRIES, Found, listed, number, words
+from .found import HEAD, MOST_ENTRIES, Found, listed, number, say_group, words
 
-MAX_GROUP = 2**20
 # GPTQConfig.block_name_to_quantize: what is quantized are the blocks of a network
 BLOCKS = "not stated: GPTQ quantizes the layers of blocks alone, as transformers 5.24 documents it"
 
@@ -47,16 +46,6 @@ def _of_format(settings: Mapping[str, Any], found: Found) -> None:
         found.remark(f"{key} gptq_v2: zero-points are stored as they are, not less one.")
     elif form and form != "gptq":
         found.remark(f"Stored as {form} ({key}).")
-
-
-def say_group(size: Any, found: Found, key: str = "group_size") -> None:
-    """The weights of a group; -1 is a whole row."""
-    if size == -1 and isinstance(size, int):
-        found.say(key, weight_granularity="per_channel")
-        found.open.add("group_size")  # where another file has one
-    else:
-        group = found.number("group_size", key, size, 1, MAX_GROUP)
-        found.say(key, group_size=group, weight_granularity="per_group" if group else None)
 
 
 def _either(settings: Mapping[str, Any], name: str) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .found import Found, agreed, number, words
-from .gptq import MAX_GROUP
+from .found import MAX_GROUP, Found, agreed, number, words
 
 FP8_TENSOR = {
     "weight_bits": 8,

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .found import Found, agreed, number, words
-from .gptq import MAX_GROUP
+from .found import MAX_GROUP, Found, agreed, number, words
 
 FLOAT8 = {"quantizer": "non-uniform", "weight_symmetric": True, "weight_bits": 8}
 INT8 = {"quantizer": "uniform", "weight_symmetric": True, "weight_bits": 8}
