@@ -16,6 +16,7 @@ SCHEME = {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "group",
 TENSORS = {"quant_method": "compressed-tensors", "config_groups": {"g": SCHEME}}
 WRONG = {"config_groups": {"g": {"weights": {"num_bits": 64, "group_size": 0}}}}
 BITS = {"quant_method": "bitsandbytes"}
+INT4 = {"quant_method": "torchao", "quant_type": "int4_weight_only"}
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
 SAID = (
     "contradiction: Weights in a group: 128 (config.json: group_size) against 64 (quantize_config.json: "
@@ -79,6 +80,7 @@ ODD = [
     (TENSORS, {"kv_cache_scheme": {"num_bits": None}}, {}),
     (TENSORS, {"kv_cache_scheme": {"num_bits": "8"}}, {"kv_bits": '"8" (kv_cache_scheme.num_bits)'}),
     (TENSORS, WRONG, {"weight_bits": "64 (num_bits)", "group_size": "0 (group_size)"}),
+    (INT4, {"quant_type_kwargs": {"group_size": 0}}, {"group_size": "0 (Int4WeightOnlyConfig.group_size)"}),
     (MODELOPT, {"group_size": True}, {"group_size": "true (group_size)"}),
 ]
 

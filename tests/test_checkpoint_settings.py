@@ -54,6 +54,13 @@ def test_gptq_order_of_columns_and_of_layers(card_of):
     says(card_of({**settings, "meta": {"static_groups": False}}), column_order="activation")
 
 
+@pytest.mark.parametrize("key", ["checkpoint_format", "format"])
+def test_gptq_says_how_its_codes_are_packed(card_of, key):
+    gptq = {"quant_method": "gptq", "bits": 4}
+    assert f"Stored as marlin ({key})." in card_of({**gptq, key: "marlin"}).data["remarks"]
+    assert "Stored" not in card_of({**gptq, key: "gptq"}).data["remarks"]
+
+
 def test_gptq_data_and_what_else_is_said(card_of):
     card = card_of(transformers.GPTQConfig(bits=4, dataset="c4", model_seqlen=2048, damp_percent=0.01))
     says(card, data="c4", images=NOT_REPORTED, calibration_tokens=NOT_REPORTED)
@@ -222,6 +229,7 @@ def test_torchao_by_module(card_of):
         head_bits="float",
         embedding_bits="float",
     )
+    assert "Modules differ in weight_granularity: per_channel, per_group." in card.data["remarks"]
     old = card_of(
         {
             "quant_method": "torchao",
@@ -365,6 +373,9 @@ def test_modelopt_layer_by_layer_and_what_is_not_known(card_of):
     layers = {"a": {"quant_algo": "FP8"}, "b": {"quant_algo": "W4A16_AWQ", "group_size": 128}}
     mixed = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
     says(card_of(mixed), weight_bits={"a": 8, "b": 4}, activation_bits=NOT_REPORTED, group_size=NOT_REPORTED)
+    assert "Quantized layers differ in quant_algo: FP8, W4A16_AWQ." in card_of(mixed).data["remarks"]
+    cache = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP3"}
+    assert "What kv_cache_quant_algo FP3 means" in card_of(cache).data["remarks"]
     unknown = card_of({"quant_method": "modelopt", "quant_algo": "W1A1", "kv_cache_quant_algo": None})
     says(unknown, weight_bits=NOT_REPORTED, kv_bits="float")
     assert "W1A1" in unknown.data["remarks"]

@@ -233,6 +233,13 @@ def test_layers_that_differ_are_told_by_name(tmp_path):
     assert card.data["faults"] == []
 
 
+def test_layers_whose_groups_differ_are_said_to(tmp_path):
+    tensors = layers(gptq(4, 128), ["q_proj"]) | layers(gptq(4, 64), ["up_proj"])
+    card = QuantizationCard.from_checkpoint(folder(tmp_path, tensors=tensors))
+    says(card, weight_bits=4, weight_granularity="per_group", group_size=NOT_REPORTED)
+    assert "Matrices differ in group_size: 128, 64." in card.data["remarks"]
+
+
 def test_a_table_that_is_the_head_too(tmp_path):
     tensors = layers(gptq(4, 128))
     del tensors["lm_head.weight"]

@@ -16,7 +16,7 @@ from .checkpoint.awq import of_awq
 from .checkpoint.bitsandbytes import of_bitsandbytes
 from .checkpoint.compressed_tensors import of_compressed_tensors
 from .checkpoint.files import entries, read_json, read_text
-from .checkpoint.found import Found, contradiction, joined, listed, of_card, words
+from .checkpoint.found import MOST_FAULTS, Found, contradiction, joined, listed, of_card, words
 from .checkpoint.fp8 import of_fbgemm_fp8, of_fp8
 from .checkpoint.front_matter import MOST, of_readme
 from .checkpoint.gguf import of_headers
@@ -189,14 +189,12 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Found]:
     """In which settings of quantization two files differ, those included that no field asks for."""
     kinds = {name: _inner(data) or ({} if name == CONFIG else data) for name, data in settings.items()}
     for (one, first), (other, second) in itertools.combinations(kinds.items(), 2):
-        yield Found(
-            "",
-            faults=[
-                contradiction([(first[key], f"{one}: {words(key)}"), (second[key], f"{other}: {words(key)}")])
-                for key in sorted(first.keys() & second.keys())
-                if not isinstance(first[key], (dict, list)) and first[key] != second[key]
-            ],
+        apart = (
+            contradiction([(first[key], f"{one}: {words(key)}"), (second[key], f"{other}: {words(key)}")])
+            for key in sorted(first.keys() & second.keys())
+            if not isinstance(first[key], (dict, list)) and first[key] != second[key]
         )
+        yield Found("", faults=list(itertools.islice(apart, MOST_FAULTS)))
 
 
 def _inner(data: Mapping[str, Any]) -> Mapping[str, Any] | None:

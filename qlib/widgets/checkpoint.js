@@ -56,6 +56,9 @@ function faultLine({ kind, field, said }, fields) {
   return `${kind}: ${title}${said.map(({ value, source }) => `${written(value)} (${source})`).join(" against ")}`;
 }
 
+const wrongIn = (found, { fields, limits }) =>
+  found.faults.slice(0, limits.faults).map((fault) => faultLine(fault, fields));
+
 const row = (title, text, attributes = {}) =>
   element("tr", {}, element("th", { scope: "row" }, title), element("td", attributes, text));
 
@@ -89,7 +92,7 @@ function cardOf(name, found, data) {
     most = data.limits.remarks,
     remarks = [...all].length > most ? `${[...all].slice(0, most - 1).join("")}…` : all,
     { authors } = found.fields;
-  const wrong = found.faults.slice(0, data.limits.faults).map((fault) => faultLine(fault, data.fields));
+  const wrong = wrongIn(found, data);
   return [
     ...(wrong.length ? [element("ul", { "data-name": "faults" }, ...wrong.map((line) => element("li", {}, line)))] : []),
     element("table", {}, element("caption", {}, element("b", {}, name)), ...parts),
@@ -151,7 +154,7 @@ function render({ model, el }) {
       if (mine !== latest) return;
       const stem = data.settings.includes(file.name) ? null : words(file.name.replace(/\.\w+$/, ""));
       result.replaceChildren(...cardOf(stem ?? "a checkpoint", found, data));
-      spoken.say(`The card of ${name}: ${result.querySelectorAll("td").length} fields. ${found.faults.map((fault) => faultLine(fault, data.fields)).join(". ")} ${found.remarks.join(" ")}`);
+      spoken.say(`The card of ${name}: ${result.querySelectorAll("td").length} fields. ${wrongIn(found, data).join(". ")} ${found.remarks.join(" ")}`);
     } catch (error) {
       if (mine === latest) fault.textContent = `${name}: ${error instanceof Fault ? error.message : "it cannot be read"}.`;
     }

@@ -225,6 +225,11 @@ def _of_weights(inner: Mapping[str, Weights], found: Found, source: str) -> None
         weight_granularity=agreed(weights.granularity for weights in quantized.values()),
         group_size=agreed(weights.group for weights in quantized.values()),
     )
+    found.differ(
+        "Matrices",
+        weight_granularity=(weights.granularity for weights in quantized.values()),
+        group_size=(weights.group for weights in quantized.values()),
+    )
     left = [name for name, weights in inner.items() if weights.bits == "float"]
     found.say(source, first_last_bits="like the rest" if alike and not left else None)
     if left:
