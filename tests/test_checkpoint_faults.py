@@ -97,10 +97,17 @@ def test_what_is_no_value_is_said_with_its_key_and_leaves_the_field_open(tmp_pat
 def test_very_many_faults_are_cut(tmp_path):
     groups = {str(i): {"weights": {"num_bits": "x"}} for i in range(300)}
     card = QuantizationCard.from_checkpoint(folder(tmp_path, {**TENSORS, "config_groups": groups}))
-    assert 0 < len(card.data["faults"]) <= 100
+    assert len(card.data["faults"]) == 100 and "Left out are 200 more faults." in card.data["remarks"]
 
 
 def test_version_1_has_no_faults():
     text = "schema_version: 1\nname: x\nfaults: []"
     with pytest.raises(ValueError, match="faults came with version 2 of the schema"):
         QuantizationCard.from_yaml(text)
+
+
+def test_of_very_many_settings_that_differ_some_are_listed(tmp_path):
+    some = {f"k{i}": i for i in range(1000)}
+    path = folder(tmp_path, {**GPTQ, **some}, quantize_config_json={**GPTQ, **dict.fromkeys(some, -1)})
+    card = QuantizationCard.from_checkpoint(path)
+    assert len(card.data["faults"]) == 100 and card["weight_bits"] == 4

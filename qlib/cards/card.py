@@ -16,7 +16,7 @@ from ..config import QuantConfig
 from ..files import write_whole
 from ..names import suggestion
 from ..strict_yaml import load_yaml, read_yaml, to_json, to_yaml
-from .data import checked, sorted_in
+from .data import MODELS, checked, sorted_in
 from .fields import NOT_REPORTED, Fields, fields_of
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from ..metrics import Measurement
     from .compare import Choice
     from .hardware import Finding
-
-
-MODELS = {
-    ".onnx": ("an ONNX file", "from-onnx"),
-    ".gguf": ("a GGUF file", "from-checkpoint"),
-    ".safetensors": ("a file of weights", "from-checkpoint"),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,13 @@ from ..strict_yaml import short
 from .fields import NOT_REPORTED, Fields
 from .schema import fault
 
+MODELS = {
+    ".onnx": ("an ONNX file", "from-onnx"),
+    ".gguf": ("a GGUF file", "from-checkpoint"),
+    ".safetensors": ("a file of weights", "from-checkpoint"),
+}
+"""Files that are no cards, by their ending, and the command that makes the card of one."""
+
 
 def sorted_in(fields: Fields, values: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """The data of a card.

@@ -106,7 +106,9 @@ def words(value: Any, most: int = WORDS) -> str | None:
     """A stranger's text in one line of characters that can be printed; ``None`` for what is no text."""
     if not isinstance(value, str):
         return None
-    plain = " ".join("".join(c if c.isprintable() else " " for c in value[: 4 * most]).split())
+    some = value[: 4 * most]
+    some = some if some.isprintable() else "".join(c if c.isprintable() else " " for c in some)
+    plain = " ".join(some.split())
     return (plain if len(plain) <= most else f"{plain[: most - 1]}…") or None
 
 
