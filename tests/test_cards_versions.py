@@ -20,7 +20,7 @@ def of_version_1(card):
     """The card's file, as version 1 had it."""
     data = copy.deepcopy(dict(card.data))
     data["schema_version"] = 1
-    del data["evaluation"]
+    del data["evaluation"], data["faults"]
     for name in NEW:
         data.get(PLAIN.category_of[name], {}).pop(name, None)
         data["deviations"].pop(name, None)

@@ -8,6 +8,7 @@ from checkpoints import folder, written
 
 from qlib import QuantizationCard
 from qlib.cards import NOT_REPORTED
+from qlib.cards.render import faults
 from qlib.cli import main
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False}
@@ -52,8 +53,12 @@ def test_two_files_that_agree_and_two_that_do_not(tmp_path):
         NOT_REPORTED,
         NOT_REPORTED,
     )
-    said = "Contradiction in group_size: 128 (config.json: group_size) against 64 (quantize_config.json: "
-    assert said in card.data["remarks"] and "group_size" not in card.data["sources"]
+    said = {fault["field"]: [each.values() for each in fault["said"]] for fault in card.data["faults"]}
+    assert {name: [tuple(each) for each in every] for name, every in said.items()} == {
+        "group_size": [(128, "config.json: group_size"), (64, "quantize_config.json: group_size")],
+        "weight_symmetric": [(True, "config.json: sym"), (False, "quantize_config.json: sym")],
+    }
+    assert "group_size" not in card.data["sources"]
 
 
 def test_a_recipe_says_what_made_it(tmp_path):
@@ -74,7 +79,7 @@ def test_a_recipe_says_what_made_it(tmp_path):
     wrong = RECIPE.replace("W8A8", "W4A16")
     card = QuantizationCard.from_checkpoint(folder(tmp_path, settings, recipe_yaml=wrong))
     assert card["weight_bits"] == card["activation_bits"] == NOT_REPORTED
-    assert "Contradiction in weight_bits" in card.data["remarks"]
+    assert [fault["field"] for fault in card.data["faults"]] == ["weight_bits", "activation_bits"]
     alone = QuantizationCard.from_checkpoint(tmp_path / "recipe.yaml")
     assert (alone["weight_bits"], alone["activation_bits"], alone.name) == (4, "float", tmp_path.name)
     rounded = "default_stage: {default_modifiers: {QuantizationModifier: {scheme: FP8_DYNAMIC}}}"
@@ -170,10 +175,10 @@ def test_an_order_of_columns_that_files_contradict_is_not_reported(tmp_path):
     )
     card = QuantizationCard.from_checkpoint(tmp_path)
     assert card["column_order"] == "not reported" and card["weight_bits"] == 4
-    assert (
-        "config.json and quantize_config.json differ in damp_percent (0.01 against 0.1), "
-        "desc_act (true against false)." in card.data["remarks"]
-    )
+    assert faults(card) == [
+        "contradiction: 0.01 (config.json: damp_percent) against 0.1 (quantize_config.json: damp_percent)",
+        "contradiction: true (config.json: desc_act) against false (quantize_config.json: desc_act)",
+    ]
 
 
 def test_what_is_no_card_is_never_replaced_by_one(tmp_path, capsys):
@@ -185,6 +190,17 @@ def test_what_is_no_card_is_never_replaced_by_one(tmp_path, capsys):
     assert "config.json is no card, and stays" in capsys.readouterr().err and config.read_text() == before
     assert main([*command, str(tmp_path / "x.yaml")]) == 0
     assert main([*command, str(tmp_path / "x.yaml"), "--force"]) == 0
+
+
+def test_a_config_without_quantization_says_so_with_the_type_and_the_network(tmp_path):
+    for key in ("torch_dtype", "dtype"):
+        config = {key: "bfloat16", "_name_or_path": "some/model"}
+        card = QuantizationCard.from_checkpoint(folder(tmp_path / key, config=config))
+        said = (
+            "config.json says nothing of quantization: its weights are bfloat16, or what another file says."
+        )
+        assert card.data["remarks"] == f"{said} Architecture LlamaForCausalLM."
+        assert (card["network"], card["weight_bits"]) == ("some/model", NOT_REPORTED)
 
 
 def test_a_folder_that_is_not_there_is_said_so(tmp_path, capsys):

@@ -90,7 +90,7 @@ def nested(depth):
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b"", "ends within its header"),
+        (b"", "it is empty"),
         (b"GGML" + bytes(100), "does not begin with GGUF"),
         (gguf(counts=(2**63, 0)), "claims 9,223,372,036,854,775,808 tensors"),
         (gguf(counts=(0, 2**40)), "keys, more than"),
@@ -272,6 +272,39 @@ SETTINGS = [
         "quantized_layers": {"a": {"quant_algo": "FP8", "group_size": 16}},
         "exclude_modules": ["a"],
         "producer": {"name": "x", "version": "1"},
+    },
+    {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+        "modules_to_convert": ["a"],
+        "ignored_layers": ["lm_head"],
+        "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+        "expert_dtype": "fp4",
+    },
+    {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["a"]},
+    {"quant_method": "mxfp4", "modules_to_not_convert": ["a"]},
+    {
+        "quant_method": "hqq",
+        "quant_config": {
+            "a": {
+                "weight_quant_params": {"nbits": 4, "group_size": 64, "axis": 1},
+                "scale_quant_params": None,
+            },
+            "b": {"weight_quant_params": {"nbits": 2, "group_size": 32, "axis": 0}},
+        },
+        "skip_modules": ["lm_head"],
+    },
+    {
+        "quant_method": "auto-round",
+        "bits": 4,
+        "group_size": 128,
+        "sym": True,
+        "iters": 200,
+        "data_type": "int",
+        "act_bits": 8,
+        "act_dynamic": True,
+        "extra_config": {"a": {"bits": 16}, "b": {"bits": 8, "sym": False}},
     },
 ]
 

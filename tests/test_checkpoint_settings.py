@@ -54,6 +54,13 @@ def test_gptq_order_of_columns_and_of_layers(card_of):
     says(card_of({**settings, "meta": {"static_groups": False}}), column_order="activation")
 
 
+@pytest.mark.parametrize("key", ["checkpoint_format", "format"])
+def test_gptq_says_how_its_codes_are_packed(card_of, key):
+    gptq = {"quant_method": "gptq", "bits": 4}
+    assert f"Stored as marlin ({key})." in card_of({**gptq, key: "marlin"}).data["remarks"]
+    assert "Stored" not in card_of({**gptq, key: "gptq"}).data["remarks"]
+
+
 def test_gptq_data_and_what_else_is_said(card_of):
     card = card_of(transformers.GPTQConfig(bits=4, dataset="c4", model_seqlen=2048, damp_percent=0.01))
     says(card, data="c4", images=NOT_REPORTED, calibration_tokens=NOT_REPORTED)
@@ -141,7 +148,8 @@ def test_bitsandbytes_in_4_bits(card_of, kind, double):
     )
     card = card_of(config)
     says(card, weight_bits=4, activation_bits="float", quantizer="non-uniform", float_layers=["lm_head"])
-    says(card, weight_granularity="per_group", group_size=NOT_REPORTED)
+    says(card, weight_granularity="per_group", group_size=64)
+    assert "default of bitsandbytes" in card.data["sources"]["group_size"]
     says(card, weight_symmetric=True if kind == "fp4" else NOT_REPORTED)
     assert kind in card.data["remarks"] and ("double" in card.data["remarks"]) == double
 
@@ -221,6 +229,7 @@ def test_torchao_by_module(card_of):
         head_bits="float",
         embedding_bits="float",
     )
+    assert "Modules differ in weight_granularity: per_channel, per_group." in card.data["remarks"]
     old = card_of(
         {
             "quant_method": "torchao",
@@ -299,7 +308,13 @@ def test_compressed_tensors_groups_that_differ_and_the_cache(card_of):
         "b": scheme({"num_bits": 8, "strategy": "channel"}, targets=["re:.*attn.*"]),
     }
     card = card_of(compressed(groups, kv_cache_scheme={"num_bits": 8, "type": "float"}))
-    says(card, weight_bits={"re:.*mlp.*": 4, "re:.*attn.*": 8}, weight_granularity=NOT_REPORTED, kv_bits=8)
+    says(
+        card,
+        weight_bits={"re:.*mlp.*": 4, "re:.*attn.*": 8},
+        weight_granularity=NOT_REPORTED,
+        kv_bits="float8",
+    )
+    assert "Groups of layers differ in strategy: channel, group." in card.data["remarks"]
     says(card, group_size=NOT_REPORTED, weight_symmetric=True, embedding_bits=NOT_REPORTED)
     one = groups["a"].model_dump()
     twice = {"a": {**one, "targets": ["Linear"]}, "b": {**groups["b"].model_dump(), "targets": ["Linear"]}}
@@ -349,7 +364,7 @@ def test_modelopt(tmp_path, card_of, algorithm, weights, activations, quantizer)
         QuantizationCard.from_checkpoint(path),
         card_of({"quant_method": "modelopt", **quantization}),
     ):
-        says(card, weight_bits=weights, activation_bits=activations, quantizer=quantizer, kv_bits=8)
+        says(card, weight_bits=weights, activation_bits=activations, quantizer=quantizer, kv_bits="float8")
         says(card, group_size=16, weight_symmetric=True, float_layers=["lm_head"], head_bits="float")
     assert "modelopt 0.29" in QuantizationCard.from_checkpoint(path).data["remarks"]
 
@@ -358,6 +373,9 @@ def test_modelopt_layer_by_layer_and_what_is_not_known(card_of):
     layers = {"a": {"quant_algo": "FP8"}, "b": {"quant_algo": "W4A16_AWQ", "group_size": 128}}
     mixed = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
     says(card_of(mixed), weight_bits={"a": 8, "b": 4}, activation_bits=NOT_REPORTED, group_size=NOT_REPORTED)
+    assert "Quantized layers differ in quant_algo: FP8, W4A16_AWQ." in card_of(mixed).data["remarks"]
+    cache = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP3"}
+    assert "What kv_cache_quant_algo FP3 means" in card_of(cache).data["remarks"]
     unknown = card_of({"quant_method": "modelopt", "quant_algo": "W1A1", "kv_cache_quant_algo": None})
     says(unknown, weight_bits=NOT_REPORTED, kv_bits="float")
     assert "W1A1" in unknown.data["remarks"]
@@ -387,7 +405,20 @@ def test_a_head_left_in_float_by_name_or_pattern(card_of, name, is_head):
     card = card_of({"quant_method": "compressed-tensors", "ignore": ["a", name]})
     says(card, head_bits="float" if is_head else NOT_REPORTED, float_layers=sorted(["a", name]))
     gptq = {"quant_method": "gptq", "bits": 4, "dynamic": {f"-:{name}": {}}}
-    says(card_of(gptq), head_bits="float" if is_head else NOT_REPORTED, float_layers=[name])
+    source = card_of(gptq).data["sources"]["head_bits"]
+    assert source == "config.json: dynamic" if is_head else "not stated" in source
+
+
+def test_a_head_of_which_nothing_is_said_is_as_its_writer_leaves_it(card_of, tmp_path):
+    gptq, awq = ({"quant_method": method, "bits": 4} for method in ("gptq", "awq"))
+    bits8 = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    for settings in (gptq, awq, bits8):
+        card = card_of(settings)
+        says(card, head_bits="float")
+        assert "not stated" in card.data["sources"]["head_bits"]
+    says(card_of({**bits8, "llm_int8_skip_modules": ["router"]}), head_bits=NOT_REPORTED)
+    says(card_of({**gptq, "dynamic": {"+:lm_head": {"bits": 8}}}), head_bits=NOT_REPORTED)
+    says(card_of({**gptq, "lm_head": True}), head_bits=4)
 
 
 def test_very_many_modules_of_their_own_are_mixed(card_of):

@@ -7,6 +7,7 @@ from checkpoints import folder, safetensors
 
 from qlib import QuantizationCard
 from qlib.cards import NOT_REPORTED
+from qlib.cards.render import faults
 
 FLOAT = {
     "model.embed_tokens.weight": ("BF16", (64, 256)),
@@ -73,7 +74,7 @@ def test_codes_packed_along_inputs_or_outputs(tmp_path, bits, group, method, par
     says(card, weight_granularity="per_channel" if group == 256 else "per_group")
     says(card, group_size=NOT_REPORTED if group == 256 else group)
     says(card, **averages(bits, 2 * (256 // group) * 128 * (16 + bits)))
-    assert "Contradiction" not in card.data["remarks"]
+    assert card.data["faults"] == []
 
 
 @pytest.mark.parametrize("bits, group, shifted", [(4, 128, False), (4, 32, True), (8, 64, False)])
@@ -95,7 +96,7 @@ def test_codes_packed_by_compressed_tensors(tmp_path, bits, group, shifted):
     weights["symmetric"] = shifted
     wrong = QuantizationCard.from_checkpoint(folder(tmp_path, settings, tensors))
     says(wrong, weight_symmetric=NOT_REPORTED)
-    assert "Contradiction in weight_symmetric" in wrong.data["remarks"]
+    assert [fault["field"] for fault in wrong.data["faults"]] == ["weight_symmetric"]
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -132,7 +133,7 @@ def test_a_checkpoint_that_compressed_tensors_packed_and_safetensors_wrote(tmp_p
     card = QuantizationCard.from_checkpoint(tmp_path)
     says(card, weight_bits=bits, group_size=64, weight_symmetric=not shifted, head_bits="float")
     says(card, **averages(bits, 2 * 128 * 4 * (16 + (bits if shifted else 0))))
-    assert "Contradiction" not in card.data["remarks"]
+    assert card.data["faults"] == []
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_settings_that_the_weights_contradict(tmp_path):
     settings = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}
     card = QuantizationCard.from_checkpoint(folder(tmp_path, settings, layers(gptq(8, 64))))
     says(card, weight_bits=NOT_REPORTED, group_size=NOT_REPORTED, weight_symmetric=True)
-    assert "Contradiction in weight_bits: 4 (config.json: bits) against 8" in card.data["remarks"]
+    assert "contradiction: Weight bits: 4 (config.json: bits) against 8" in " ".join(faults(card))
     still = QuantizationCard.from_checkpoint(
         folder(tmp_path, settings, layers({"weight": ("BF16", (128, 256))}))
     )
@@ -229,16 +230,25 @@ def test_layers_that_differ_are_told_by_name(tmp_path):
     settings = {"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"+:.*up.*": {"bits": 8}}}
     card = QuantizationCard.from_checkpoint(folder(tmp_path, settings, tensors))
     says(card, weight_bits={"model.layers.0.q_proj": 4, "model.layers.0.up_proj": 8}, group_size=128)
-    assert "Contradiction" not in card.data["remarks"]
+    assert card.data["faults"] == []
+
+
+def test_layers_whose_groups_differ_are_said_to(tmp_path):
+    tensors = layers(gptq(4, 128), ["q_proj"]) | layers(gptq(4, 64), ["up_proj"])
+    card = QuantizationCard.from_checkpoint(folder(tmp_path, tensors=tensors))
+    says(card, weight_bits=4, weight_granularity="per_group", group_size=NOT_REPORTED)
+    assert "Matrices differ in group_size: 128, 64." in card.data["remarks"]
 
 
 def test_a_table_that_is_the_head_too(tmp_path):
     tensors = layers(gptq(4, 128))
     del tensors["lm_head.weight"]
     settings = {"quant_method": "gptq", "bits": 4}
-    for tied, head in ((True, "float"), (False, NOT_REPORTED)):
+    for tied, source in ((True, "safetensors headers"), (False, "not stated")):
         config = {"tie_word_embeddings": tied}
-        says(QuantizationCard.from_checkpoint(folder(tmp_path, settings, tensors, config)), head_bits=head)
+        card = QuantizationCard.from_checkpoint(folder(tmp_path, settings, tensors, config))
+        says(card, head_bits="float")
+        assert source in card.data["sources"]["head_bits"]
 
 
 @pytest.mark.parametrize(
@@ -270,6 +280,45 @@ def test_weights_that_are_stored_in_an_unknown_way_give_no_average(tmp_path):
     indices = layers(gptq(4, 128)) | {"model.position_ids": ("I64", (1, 512))}
     card = QuantizationCard.from_checkpoint(folder(tmp_path, {"quant_method": "gptq", "bits": 4}, indices))
     says(card, **averages(4, 2 * 2 * 128 * (16 + 4)))
+
+
+EXPERTS = "model.layers.0.mlp.experts"
+
+
+def test_weights_of_all_experts_in_one_tensor(tmp_path):
+    tensors = {
+        f"{EXPERTS}.gate_up_proj": ("BF16", (4, 256, 128)),
+        f"{EXPERTS}.gate_up_proj_bias": ("BF16", (4, 256)),
+        f"{EXPERTS}.down_proj": ("BF16", (4, 128, 256)),
+    }
+    card = QuantizationCard.from_checkpoint(folder(tmp_path / "float", tensors=FLOAT | tensors))
+    says(card, weight_bits="float", average_weight_bits=16, effective_weight_bits=16)
+    blocks = {
+        f"{EXPERTS}.{name}_{part}": ("U8", sizes)
+        for name, rows in (("gate_up_proj", 256), ("down_proj", 128))
+        for part, sizes in (("blocks", (4, rows, 8, 16)), ("scales", (4, rows, 8)))
+    }
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    card = QuantizationCard.from_checkpoint(folder(tmp_path / "mx", settings, FLOAT | blocks))
+    says(card, weight_bits=4, group_size=32, weight_granularity="per_group", head_bits="float")
+    elements = 4 * (256 + 128) * 256
+    says(card, **averages(4, elements // 32 * 8, elements))
+    assert card.data["faults"] == []
+
+
+def test_fused_weights_of_8_bits_name_no_granularity_that_a_card_has_no_word_for(tmp_path):
+    tensors = {
+        f"{EXPERTS}.down_proj": ("F8_E4M3", (4, 128, 256)),
+        f"{EXPERTS}.down_proj_scale_inv": ("F32", (4, 1)),
+    }
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    card = QuantizationCard.from_checkpoint(folder(tmp_path, settings, FLOAT | tensors))
+    says(card, weight_bits=8, weight_granularity=NOT_REPORTED)
+    says(card, **averages(8, 4 * 32, 4 * 128 * 256))
+    settings["expert_dtype"] = "fp4"
+    tensors[f"{EXPERTS}.down_proj"] = ("I8", (4, 128, 128))
+    card = QuantizationCard.from_checkpoint(folder(tmp_path, settings, FLOAT | tensors))
+    says(card, weight_bits=NOT_REPORTED, average_weight_bits=NOT_REPORTED, weight_bytes=NOT_REPORTED)
 
 
 def test_parts_with_an_index(tmp_path):

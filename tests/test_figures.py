@@ -5,6 +5,7 @@ themes, links.
 import dataclasses
 import json
 import math
+import re
 from functools import cache
 from urllib.parse import unquote
 
@@ -18,7 +19,7 @@ from qlib.book import evidence_page
 from qlib.cards import catalogue, hardware
 from qlib.looks import LOOKS
 from qlib.widgets import checkpoint, comparison, learning, opening, painter, quantizer, tradeoffs
-from qlib.widgets.figure import Figure
+from qlib.widgets.figure import Figure, module
 
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8"><title>A figure</title>
 <meta name="viewport" content="width=device-width"></head><body style="margin: 8px">{html}</body></html>"""  # noqa: E501
@@ -462,6 +463,14 @@ def test_a_figure_stays_light_and_what_strangers_wrote_is_data(name):
     assert len(figure(name).to_html()) - len(json.dumps(figure(name).state)) < OWN_CHARACTERS
     html = Figure("painter", {"name": "</script><img src=x onerror=alert(1)>"}, "").to_html()
     assert "<img" not in html and html.count("</script>") == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_carries_every_module_once(name):
+    code = module(name)
+    inside = re.findall(r"^const \$(\w+) = \(\(\) => \{$", code, re.M)
+    assert "kit" in inside and len(inside) == len(set(inside))
+    assert not re.search(r"^import |^\} from |data:text/javascript", code, re.M)
 
 
 def test_bad_tensors_and_settings_are_refused():

@@ -16,7 +16,7 @@ from ..config import QuantConfig
 from ..files import write_whole
 from ..names import suggestion
 from ..strict_yaml import load_yaml, read_yaml, to_json, to_yaml
-from .data import checked, sorted_in
+from .data import MODELS, checked, sorted_in
 from .fields import NOT_REPORTED, Fields, fields_of
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class QuantizationCard:
         authors: str = NOT_REPORTED,
         link: str = NOT_REPORTED,
         remarks: str = NOT_REPORTED,
+        faults: Sequence[Mapping[str, Any]] = (),
         deviations: Mapping[str, list] | None = None,
         sources: Mapping[str, str] | None = None,
         **fields: Any,
@@ -103,6 +104,7 @@ class QuantizationCard:
             "authors": authors,
             "link": link,
             "remarks": remarks,
+            "faults": list(faults),
             "deviations": dict(deviations or {}),
             "sources": dict(sources or {}),
         }
@@ -227,9 +229,10 @@ class QuantizationCard:
         try:
             return cls(load_yaml(path), config_class)
         except ValueError as error:
-            if Path(path).suffix == ".onnx":
+            kind, command = MODELS.get(Path(path).suffix, (None, None))
+            if kind:
                 raise ValueError(
-                    f"{path} is an ONNX file, not a card: qlib card from-onnx {path} makes its card"
+                    f"{path} is {kind}, not a card: qlib card {command} {path} makes its card"
                 ) from None
             raise ValueError(f"{path}: {error}") from None
 

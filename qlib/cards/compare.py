@@ -11,10 +11,18 @@ from typing import Any
 
 from ..choices import same
 from .fields import NOT_REPORTED, PLAIN, Card, Fields
-from .render import shown
+from .render import faults, shown
 from .worth import Worth, known, number, worth
 
 UNMEASURED = "not measured"
+LESSONS = {
+    **{"quantizer": "00", "weight_bits": "00", "activation_bits": "00"},
+    **{"bias": "00a", "accumulator_bits": "00a", "activation_dynamic": "01b", "calibration_upstream": "01b"},
+    **dict.fromkeys(("weight_range", "activation_range", "percentile"), "00b"),
+    **{"rounding": "02a", "images": "02c", "pooling": "02c", "float_layers": "04", "embedding_bits": "04"},
+    **dict.fromkeys(("learning_rate", "penalty", "checkpoint"), "09a"),
+}
+"""The lessons that speak about choices of which no observation does, by the number of their notebook."""
 OTHER_BITS = "not measured at these bits"
 
 
@@ -57,6 +65,11 @@ class Choice:
         """The number of the paper's observation about this choice."""
         return self.fields[self.field].get("observation")
 
+    @property
+    def lesson(self) -> str | None:
+        """The number of the notebook that speaks about it: an observation has that of its own number."""
+        return f"{self.observation:02}" if self.observation else LESSONS.get(self.field)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         worth = [
@@ -77,6 +90,7 @@ class Choice:
             "field": self.field,
             "category": self.category,
             "observation": self.observation,
+            "lesson": self.lesson,
             "a": self.a,
             "b": self.b,
             "confound": self.confound,
@@ -86,6 +100,7 @@ class Choice:
 
     def __str__(self) -> str:
         about = f", observation {self.observation}" if self.observation else ""
+        about = about or (f", lesson {self.lesson}" if self.lesson else "")
         values = " | ".join(shown(self.field, value, self.fields) for value in (self.a, self.b))
         line = f"{self.fields[self.field]['title']}: {values}  ({self.category}{about})"
         return "\n".join([line, *(f"    {said}" for said in [*self._entries(), *self.said()])])
@@ -175,6 +190,18 @@ def gap(a: Card, b: Card) -> float | None:
     return None if None in both else both[0] - both[1]
 
 
+def _follows(a: Card, b: Card) -> list[str]:
+    """In which sizes and times that both report the cards differ."""
+    return [
+        f"{fields[name]['title']}: {shown(name, a[name], fields)} | {shown(name, b[name], fields)}"
+        for name, fields in union(a, b).items()
+        if fields[name].get("outcome")
+        and name not in ("accuracy", "spread", "seeds", "examples")
+        and NOT_REPORTED not in (value(a, name), value(b, name))
+        and not same(a[name], b[name])
+    ]
+
+
 def report(a: Card, b: Card, found: Iterable[Choice]) -> str:
     """`differences` for a terminal."""
     found = list(found)
@@ -185,11 +212,24 @@ def report(a: Card, b: Card, found: Iterable[Choice]) -> str:
             f"{PLAIN['accuracy']['title']}: {shown('accuracy', a['accuracy'])} | "
             f"{shown('accuracy', b['accuracy'])}"
         )
-    for title, part in (
-        ("They differ in", [c for c in found if not c.confound]),
-        ("Not reported on one side or both, so possible confounds", [c for c in found if c.confound]),
-    ):
+    neither = [c for c in found if c.a == c.b == NOT_REPORTED]
+    parts = {
+        "They differ in": [line for c in found if not c.confound for line in str(c).splitlines()],
+        "What follows from choices differs, too": _follows(a, b),
+        "Their files contradict each other or are broken": [
+            f"{card.name}: {line}" for card in (a, b) for line in faults(card)
+        ],
+        "Not reported on one side, so possible confounds": [
+            line for c in found if c.confound and c not in neither for line in str(c).splitlines()
+        ],
+        "Not reported on either side, so possible confounds": [
+            ", ".join(c.fields[c.field]["title"] for c in neither)
+        ]
+        if neither
+        else [],
+    }
+    for title, part in parts.items():
         if part:
-            lines += ["", f"{title}:", *(f"  {line}" for choice in part for line in str(choice).splitlines())]
+            lines += ["", f"{title}:", *(f"  {line}" for line in part)]
     text = "\n".join(lines)
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

@@ -12,6 +12,13 @@ from ..strict_yaml import short
 from .fields import NOT_REPORTED, Fields
 from .schema import fault
 
+MODELS = {
+    ".onnx": ("an ONNX file", "from-onnx"),
+    ".gguf": ("a GGUF file", "from-checkpoint"),
+    ".safetensors": ("a file of weights", "from-checkpoint"),
+}
+"""Files that are no cards, by their ending, and the command that makes the card of one."""
+
 
 def sorted_in(fields: Fields, values: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """The data of a card.
@@ -81,16 +88,15 @@ def _newer(data: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
         Naming what version 1 did not have.
     """
     properties = fields.schema["properties"]
+    claimed = [name for name, part in properties.items() if name in data and part.get("since") == 2]
     for category in fields.categories:
         given = data.get(category)
         inner = [name for name in given if name in fields] if isinstance(given, Mapping) else []
-        claimed = [name for name in inner if fields[name].get("since") == 2]
-        if category in data and properties[category].get("since") == 2:
-            claimed = [category]
-        if claimed:
-            raise ValueError(
-                f"{claimed[0]} came with version 2 of the schema: write schema_version: 2 to state it"
-            )
+        claimed += [name for name in inner if fields[name].get("since") == 2]
+    if claimed:
+        raise ValueError(
+            f"{claimed[0]} came with version 2 of the schema: write schema_version: 2 to state it"
+        )
     return {**data, "schema_version": properties["schema_version"]["const"]}
 
 
@@ -117,7 +123,7 @@ def _filled(data: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
         if name not in known:
             place = _place(name, fields) or suggestion(str(name)[:100], known)
             raise ValueError(f"a card has no {short(name)}{place}")
-    empty = {"deviations": {}, "sources": {}}
+    empty = {"faults": [], "deviations": {}, "sources": {}}
     whole = {name: data.get(name, empty.get(name, NOT_REPORTED)) for name in known}
     for category, own in fields.categories.items():
         given = data.get(category, {})

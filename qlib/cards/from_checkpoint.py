@@ -5,23 +5,26 @@ with ``config.json`` and what lies beside it. Headers and settings are read, wei
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..strict_yaml import read_yaml
+from .checkpoint.autoround import of_autoround
 from .checkpoint.awq import of_awq
 from .checkpoint.bitsandbytes import of_bitsandbytes
 from .checkpoint.compressed_tensors import of_compressed_tensors
 from .checkpoint.files import entries, read_json, read_text
-from .checkpoint.found import Found, joined, listed, of_card, words
+from .checkpoint.found import MOST_FAULTS, Found, contradiction, joined, listed, of_card, words
+from .checkpoint.fp8 import of_fbgemm_fp8, of_fp8
 from .checkpoint.front_matter import MOST, of_readme
 from .checkpoint.gguf import of_headers
 from .checkpoint.gguf_header import read_header as gguf_header
 from .checkpoint.gptq import of_gptq
+from .checkpoint.hqq import of_hqq
 from .checkpoint.modelopt import of_modelopt
+from .checkpoint.mxfp4 import of_mxfp4
 from .checkpoint.recipe import of_recipe
 from .checkpoint.safetensors import read_header as safetensors_header
 from .checkpoint.safetensors import read_headers
@@ -32,6 +35,19 @@ CONFIG = "config.json"
 SETTINGS = (CONFIG, "quantize_config.json", "quant_config.json", "hf_quant_config.json")
 RECIPE, README = "recipe.yaml", "README.md"
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+CONTAINERS = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "compressed-tensors": "compressed-tensors",
+    "bitsandbytes": "bitsandbytes",
+    "torchao": "torchao",
+    "modelopt": "ModelOpt",
+    "fp8": "FP8",
+    "fbgemm_fp8": "FP8",
+    "mxfp4": "MXFP4",
+    "hqq": "HQQ",
+    "auto-round": "AutoRound",
+}
 METHODS: dict[str, Callable[[Mapping[str, Any], str], Found]] = {
     "gptq": of_gptq,
     "awq": of_awq,
@@ -39,6 +55,11 @@ METHODS: dict[str, Callable[[Mapping[str, Any], str], Found]] = {
     "bitsandbytes": of_bitsandbytes,
     "torchao": of_torchao,
     "modelopt": of_modelopt,
+    "fp8": of_fp8,
+    "fbgemm_fp8": of_fbgemm_fp8,
+    "mxfp4": of_mxfp4,
+    "hqq": of_hqq,
+    "auto-round": of_autoround,
 }
 TELLING = {
     "config_groups": "compressed-tensors",
@@ -168,13 +189,12 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Found]:
     """In which settings of quantization two files differ, those included that no field asks for."""
     kinds = {name: _inner(data) or ({} if name == CONFIG else data) for name, data in settings.items()}
     for (one, first), (other, second) in itertools.combinations(kinds.items(), 2):
-        apart = {
-            key: f"{words(key)} ({json.dumps(first[key])[:40]} against {json.dumps(second[key])[:40]})"
+        apart = (
+            contradiction([(first[key], f"{one}: {words(key)}"), (second[key], f"{other}: {words(key)}")])
             for key in sorted(first.keys() & second.keys())
             if not isinstance(first[key], (dict, list)) and first[key] != second[key]
-        }
-        if apart:
-            yield Found("", remarks=[f"{one} and {other} differ in {listed(apart.values(), 10)}."])
+        )
+        yield Found("", faults=list(itertools.islice(apart, MOST_FAULTS)))
 
 
 def _inner(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -191,7 +211,9 @@ def _of_json(data: Mapping[str, Any], name: str) -> Iterator[Found]:
     """What a file of settings says: of a network, of its quantization, or of both."""
     inner = _inner(data)
     if inner is None and name == CONFIG:
-        yield Found("", remarks=["config.json says nothing of quantization."])
+        kind = words(data.get("dtype", data.get("torch_dtype")), 20)
+        inside = f": its weights are {kind}, or what another file says" if kind else ""
+        yield Found("", remarks=[f"config.json says nothing of quantization{inside}."])
     else:
         yield _quantized(inner if inner is not None else data, name)
     if "model_type" in data:
@@ -204,7 +226,9 @@ def _quantized(settings: Mapping[str, Any], name: str) -> Found:
     if method not in METHODS:
         about = f"Its quantization ({method}) is of a kind" if method else "Its settings are of a kind"
         return Found("", remarks=[f"{about} that this qlib does not read."])
-    return METHODS[method](settings, name)
+    found = METHODS[method](settings, name)
+    found.say("quant_method" if told else "its keys", container=CONTAINERS[method])
+    return found
 
 
 def _network(config: Mapping[str, Any], name: str) -> Found:
@@ -213,6 +237,8 @@ def _network(config: Mapping[str, Any], name: str) -> Found:
     if path and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) and not path.startswith("."):
         found.say("_name_or_path", network=path)
     kinds = config.get("architectures")
-    if "network" not in found.fields and isinstance(kinds, list) and kinds:
+    if isinstance(kinds, list) and kinds:
         found.remark(f"Architecture {words(kinds[0])}.")
+    elif "network" not in found.fields and words(config["model_type"]):
+        found.remark(f"Architecture {words(config['model_type'])}.")
     return found

@@ -18,10 +18,11 @@ from typing import Any
 from ..choices import same
 from .fields import NOT_REPORTED, PLAIN, Card, Fields
 from .profile import load_profile
-from .render import shown
+from .render import faults, shown
 
 UNKNOWN = (NOT_REPORTED, "mixed")
-ALSO = {"first_last_bits": "weight_bits"}  # what is said about weights holds for those of two layers
+# What is said about weights holds for those of two layers, and for a head in float
+ALSO = {"first_last_bits": "weight_bits", "head_bits": "weight_bits"}
 ALIKE = {"folded or none": "folded"}  # of a file, in which a target sees no batch norm either way
 CATEGORIES = ("method", "operations", "mixed_precision")
 UNSEEN = {  # how codes and ranges were found, which no target sees; float layers are seen by their bits
@@ -30,6 +31,11 @@ UNSEEN = {  # how codes and ranges were found, which no target sees; float layer
 }
 ORDER = ("cannot", "falls back", "unknown", "runs")
 WOULD = {"falls back": "it would fall back", "cannot": "it could not be run"}
+NOT_JUDGED = (
+    "not judged: attention, tables that are looked up, and how much memory there is; times are of networks "
+    "for images or of linear layers alone, and the profile's notes about the former are left out"
+)
+UNOPENED = "not judged: whether it opens the file ({}), of which the profile says nothing"
 SILENT_CARD, SILENT_PROFILE = "The card does not say", "Nothing is known about it."
 
 
@@ -122,14 +128,27 @@ def lines(findings: Iterable[Finding]) -> list[str]:
     ]
 
 
-def report(profile: Mapping[str, Any], findings: Iterable[Finding]) -> str:
-    """For a terminal: the target and what holds of all that is said about it, then `lines`."""
+def report(profile: Mapping[str, Any], findings: Iterable[Finding], card: Card | None = None) -> str:
+    """For a terminal: the target and what holds of all that is said about it, then `lines`. Of the ``card``
+    of a language model, which tells of a head, it says what is not judged instead of what holds of networks
+    for images.
+    """
+    findings = list(findings)
+    language = card is not None and card.acts("head_bits")
     usual = profile.get("times")
     head = [f"{profile['title']}, {profile['version']}"]
     head += [f"where nothing falls back, times float32's time: {_in_words(usual)}"] if usual else []
-    for said in profile.get("notes", ()):
+    for said in () if language else profile.get("notes", ()):
         head.append(f"note: {said['note']}{_sentence(said.get('times', {}))} ({said['source']})")
+    head += [NOT_JUDGED] if language else []
+    head += _of_files(card, findings) if card is not None else []
     return "\n".join(map(_printable, [*head, *lines(findings)]))
+
+
+def _of_files(card: Card, findings: list[Finding]) -> list[str]:
+    """What is wrong with a card's files, and whether the profile says that the target opens them."""
+    answered = card["container"] == NOT_REPORTED or any(found.field == "container" for found in findings)
+    return [*faults(card), *([] if answered else [UNOPENED.format(card["container"])])]
 
 
 def _sentence(times: Mapping[str, float]) -> str:
@@ -161,7 +180,8 @@ def _findings(card: Card, name: str, statements: list[Mapping[str, Any]]) -> Ite
     """One for every statement that answers for a value of the field."""
     if not card.acts(name):
         return
-    about = [s for field in (name, ALSO.get(name)) for s in statements if s["field"] == field]
+    other = ALSO.get(name) if name != "head_bits" or card[name] == "float" else None
+    about = [s for field in (name, other) for s in statements if s["field"] == field]
     groups: dict[Any, tuple[Finding, dict[Any, bool], dict[str, bool]]] = {}
     for layer, value in [*_single(card[name]), *_in_float(card, name)]:
         found = _answer(card, name, layer, value, about)
@@ -215,7 +235,7 @@ def _silent(card: Card, name: str, layer: str | None, about: list[Mapping[str, A
     """That a card does not say the value of a field, and which values would not run."""
     values = dict.fromkeys(value for statement in about for value in statement["values"])
     answers = [_answer(card, name, layer, value, about) for value in values]
-    parts = [SILENT_CARD]
+    parts = ["; ".join(faults(card, name)) or SILENT_CARD]
     for verdict, would in WOULD.items():
         group = [found for found in answers if found is not None and found.verdict == verdict]
         if group:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .fields import NOT_REPORTED, Card
-from .render import facts, shown
+from .render import facts, faults, shown, titled
 
 GRANULARITIES = {
     "per_channel": "Per-channel",
@@ -46,8 +46,8 @@ def latex(card: Card) -> str:
         lines.append(rf"{_tex(card.fields.heading(category))} & {' $|$ '.join(said)} \\")
     lines += [
         rf"{_tex(title)} & {_tex(said)} \\"
-        for title, said in facts(card)
-        if title in ("Remarks", "Other runs used")
+        for title, said in [*([("Faults", "; ".join(faults(card)))] if faults(card) else []), *facts(card)]
+        if title in ("Faults", "Remarks", "Other runs used")
     ]
     lines += [r"\hline", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
@@ -60,8 +60,8 @@ def phrases(card: Card, category: str) -> list[str]:
     words = _Words(card)
     found = [phrase for phrase in _OF[category](words) if phrase]
     other = [
-        f"{field['title']}: {shown(name, card[name], card.fields)}"
-        for name, field in card.fields.categories[category].items()
+        f"{titled(card, name)}: {shown(name, card[name], card.fields)}"
+        for name in card.fields.categories[category]
         if name not in words.told and card[name] != NOT_REPORTED
     ]
     return [phrase[:1].upper() + phrase[1:] for phrase in found] + other
@@ -149,7 +149,7 @@ def _mixed_precision(words: _Words) -> list[str | None]:
             "activation_bits",
             {int: "{} bit activations", list: "Fixed activation bitwidth ({})", **_kinds("activations")},
         ),
-        words.one("first_last_bits", ENDS),
+        words.one("first_last_bits", ENDS) if words.card["head_bits"] == NOT_REPORTED else None,
         None if "bit_choices" in words.told else words.one("bit_choices", allowed),
     ]
 

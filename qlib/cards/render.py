@@ -79,19 +79,52 @@ def _span(values: list[Any]) -> str:
     return f"{min(numbers)} to {max(numbers)}" + (" and float" if "float" in values else "")
 
 
+def faults(card: Card, field: str | None = None) -> list[str]:
+    """What is wrong with the files that a card was read from, or with what they say in a field: in a line
+    each, with each value where it stands.
+    """
+    return [
+        f"{fault['kind']}: "
+        + (f"{card.fields[fault['field']]['title']}: " if "field" in fault else "")
+        + " against ".join(f"{_plain(said['value'])} ({said['source']})" for said in fault["said"])
+        for fault in card.data["faults"]
+        if field is None or fault.get("field") == field
+    ]
+
+
+def _plain(value: Any) -> str:
+    """A value as a file of settings has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def table(card: Card) -> Iterator[tuple[str, list[tuple[str, str, bool]]]]:
     """Category by category: its title, and of each field the label, the value in words, and whether it is
     reported. What is not reported and does not act is left out.
     """
+    faulty = {
+        fault["field"]: f"{NOT_REPORTED} ({fault['kind']})"
+        for fault in card.data["faults"]
+        if "field" in fault
+    }
     for category, known in card.fields.categories.items():
         yield (
             card.fields.heading(category),
             [
-                (field["title"], shown(name, card[name], card.fields), card[name] != NOT_REPORTED)
-                for name, field in known.items()
-                if card[name] != NOT_REPORTED or card.acts(name)
+                (titled(card, name), shown(name, card[name], card.fields), True)
+                if card[name] != NOT_REPORTED
+                else (titled(card, name), faulty.get(name, NOT_REPORTED), False)
+                for name in known
+                if card[name] != NOT_REPORTED or name in faulty or card.acts(name)
             ],
         )
+
+
+def titled(card: Card, name: str) -> str:
+    """A field's title; where a card tells the head apart, first and last are layers of the blocks."""
+    blocks = name == "first_last_bits" and card["head_bits"] != NOT_REPORTED
+    return f"{card.fields[name]['title']} of the blocks" if blocks else card.fields[name]["title"]
 
 
 def facts(card: Card) -> list[tuple[str, str]]:
@@ -113,7 +146,8 @@ def facts(card: Card) -> list[tuple[str, str]]:
 
 def markdown(card: Card) -> str:
     """For a model's README: a heading and one table."""
-    lines = [f"### {_md(card.name)}", "", "| | |", "| --- | --- |"]
+    wrong = [f"- {_md(said)}" for said in faults(card)]
+    lines = [f"### {_md(card.name)}", "", *([*wrong, ""] if wrong else []), "| | |", "| --- | --- |"]
     for title, rows in table(card):
         lines.append(f"| **{_md(title)}** | |")
         lines += [
@@ -132,6 +166,7 @@ def html(card: Card) -> str:
             kind = "" if known else ' class="unknown"'
             rows.append(f'<tr><th scope="row">{escape(label)}</th><td{kind}>{escape(value)}</td></tr>')
         rows.append("</tbody>")
+    wrong = "".join(f"<li>{escape(said)}</li>" for said in faults(card))
     notes = []
     for title, text in facts(card):
         said = (
@@ -142,14 +177,14 @@ def html(card: Card) -> str:
     dark = f"{asked} html[data-theme=dark] {DARK}"
     return (
         f'<section class="qcard" lang="en"><style>{STYLE}{dark}</style>'
-        f"<table><caption>{escape(card.name)}</caption>"
+        f"{f'<ul>{wrong}</ul>' if wrong else ''}<table><caption>{escape(card.name)}</caption>"
         f"{''.join(rows)}</table>{''.join(notes)}</section>"
     )
 
 
 def text(card: Card) -> str:
     """For a terminal."""
-    lines = [card.name]
+    lines = [card.name, *faults(card)]
     for title, rows in table(card):
         lines += ["", title, *(f"  {label:32} {value}" for label, value, _ in rows)]
     lines += ["", *(f"{title}: {said}" for title, said in facts(card))]

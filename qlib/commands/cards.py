@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import results
 from ..cards import NOT_REPORTED, QuantizationCard, catalogue, compare, hardware
 from ..cards.profile import load_profile, profiles
+from ..cards.render import faults
 from ..config import QuantConfig, configuration_named
 from ..names import suggestion
 from ..strict_yaml import load_yaml
@@ -19,12 +20,14 @@ from . import add_force, in_one_line, new_file
 from .recorded import table_named
 
 FORMATS = (".yaml", ".yml", ".json")
+CHECKPOINTS = (".gguf", ".safetensors")  # beside folders
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     codes = (
-        "Exit codes: 0 fine; 1 differences (diff), or a choice that the target cannot run or that falls back "
-        "(check; with --strict also one that is unknown); 2 bad input."
+        "Exit codes: 0 fine; 1 differences (diff), a choice that the target cannot run or that falls back "
+        "(check; with --strict also one that is unknown), or files that contradict each other, hold what is "
+        "no value or are broken, whose card is made all the same (from-checkpoint); 2 bad input."
     )
     card = commands.add_parser(
         "card",
@@ -38,7 +41,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         parser = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=codes)
         for file in files:
             parser.add_argument(
-                file, type=Path, metavar=f"{file.upper()}.yaml", help="a file, or a name in the catalogue"
+                file,
+                type=Path,
+                metavar=f"{file.upper()}.yaml",
+                help="a file, a name in the catalogue, or a checkpoint: its folder or .gguf file",
             )
         parser.add_argument("--json", action="store_true", help='print JSON; of an error too: {"error": ...}')
         parser.set_defaults(run=run)
@@ -98,7 +104,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, metavar="CARD.yaml", help="write the card there instead of printing it"
+        "--out",
+        type=Path,
+        metavar="CARD.yaml",
+        help=f"write the card there instead of printing it; ends in {', '.join(FORMATS)}",
     )
     add_force(parser)
 
@@ -123,7 +132,9 @@ def _card_new(arguments: argparse.Namespace) -> int:
 
 
 def _card(path: Path, config_class: str | None) -> QuantizationCard:
-    """From a file, or by its name in the catalogue."""
+    """From a file, by its name in the catalogue, or of a checkpoint."""
+    if path.is_dir() or path.suffix in CHECKPOINTS and path.exists():
+        return QuantizationCard.from_checkpoint(path)
     if path.exists() or path.suffix:
         return QuantizationCard.load(path, configuration_named(config_class))
     known = catalogue()
@@ -153,7 +164,9 @@ def _card_from_checkpoint(arguments: argparse.Namespace) -> int:
 
 
 def _card_from(read: Callable[[Path], QuantizationCard], path: Path, arguments: argparse.Namespace) -> int:
-    """The card of what lies at ``path``, written or printed."""
+    """The card of what lies at ``path``, written or printed; 1 if something is wrong with its files."""
+    if arguments.out and arguments.json:
+        raise ValueError("--out writes the card and --json prints it: leave one out; a .json file is JSON")
     if arguments.out:
         _new_card(arguments.out, arguments.force)
     card = read(path)
@@ -162,7 +175,9 @@ def _card_from(read: Callable[[Path], QuantizationCard], path: Path, arguments: 
     said = [] if card.data["remarks"] == NOT_REPORTED else [card.data["remarks"]]
     wrote = "\n".join([*said, f"wrote {arguments.out}"])
     print(json.dumps(card.data) if arguments.json else wrote if arguments.out else card)
-    return 0
+    for line in faults(card):
+        print(f"qlib: {in_one_line(line)}", file=sys.stderr)
+    return int(bool(card.data["faults"]))
 
 
 def _new_card(path: Path, force: bool) -> None:
@@ -227,6 +242,6 @@ def _card_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([finding.to_dict() for finding in found]))
     else:
-        print(hardware.report(profile, found))
+        print(hardware.report(profile, found, card))
     against = {"cannot", "falls back", *(["unknown"] if arguments.strict else [])}
     return int(any(finding.verdict in against for finding in found))

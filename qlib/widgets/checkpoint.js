@@ -1,7 +1,8 @@
 // A card of a file of a checkpoint that a reader drops here, and what a label of GGUF files stands for. Nothing leaves the page.
 import { announcer, element, frame } from "./kit.js";
+import { commas, Fault, general, isMap, words } from "./checkpoint_found.js";
 import { labelIn, ofGguf } from "./checkpoint_gguf.js";
-import { Fault, general, isMap, readJson, words } from "./checkpoint_json.js";
+import { readJson } from "./checkpoint_json.js";
 import { ofSettings } from "./checkpoint_settings.js";
 
 const UNKNOWN = "not reported";
@@ -48,6 +49,16 @@ function shown({ words: enumerated }, value) {
   return six.includes("e") ? six : Number(six).toLocaleString("en", { maximumSignificantDigits: 6 });
 }
 
+/** What is wrong with the file, as qlib/cards/render.py has it. */
+function faultLine({ kind, field, said }, fields) {
+  const written = (value) => (Number.isInteger(value) || typeof value !== "number" ? String(value) : general(value)),
+    title = field ? `${fields.find(({ name }) => name === field).title}: ` : "";
+  return `${kind}: ${title}${said.map(({ value, source }) => `${written(value)} (${source})`).join(" against ")}`;
+}
+
+const wrongIn = (found, { fields, limits }) =>
+  found.faults.slice(0, limits.faults).map((fault) => faultLine(fault, fields));
+
 const row = (title, text, attributes = {}) =>
   element("tr", {}, element("th", { scope: "row" }, title), element("td", attributes, text));
 
@@ -68,7 +79,7 @@ function cardOf(name, found, data) {
         "tbody",
         {},
         ...rows.map(([field, value]) =>
-          row(field.title, shown(field, value), {
+          row(field.name === "first_last_bits" && known.has("head_bits") ? `${field.title} of the blocks` : field.title, shown(field, value), {
             "data-name": field.name,
             "data-value": JSON.stringify(isMap(value) ? Object.fromEntries(value) : value),
           }),
@@ -76,11 +87,14 @@ function cardOf(name, found, data) {
       ),
     );
   }
-  const all = found.remarks.join(" "),
+  const more = found.faults.length - data.limits.faults,
+    all = [...(more > 0 ? [`Left out are ${commas(more)} more faults.`] : []), ...found.remarks].join(" "),
     most = data.limits.remarks,
     remarks = [...all].length > most ? `${[...all].slice(0, most - 1).join("")}…` : all,
     { authors } = found.fields;
+  const wrong = wrongIn(found, data);
   return [
+    ...(wrong.length ? [element("ul", { "data-name": "faults" }, ...wrong.map((line) => element("li", {}, line)))] : []),
     element("table", {}, element("caption", {}, element("b", {}, name)), ...parts),
     ...(authors ? [element("p", {}, `${data.headings.authors}: ${authors}`)] : []),
     ...(remarks ? [element("p", { "data-name": "remarks" }, `${data.headings.remarks}: ${remarks}`)] : []),
@@ -140,7 +154,7 @@ function render({ model, el }) {
       if (mine !== latest) return;
       const stem = data.settings.includes(file.name) ? null : words(file.name.replace(/\.\w+$/, ""));
       result.replaceChildren(...cardOf(stem ?? "a checkpoint", found, data));
-      spoken.say(`The card of ${name}: ${result.querySelectorAll("td").length} fields. ${found.remarks.join(" ")}`);
+      spoken.say(`The card of ${name}: ${result.querySelectorAll("td").length} fields. ${wrongIn(found, data).join(". ")} ${found.remarks.join(" ")}`);
     } catch (error) {
       if (mine === latest) fault.textContent = `${name}: ${error instanceof Fault ? error.message : "it cannot be read"}.`;
     }

@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ..cards import FIELDS
-from ..cards.checkpoint import compressed_tensors, files, found, gguf, gguf_header, modelopt
+from ..cards.checkpoint import (
+    awq,
+    bitsandbytes,
+    compressed_tensors,
+    files,
+    found,
+    gguf,
+    gguf_header,
+    gptq,
+    modelopt,
+)
 from ..cards.fields import PLAIN
-from ..cards.from_checkpoint import METHODS, SETTINGS, TELLING
+from ..cards.from_checkpoint import CONTAINERS, METHODS, SETTINGS, TELLING
 from .figure import Figure, table
 
 START = "Q4_K_M"
@@ -46,6 +56,7 @@ def _data() -> dict[str, Any]:
         "lookups": gguf.TABLES.pattern,
         "head": found.HEAD.pattern,
         "methods": list(METHODS),
+        "containers": CONTAINERS,
         "telling": TELLING,
         "modelopt": {"algorithms": modelopt.ALGORITHMS, "caches": modelopt.CACHES},
         "compressed": {
@@ -55,6 +66,13 @@ def _data() -> dict[str, Any]:
             "orders": compressed_tensors.ORDERS,
             "observers": compressed_tensors.OBSERVERS,
             "no_order": compressed_tensors.NO_ORDER,
+            "float_codes": compressed_tensors.FLOAT_CODES,
+        },
+        "usual": {
+            "gptq": gptq.BLOCKS,
+            "awq": awq.BLOCKS,
+            "bitsandbytes": bitsandbytes.SKIPPED,
+            "block": bitsandbytes.BLOCK,
         },
         "limits": {
             "versions": gguf_header.VERSIONS,
@@ -71,6 +89,7 @@ def _data() -> dict[str, Any]:
             "values": files.MAX_VALUES,
             "json_depth": files.MAX_DEPTH,
             "remarks": found.REMARKS,
+            "faults": found.MOST_FAULTS,
         },
     }
 

@@ -13,7 +13,8 @@ export const MOST_ENTRIES = 2000;
 
 export class Found {
   constructor(about, data) {
-    Object.assign(this, { about, head: new RegExp(`^(?:${data.head})$`), fields: {}, sources: {}, remarks: [] });
+    Object.assign(this, { about, head: new RegExp(`^(?:${data.head})$`), fields: {}, sources: {}, remarks: [], faults: [] });
+    this.open = new Set();
   }
 
   /** State fields, all by one source in the file; what is null or undefined is not stated. */
@@ -22,6 +23,45 @@ export class Found {
       if (value === null || value === undefined || value === "not reported") continue;
       this.fields[name] = value;
       this.sources[name] = [...`${this.about}: ${source}`].slice(0, 1000).join("");
+    }
+  }
+
+  /** State what the file does not say and its writer does unless told otherwise. */
+  sayUsual(source, fields) {
+    this.say(source, Object.fromEntries(Object.entries(fields).filter(([name]) => !(name in this.fields))));
+  }
+
+  number(name, key, value, least, most) {
+    const found = number(value, least, most);
+    if (found === null) this.wrong(name, key, value);
+    return found;
+  }
+
+  truth(name, key, value) {
+    if (typeof value !== "boolean") this.wrong(name, key, value);
+    return truth(value);
+  }
+
+  /** A key holds what a field cannot be: the field is left open. */
+  wrong(name, key, value) {
+    if (value === null) return;
+    this.open.add(name);
+    const source = [...`${this.about}: ${key}`].slice(0, 1000).join("");
+    this.faults.push({ kind: "no value", field: name, said: [{ value: plain(value, true), source }] });
+  }
+
+  broken(text) {
+    this.faults.push({ kind: "broken file", said: [{ value: text, source: this.about }] });
+  }
+
+  contradict(said) {
+    this.faults.push({ kind: "contradiction", said: said.map(([value, source]) => ({ value: plain(value), source })) });
+  }
+
+  differ(what, values) {
+    for (const [key, every] of Object.entries(values)) {
+      const kinds = [...new Set(every.filter((value) => value !== null).map((value) => String(plain(value))))].sort();
+      if (kinds.length > 1) this.remark(`${what} differ in ${key}: ${listed(kinds)}.`);
     }
   }
 
@@ -50,6 +90,17 @@ export function words(value, most = 200) {
   const plain = [...value.slice(0, 8 * most)].slice(0, 4 * most).join("");
   const line = [...plain.replace(/[\p{C}\p{Z}]+/gu, " ").trim()];
   return (line.length <= most ? line.join("") : `${line.slice(0, most - 1).join("")}…`) || null;
+}
+
+/** A value as a fault names it. */
+function plain(value, quoted = false) {
+  if (Array.isArray(value)) return `a list of ${commas(value.length)} entries`;
+  if (isMap(value)) return `a mapping of ${commas(value.size)} entries`;
+  if (typeof value === "boolean") return value;
+  const amount = value instanceof Float ? value.value : value;
+  if (typeof amount !== "number") return quoted ? JSON.stringify(words(value, 100) ?? "") : (words(value, 100) ?? "");
+  if (!(Math.abs(amount) < 2 ** 53)) return "a number beyond 2^53";
+  return quoted && value instanceof Float ? `the float ${general(amount)}` : amount;
 }
 
 export function listed(values, most = 5) {

@@ -134,8 +134,8 @@ class Cursor {
   }
 
   header(size, data) {
-    if (this.buffer.byteLength < 4) throw new Fault("it ends within its header");
-    if (this.text(4, false) !== "GGUF") throw new Fault("it does not begin with GGUF");
+    if (!this.buffer.byteLength) throw new Fault("it is empty");
+    if (this.text(Math.min(4, this.buffer.byteLength), false) !== "GGUF") throw new Fault("it does not begin with GGUF");
     const versions = this.limits.versions,
       start = this.at;
     let version = this.u32();
@@ -173,7 +173,8 @@ function ofHeader({ metadata, tensors, complete }, file, data) {
     ofLabels(matrices, metadata, file, found, data);
   }
   ofMetadata(metadata, found);
-  if (!complete) found.remark("The file ends before the weights that its header names.");
+  found.say("its first bytes", { container: "GGUF" });
+  if (!complete) found.broken("it ends before the weights that its header names");
   return found;
 }
 
@@ -247,7 +248,7 @@ function ofLabels(matrices, metadata, file, found, { slack, gguf }) {
     kinds = new Map(Object.values(tensorTypes).map((kind) => [kind.name, kind])),
     labels = new Map([["general.file_type", fileTypes[metadata.get("general.file_type")]?.label]]);
   for (const [where, text] of [
-    ["its file name", file],
+    ["the file's name", file],
     ["general.name", metadata.get("general.name")],
   ])
     labels.set(where, typeof text === "string" ? labelIn(text, [...promised.keys()]) : null);
@@ -256,7 +257,7 @@ function ofLabels(matrices, metadata, file, found, { slack, gguf }) {
     weights = total(matrices, "elements"),
     average = codesOf(matrices) / weights;
   if (different.size > 1)
-    found.remark(`Its labels contradict each other: ${said.map(([where, label]) => `${where} says ${label}`).join(", ")}.`);
+    found.contradict(said.map(([where, label]) => [label, `${found.about}: ${where}`]));
   for (const label of weights ? different : []) {
     const kind = kinds.get(promised.get(label)),
       share =

@@ -1,7 +1,5 @@
 // JSON as qlib/cards/checkpoint/files.py takes it: bounded, no key twice, and whole numbers told from those with a point.
-import { commas, Fault, Float, general, isMap, words } from "./checkpoint_found.js";
-
-export { Fault, general, isMap, words }; // for the figure, as a page carries a module once for each import of it
+import { commas, Fault, Float, isMap } from "./checkpoint_found.js";
 
 /** The mapping that a file holds, as a Map. */
 export async function readJson(file, limits) {

@@ -30,14 +30,39 @@ for (const el of document.querySelectorAll('[data-figure="{key}"]')) {{
 """
 
 
+IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";$', re.M)
+EXPORT = re.compile(r"^export (?=(?:async )?(?:const|class|function) (\w+))", re.M)
+
+
 @cache
 def module(name: str) -> str:
-    """The JavaScript of ``<name>.js`` here, with whatever it imports from beside it inside, and comments and
-    indents gone.
+    """The JavaScript of ``<name>.js`` here. Each module that it imports from beside it, itself or through
+    another, stands inside once: as what a function of its own returns.
     """
+    inside = [f"const ${each} = (() => {{\n{_body(each)}}})();\n" for each in _imported(name)]
+    return "".join(inside) + _linked(name)
+
+
+def _text(name: str) -> str:
+    """Without comments and indents."""
     text = files(__package__).joinpath(f"{name}.js").read_text("utf8")
-    text = re.sub(r"^\s*(//.*|/\*\*.*\*/)?\n?", "", text, flags=re.M)
-    return re.sub(r'"\./(\w+)\.js"', lambda found: f'"{_address(found[1])}"', text)
+    return re.sub(r"^\s*(//.*|/\*\*.*\*/)?\n?", "", text, flags=re.M)
+
+
+def _imported(name: str) -> list[str]:
+    """The modules within a module, each after those that it imports itself."""
+    own = [each for _, each in IMPORT.findall(_text(name))]
+    return list(dict.fromkeys(inner for each in own for inner in (*_imported(each), each)))
+
+
+def _linked(name: str) -> str:
+    return IMPORT.sub(r"const {\1} = $\2;", _text(name))
+
+
+def _body(name: str) -> str:
+    """A module as the body of a function that returns what it exports."""
+    text = _linked(name)
+    return f"{EXPORT.sub('', text)}return {{ {', '.join(EXPORT.findall(text))} }};\n"
 
 
 def _address(name: str) -> str:

@@ -8,12 +8,17 @@ from typing import Any
 from .found import Found, words
 
 METHOD = "the method LLM.int8()"
+# bitsandbytes/nn/modules.py: Params4bit, blocksize=None
+BLOCK = "not stated: the default of bitsandbytes 0.50"
+# transformers/quantizers/base.py: get_keys_to_not_convert
+SKIPPED = "not stated: without llm_int8_skip_modules transformers 5.24 leaves the head in float"
 
 
 def of_bitsandbytes(settings: Mapping[str, Any], about: str) -> Found:
-    """What the settings say. The size of a block is not among them."""
+    """What the settings say. The size of a block is not among them, and transformers passes none on."""
     found = Found(about)
-    in_4, in_8 = (settings.get(f"load_in_{bits}bit") is True for bits in (4, 8))
+    keys = ("load_in_4bit", "load_in_8bit")
+    in_4, in_8 = (found.truth("weight_bits", key, settings.get(key)) is True for key in keys)
     found.say_left("llm_int8_skip_modules", settings.get("llm_int8_skip_modules"))
     if in_4 and not in_8:
         _in_4_bits(settings, found)
@@ -21,6 +26,8 @@ def of_bitsandbytes(settings: Mapping[str, Any], about: str) -> Found:
         _in_8_bits(settings, found)
     else:
         found.remark("Whether it is of 4 or 8 bits the settings of bitsandbytes do not say.")
+    if settings.get("llm_int8_skip_modules") is None:
+        found.say_usual(SKIPPED, head_bits="float")
     return found
 
 
@@ -30,6 +37,7 @@ def _in_4_bits(settings: Mapping[str, Any], found: Found) -> None:
     found.say(
         "load_in_4bit", technique="post-training, scales by the largest magnitude", weight_range="minmax"
     )
+    found.say_usual(BLOCK, group_size=64)
     if kind in ("nf4", "fp4"):
         found.say(
             "bnb_4bit_quant_type", quantizer="non-uniform", weight_symmetric=True if kind == "fp4" else None

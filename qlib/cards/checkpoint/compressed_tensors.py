@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .found import MOST_ENTRIES, Found, agreed, listed, names, number, truth, words
-from .gptq import MAX_GROUP
+from .found import MAX_GROUP, MOST_ENTRIES, Found, agreed, listed, names, number, truth, words
 
 KINDS = {"int": "uniform", "float": "non-uniform"}
 WEIGHT_RANGES = {
@@ -23,6 +22,7 @@ ORDERS = {
     "static": "activation, static groups",
 }
 OBSERVERS = {"minmax": "minmax", "mse": "mse"}
+FLOAT_CODES = {4: "float4", 8: "float8"}
 NO_ORDER = "no actorder: columns as they stand, the default of compressed-tensors 0.20"
 
 
@@ -60,7 +60,7 @@ def _alike(parts: Iterable[Mapping[str, Any]], name: str, meaning: Mapping[str, 
 
 
 def _of_weights(weights: list[dict[str, Any] | None], schemes: list[dict[str, Any]], found: Found) -> None:
-    bits = ["float" if part is None else number(part.get("num_bits"), 1, 32) for part in weights]
+    bits = _bits(weights, "weight_bits", "num_bits", found)
     targets = [names(scheme.get("targets")) or [] for scheme in schemes]
     by_target = {name: width for each, width in zip(targets, bits, strict=True) for name in each}
     once = all(targets) and len(by_target) == sum(map(len, targets)) <= MOST_ENTRIES
@@ -72,15 +72,32 @@ def _of_weights(weights: list[dict[str, Any] | None], schemes: list[dict[str, An
     if not known:
         return
     found.say("type", quantizer=_alike(known, "type", KINDS))
-    found.say("symmetric", weight_symmetric=agreed(truth(part.get("symmetric")) for part in known))
+    symmetric = [found.truth("weight_symmetric", "symmetric", part.get("symmetric")) for part in known]
+    groups = [_group(part, found) for part in known]
+    found.say("symmetric", weight_symmetric=agreed(symmetric))
     found.say("strategy", weight_granularity=_alike(known, "strategy", WEIGHT_RANGES))
-    found.say("group_size", group_size=agreed(number(part.get("group_size"), 1, MAX_GROUP) for part in known))
+    found.say("group_size", group_size=agreed(groups))
+    strategies = [words(part.get("strategy")) for part in known]
+    found.differ("Groups of layers", symmetric=symmetric, strategy=strategies, group_size=groups)
     found.say("observer", weight_range=agreed(_observed(part) for part in known))
     order = agreed(_order(part) for part in known)
     found.say(NO_ORDER if order == "natural" else "actorder", column_order=order)
     blocks = agreed(part.get("block_structure") for part in known)
     if blocks is not None:
         found.remark(f"Weights share a scale in blocks of {words(str(blocks), 40)}.")
+
+
+def _bits(parts: Iterable[dict[str, Any] | None], name: str, key: str, found: Found) -> list[Any]:
+    return [
+        "float" if part is None else found.number(name, key, part.get("num_bits"), 1, 32) for part in parts
+    ]
+
+
+def _group(part: Mapping[str, Any], found: Found) -> int | None:
+    """The weights of a group; -1 is a whole row."""
+    size = part.get("group_size")
+    whole = size == -1 and isinstance(size, int)
+    return None if whole else found.number("group_size", "group_size", size, 1, MAX_GROUP)
 
 
 def _order(part: Mapping[str, Any]) -> str | None:
@@ -97,7 +114,7 @@ def _observed(part: Mapping[str, Any]) -> str | None:
 
 
 def _of_activations(activations: list[dict[str, Any] | None], found: Found) -> None:
-    bits = ["float" if part is None else number(part.get("num_bits"), 1, 32) for part in activations]
+    bits = _bits(activations, "activation_bits", "input_activations.num_bits", found)
     found.say("input_activations", activation_bits=agreed(bits))
     known = [part for part in activations if part is not None]
     if not known:
@@ -123,15 +140,7 @@ def _of_the_rest(settings: Mapping[str, Any], schemes: list[dict[str, Any]], fou
     if schemes and all(scheme.get("targets") == ["Linear"] for scheme in schemes):
         found.say("targets: Linear, which a table is not", embedding_bits="float")
     if "kv_cache_scheme" in settings:
-        cache = settings["kv_cache_scheme"]
-        kv = (
-            "float"
-            if cache is None
-            else number(cache.get("num_bits"), 1, 32)
-            if isinstance(cache, dict)
-            else None
-        )
-        found.say("kv_cache_scheme", kv_bits=kv)
+        found.say("kv_cache_scheme", kv_bits=cached(settings["kv_cache_scheme"], found))
     transforms = settings.get("transform_config")
     if isinstance(transforms, dict) and isinstance(transforms.get("config_groups"), dict):
         kinds = [part.get("type") for part in transforms["config_groups"].values() if isinstance(part, dict)]
@@ -146,3 +155,11 @@ def _of_the_rest(settings: Mapping[str, Any], schemes: list[dict[str, Any]], fou
         found.remark(f"quantization_status {status}: its weights may not be quantized yet.")
     if form:
         found.remark(f"Stored as {form}.")
+
+
+def cached(scheme: Any, found: Found) -> Any:
+    """What a scheme says of keys and values: their bits, or that they are small floating-point numbers."""
+    if not isinstance(scheme, dict):
+        return "float" if scheme is None else None
+    bits = found.number("kv_bits", "kv_cache_scheme.num_bits", scheme.get("num_bits"), 1, 32)
+    return FLOAT_CODES.get(bits) if scheme.get("type") == "float" else bits

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .found import MOST_ENTRIES, Found, agreed, listed, number, words
+from .found import MOST_ENTRIES, Found, agreed, contradiction, listed, number, words
 from .gguf_header import Header, Tensor, tables
 
 TABLES = re.compile(r"(token_embd|position_embd|token_types|per_layer_token_embd)(\.|$)")
@@ -48,8 +48,9 @@ def of_headers(headers: Sequence[Header], file: str) -> Found:
         _of_tensors(tensors, found)
         _of_labels(tensors, first.metadata, file, found)
     _of_metadata(first.metadata, found)
+    found.say("its first bytes", container="GGUF")
     if not all(header.complete for header in headers):
-        found.remark("The file ends before the weights that its header names.")
+        found.broken("it ends before the weights that its header names")
     return found
 
 
@@ -125,12 +126,13 @@ def _of_labels(tensors: list[Tensor], metadata: dict[str, Any], file: str, found
     promised = {entry["label"]: entry["type"] for entry in tables()["file_types"].values()}
     stated = tables()["file_types"].get(str(metadata.get("general.file_type")), {}).get("label")
     labels = {"general.file_type": stated}
-    for where, text in (("its file name", file), ("general.name", metadata.get("general.name"))):
+    for where, text in (("the file's name", file), ("general.name", metadata.get("general.name"))):
         labels[where] = _label(text, promised) if isinstance(text, str) else None
     labels = {where: label for where, label in labels.items() if label}
     if len(set(labels.values())) > 1:
-        each = ", ".join(f"{where} says {label}" for where, label in labels.items())
-        found.remark(f"Its labels contradict each other: {each}.")
+        found.faults.append(
+            contradiction((label, f"{found.about}: {where}") for where, label in labels.items())
+        )
     matrices = _matrices(tensors)
     weights = _total(matrices, "elements")
     kinds = {entry["name"]: entry for entry in tables()["tensor_types"].values()}

@@ -134,8 +134,10 @@ class _Cursor:
 
 
 def _header(cursor: _Cursor) -> Header:
-    if cursor.take(4) != MAGIC:
-        raise _Fault("it does not begin with GGUF")
+    magic = cursor.file.read(4)
+    cursor.taken = len(magic)
+    if magic != MAGIC:
+        raise _Fault("it does not begin with GGUF" if magic else "it is empty")
     version = cursor.number("I")
     if version not in VERSIONS and int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
         cursor.order = ">"

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .autoround import say_autoround
-from .found import MOST_ENTRIES, Found, listed, number, truth, words
+from .autoround import VERSION, say_autoround
+from .found import HEAD, MOST_ENTRIES, Found, listed, number, say_group, words
 
-MAX_GROUP = 2**20
+# GPTQConfig.block_name_to_quantize: what is quantized are the blocks of a network
+BLOCKS = "not stated: GPTQ quantizes the layers of blocks alone, as transformers 5.24 documents it"
 
 
 def of_gptq(settings: Mapping[str, Any], about: str) -> Found:
@@ -23,9 +24,9 @@ def of_gptq(settings: Mapping[str, Any], about: str) -> Found:
         The file that they stand in.
     """
     found = Found(about)
-    bits = number(settings.get("bits"), 1, 16)
+    bits = found.number("weight_bits", "bits", settings.get("bits"), 1, 16)
     found.say("quant_method gptq: of weights alone", quantizer="uniform", activation_bits="float")
-    found.say("sym", weight_symmetric=truth(settings.get("sym")))
+    found.say("sym", weight_symmetric=found.truth("weight_symmetric", "sym", settings.get("sym")))
     say_group(settings.get("group_size"), found)
     _of_modules(settings, bits, found)
     if not say_autoround(settings, found):
@@ -33,19 +34,18 @@ def of_gptq(settings: Mapping[str, Any], about: str) -> Found:
         _of_order(settings, found)
     _of_data(settings, found)
     found.say("rotation", transform=_rotation(settings.get("rotation")))
-    form = words(settings.get("checkpoint_format"))
-    if form == "gptq_v2":
-        found.remark("checkpoint_format gptq_v2: zero-points are stored as they are, not less one.")
+    _of_format(settings, found)
     return found
 
 
-def say_group(size: Any, found: Found, key: str = "group_size") -> None:
-    """The weights of a group; -1 is a whole row."""
-    if size == -1 and not isinstance(size, bool):
-        found.say(f"{key} -1", weight_granularity="per_channel")
-    else:
-        group = number(size, 1, MAX_GROUP)
-        found.say(key, group_size=group, weight_granularity="per_group" if group else None)
+def _of_format(settings: Mapping[str, Any], found: Found) -> None:
+    """How codes are packed, which transformers 5 calls ``format``."""
+    key = "checkpoint_format" if "checkpoint_format" in settings else "format"
+    form = words(settings.get(key))
+    if form == "gptq_v2":
+        found.remark(f"{key} gptq_v2: zero-points are stored as they are, not less one.")
+    elif form and form != "gptq":
+        found.remark(f"Stored as {form} ({key}).")
 
 
 def _either(settings: Mapping[str, Any], name: str) -> Any:
@@ -63,7 +63,7 @@ def _of_modules(settings: Mapping[str, Any], bits: int | None, found: Found) -> 
     )
     skipped = sorted(name.removeprefix("-:") for name in plain if name.startswith("-:"))
     own = {
-        name.removeprefix("+:"): number(entry.get("bits"), 1, 16)
+        name.removeprefix("+:"): found.number("weight_bits", "dynamic", entry.get("bits"), 1, 16)
         for name, entry in plain.items()
         if isinstance(entry, dict) and not name.startswith("-:") and entry.get("bits", bits) != bits
     }
@@ -80,8 +80,10 @@ def _of_modules(settings: Mapping[str, Any], bits: int | None, found: Found) -> 
     if changed:
         found.remark(f"Some modules have their own {listed(sorted(changed))} (dynamic).")
     found.say_left("dynamic", skipped or None)
-    head = truth(settings.get("lm_head"))
+    head = found.truth("head_bits", "lm_head", settings.get("lm_head"))
     found.say("lm_head", head_bits=None if head is None else bits if head else "float")
+    if VERSION not in settings and not any(HEAD.fullmatch(name.removeprefix("+:")) for name in plain):
+        found.say_usual(BLOCKS, head_bits="float")
     if isinstance(settings.get("modules_in_block_to_quantize"), list):
         inside = settings["modules_in_block_to_quantize"]
         flat = [name for part in inside for name in (part if isinstance(part, list) else [part])]
@@ -91,11 +93,13 @@ def _of_modules(settings: Mapping[str, Any], bits: int | None, found: Found) -> 
 
 def _of_order(settings: Mapping[str, Any], found: Found) -> None:
     """``act_group_aware`` orders columns, too, where ``desc_act`` does not."""
-    found.say("true_sequential", sequential=truth(_either(settings, "true_sequential")))
+    by_one = found.truth("sequential", "true_sequential", _either(settings, "true_sequential"))
+    found.say("true_sequential", sequential=by_one)
     damp = _either(settings, "damp_percent")
     if isinstance(damp, float):
         found.remark(f"Damping: {damp:g} of the mean of the diagonal.")
-    by_activation, static = truth(settings.get("desc_act")), truth(_either(settings, "static_groups"))
+    by_activation = found.truth("column_order", "desc_act", settings.get("desc_act"))
+    static = found.truth("column_order", "static_groups", _either(settings, "static_groups"))
     if by_activation:
         order = {True: "activation, static groups", False: "activation"}.get(static)
         found.say("desc_act and static_groups", column_order=order)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .found import Found, agreed, number, words
-from .gptq import MAX_GROUP
+from .found import MAX_GROUP, Found, agreed, number, words
 
 FP8_TENSOR = {
     "weight_bits": 8,
@@ -49,7 +48,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "MXFP8": {**FP4, "weight_bits": 8, "activation_bits": 8},
 }
 """What the names of its algorithms mean: TensorRT-LLM's QuantAlgo."""
-CACHES = {"FP8": 8, "INT8": 8, "NVFP4": 4}
+CACHES = {"FP8": "float8", "INT8": 8, "NVFP4": "float4"}
 
 
 def of_modelopt(settings: Mapping[str, Any], about: str) -> Found:
@@ -69,7 +68,8 @@ def of_modelopt(settings: Mapping[str, Any], about: str) -> Found:
     layers = inner.get("quantized_layers")
     if algorithm in ALGORITHMS:
         found.say(f"quant_algo {algorithm}", **ALGORITHMS[algorithm])
-        found.say("group_size", group_size=number(inner.get("group_size"), 1, MAX_GROUP))
+        group = found.number("group_size", "group_size", inner.get("group_size"), 1, MAX_GROUP)
+        found.say("group_size", group_size=group)
     elif algorithm == "MIXED_PRECISION" and isinstance(layers, dict):
         _of_layers(layers, found)
     elif algorithm:
@@ -83,13 +83,14 @@ def of_modelopt(settings: Mapping[str, Any], about: str) -> Found:
 
 
 def _of_the_rest(inner: Mapping[str, Any], found: Found) -> None:
-    shifted = inner.get("has_zero_point")
-    if isinstance(shifted, bool):
-        found.say("has_zero_point", weight_symmetric=not shifted)
+    shifted = found.truth("weight_symmetric", "has_zero_point", inner.get("has_zero_point"))
+    found.say("has_zero_point", weight_symmetric=None if shifted is None else not shifted)
     cache = words(inner.get("kv_cache_quant_algo"), 60)
     if "kv_cache_quant_algo" in inner and inner["kv_cache_quant_algo"] is None:
         found.say("kv_cache_quant_algo null", kv_bits="float")
     found.say("kv_cache_quant_algo", kv_bits=CACHES.get(cache or ""))
+    if cache and cache not in CACHES:
+        found.remark(f"What kv_cache_quant_algo {cache} means, this qlib does not know.")
     found.say_left("exclude_modules", inner.get("exclude_modules", inner.get("ignore")))
 
 
@@ -102,6 +103,7 @@ def _of_layers(layers: Mapping[str, Any], found: Found) -> None:
         return
     shared = {name for entry in known.values() for name in entry} - {"weight_bits"}
     alike = {field: agreed(entry.get(field) for entry in known.values()) for field in sorted(shared)}
+    found.differ("Quantized layers", quant_algo=(entry.get("quant_algo") for entry in each.values()))
     bits = {name: entry["weight_bits"] for name, entry in known.items()}
     found.say("quantized_layers", weight_bits=bits if len(bits) <= 2000 else "mixed", **alike)
     groups = agreed(number(entry.get("group_size"), 1, MAX_GROUP) for entry in each.values())

@@ -16,6 +16,8 @@ EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out)$|^output$")
 PARAMETERS = ("scales", "qzeros", "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_global_scale")
 PARAMETERS += ("weight_zero_point", "SCB", "absmax", "nested_absmax")
+# Weights of all experts in one tensor, which is named like a module
+FUSED = re.compile(r"(.*\bexperts\.(?!weight$|bias$)\w+?)(?:_(blocks|scales|bias|scale|scale_inv))?")
 BESIDE = re.compile(r"(^|_)(scale|scales|zero_point|g_idx|shape|absmax|quant_map|format)$|quant_state")
 
 
@@ -89,6 +91,14 @@ def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     modules: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
+        fused = FUSED.fullmatch(name)
+        if fused:
+            module, part = (
+                fused[1],
+                {"scale": "weight_scale", "scale_inv": "weight_scale_inv"}.get(
+                    fused[2], fused[2] or "weight"
+                ),
+            )
         if module.endswith(".weight"):  # of bitsandbytes
             module = module.removesuffix(".weight")
         modules.setdefault(module, {})[part] = tensor
@@ -116,6 +126,8 @@ def _stored(parts: Mapping[str, Tensor], bits: int | None) -> Weights | None:
         return _packed_by_gptq_or_awq(parts, bits)
     if "weight_packed" in parts:
         return _packed(parts, parts["weight_packed"], bits)
+    if "blocks" in parts and "scales" in parts:
+        return _in_blocks(parts)
     weight = parts.get("weight")
     if weight is None or len(weight.sizes) < 2:
         return None
@@ -127,8 +139,17 @@ def _stored(parts: Mapping[str, Tensor], bits: int | None) -> Weights | None:
     if weight.kind in ("U8", "F4"):
         return _packed(parts, weight, bits)
     if BITS[weight.kind] == 8 and weight.kind != "BOOL":
-        return _scaled(parts, weight.elements, weight.sizes[0], weight.sizes[-1], 8)
+        rows = weight.sizes[0] if len(weight.sizes) == 2 else 0  # of several experts there are more scales
+        return _scaled(parts, weight.elements, rows, weight.sizes[-1], 8)
     return Weights(weight.elements, "float", weight.bits) if weight.kind in FLOATS else None
+
+
+def _in_blocks(parts: Mapping[str, Tensor]) -> Weights | None:
+    """MXFP4: two codes in a byte, and a scale for those along the last axis."""
+    codes, scales = parts["blocks"], parts["scales"]
+    if codes.kind != "U8" or codes.sizes[:-1] != scales.sizes or not codes.elements:
+        return None
+    return Weights(2 * codes.elements, 4, codes.bits, _parameters(parts), "per_group", 2 * codes.sizes[-1])
 
 
 def _packed_by_gptq_or_awq(parts: Mapping[str, Tensor], bits: int | None) -> Weights | None:
@@ -203,6 +224,11 @@ def _of_weights(inner: Mapping[str, Weights], found: Found, source: str) -> None
         weight_bits=alike or (bits if len(bits) <= MOST_ENTRIES else "mixed"),
         weight_granularity=agreed(weights.granularity for weights in quantized.values()),
         group_size=agreed(weights.group for weights in quantized.values()),
+    )
+    found.differ(
+        "Matrices",
+        weight_granularity=(weights.granularity for weights in quantized.values()),
+        group_size=(weights.group for weights in quantized.values()),
     )
     left = [name for name, weights in inner.items() if weights.bits == "float"]
     found.say(source, first_last_bits="like the rest" if alike and not left else None)

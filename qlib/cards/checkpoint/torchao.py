@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .found import Found, agreed, number, words
-from .gptq import MAX_GROUP
+from .found import MAX_GROUP, Found, agreed, number, words
 
 FLOAT8 = {"quantizer": "non-uniform", "weight_symmetric": True, "weight_bits": 8}
 INT8 = {"quantizer": "uniform", "weight_symmetric": True, "weight_bits": 8}
@@ -68,6 +67,7 @@ def of_torchao(settings: Mapping[str, Any], about: str) -> Found:
         _by_module(data, found)
     elif name in CONFIGURATIONS:
         found.say(f"quant_type {name}", **_fields(name, data))
+        found.number("group_size", f"{name}.group_size", data.get("group_size"), 1, MAX_GROUP)
     else:
         found.remark(f"What quant_type {name or 'it has'} means, this qlib does not know.")
     found.say_left("modules_to_not_convert", settings.get("modules_to_not_convert"))
@@ -144,5 +144,7 @@ def _by_module(data: Mapping[str, Any], found: Found) -> None:
         alike["weight_bits"] = agreed(bits.values()) or {
             "default" if module == "_default" else module: width for module, width in bits.items()
         }
+    named = ("weight_granularity", "group_size", "weight_symmetric", "activation_bits")
+    found.differ("Modules", **{name: [part.get(name) for part in fields.values()] for name in named})
     found.say("configurations by module", **alike)
     found.say_left("configurations by module", left or None)
