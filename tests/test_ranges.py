@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from qlib import QuantConfig, quantize
+from qlib import QuantConfig, quantize, ranges
 from qlib.affine import fake_quantize, make_grid
 from qlib.ranges import collector, find_range
 
@@ -230,3 +230,18 @@ def test_range_is_exact_where_a_network_reshapes_its_batch():
     with torch.no_grad():
         seen = net.first(x.reshape(-1, 4)).double().numpy()
     assert grid.scale.item() == pytest.approx(np.subtract(*np.percentile(seen, [90.0, 10.0])) / 255, rel=1e-6)
+
+
+@pytest.mark.parametrize("kept", [1, 60, 900])
+def test_the_largest_values_are_found_exactly_whatever_the_sample_says(kept):
+    x = torch.randn(1, 100_000)
+    misled = torch.zeros_like(x)
+    misled[0, ::64] = 5  # the sample sees only these
+    few = x.clone()
+    few[0, ::64] = few.amax()  # and here the largest, many times
+    rising = x.sort().values
+    for values in (x, x.clamp(min=0), -x.clamp(min=0), misled, -misled, few, rising, x.round(), 0 * x):
+        assert torch.equal(ranges.largest(values, kept), values.topk(kept).values)
+    several = torch.randn(3, 500)
+    assert torch.equal(ranges.largest(several, 7), several.topk(7).values)
+    assert torch.equal(ranges.largest(several[:, :5], 7), several[:, :5].sort(descending=True).values)
