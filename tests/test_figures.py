@@ -403,7 +403,9 @@ def test_the_forest_shows_every_verdict_and_tells_what_stands_behind_it(show):
     for i in (0, len(found) // 2, len(found) - 1):
         row, judged = rows.nth(i), found[i]
         label = row.get_attribute("aria-label")
-        assert judged.claim["claim"] in label and str(judged.difference) in label and judged.verdict in label
+        assert judged.claim["claim"] in label and judged.said in label and judged.verdict in label
+        assert f"holds in {judged.holds_in} networks" in label
+        assert row.locator(".count").inner_text() == judged.holds_in.replace(" of ", "/")
         mark = row.locator("svg > :last-child")
         assert mark.get_attribute("fill") == LOOKS[judged.verdict].colour
         dots = row.locator("circle[r='2']").count()
@@ -411,6 +413,8 @@ def test_the_forest_shows_every_verdict_and_tells_what_stands_behind_it(show):
         row.focus()
         assert f"{judged.bench}: {judged.verdict}" in told.inner_text()
         assert judged.claim["paper"] in told.inner_text() and evidence_page.about(judged) in told.inner_text()
+        assert f"holds in {judged.holds_in} networks: " in told.inner_text()
+        assert all(f"{name} " in told.inner_text() for name in judged.networks)
         lesson = told.get_by_role("link").get_attribute("href")
         assert lesson.startswith(f"./notebooks/0{judged.claim['observation']}-")
     rows.nth(1).hover()

@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 import yaml
+from scipy import stats
 
 from qlib import QuantConfig
 from qlib.book import choose, evidence, evidence_page, glossary, notation
@@ -105,8 +107,8 @@ def test_what_a_choice_was_worth_is_computed_not_written():
     (claim,) = (c for c in evidence.claims() if c["claim"].startswith("as many bits"))
     shown = choose.fill("<!-- claim: as many bits -->")
     for bench in ("digits", "cifar10-jpeg"):
-        difference = evidence.measured(claim, bench)
-        assert f"**{difference}** on {bench}, *{evidence.verdict(claim, difference)}*" in shown
+        found = evidence.judged(claim, bench)
+        assert f"**{found.said}** on {bench}, *{found.verdict}*" in shown
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,56 @@ def test_what_a_choice_was_worth_is_computed_not_written():
 def test_a_mark_that_stands_for_nothing_is_an_error(mark):
     with pytest.raises(ValueError, match=re.escape(mark.split(": ")[1])):
         choose.fill(f"<!-- {mark} -->")
+
+
+def test_the_headline_counts_networks():
+    verdicts = {}  # by claim, bench and network
+    for claim, bench, found in evidence_page.everything():
+        for name, difference in (found.networks if found else {}).items():
+            if not difference.images_only:
+                verdicts[claim["claim"], bench, name] = evidence.verdict(claim, difference)
+    claims = {claim for claim, *_ in verdicts}
+    of = {claim: [word for (one, *_), word in verdicts.items() if one == claim] for claim in claims}
+    several = [words for words in of.values() if len(words) >= 3]
+    everywhere = sum(set(words) == {"holds"} for words in several)
+    nowhere = sum("holds" not in words for words in several)
+    assert everywhere and len(several) > everywhere + nowhere > everywhere
+    assert (
+        f"Of {len(several)} claims that three or more of them could answer, **{everywhere} hold in every "
+        f"one**, {len(several) - everywhere - nowhere} in some, and {nowhere} in none."
+    ) in evidence_page.headline()
+    counts = [list(verdicts.values()).count(word) for word in ("holds", "does not hold", "undecided here")]
+    assert (
+        f"of {len(verdicts)} comparisons {counts[0]} hold, {counts[1]} do not, and {counts[2]} are undecided"
+    ) in evidence_page.headline()
+
+
+def test_over_networks_draws_are_averaged_and_networks_are_random():
+    (claim,) = [c for c in evidence.claims() if c["claim"].startswith("leaving the residual")]
+    found = evidence.judged(claim, "digits")
+    assert found.over_networks and len(found.networks) >= 5
+    each = [d.points for d in found.networks.values()]
+    assert found.difference.seeds == pytest.approx(each) and found.difference.points == pytest.approx(
+        sum(each) / len(each)
+    )
+    assert f"{len(each)} networks, n = 10,000" in found.said
+    low, high = found.further
+    half = stats.t.ppf(0.975, len(each) - 1) * np.std(each, ddof=1) * (1 + 1 / len(each)) ** 0.5
+    assert (high - low) / 2 == pytest.approx(half) and low < found.difference.interval[0]
+    assert set(found.asked) == set(found.networks) and found.holds_in.endswith(f"of {len(each)}")
+
+
+def test_networks_of_two_recipes_are_paired_by_their_seed():
+    (claim,) = [c for c in evidence.claims() if c["claim"].startswith("the better float network is above")]
+    pairs = evidence._networks(claim, "digits")
+    assert {name: [side["network"] for side in sides] for name, sides in pairs.items()}["first pair"] == [
+        "better",
+        "base",
+    ]
+    for name, (better, base) in pairs.items():
+        if name != "first pair":
+            seed = name.removeprefix("seed ")
+            assert (better["network"], base["network"]) == (f"better-seed-{seed}", f"base-seed-{seed}")
 
 
 def test_words_of_the_glossary_are_found_as_people_write_them():
@@ -160,16 +212,8 @@ def test_the_evidence_page_covers_every_observation_and_says_what_is_missing():
         )
     text = evidence_page.as_markdown()
     assert "not recorded" in text and text.count("| digits |") == 2 * len(evidence.claims())
-    found = [j for _, _, j in evidence_page.everything() if j]
-    counted = [j for j in found if not j.difference.images_only]
-    said = [sum(j.verdict == word for j in counted) for word in ("holds", "does not hold", "undecided here")]
-    assert (
-        f"Of {len(counted)} comparisons over three seeds or more, **{said[0]} hold**, {said[1]} do not"
-        in text
-    )
-    assert sum(said) == len(counted) and f"{len(found) - len(counted)} more rest on fewer seeds" in text
     (skip,) = [c for c in evidence.claims() if c["claim"].startswith("quantizing only inputs")]
-    difference = evidence.measured(skip, "digits")
+    difference = evidence.judged(skip, "digits").networks["base"]
     draws = difference.seeds
     assert len(draws) == 5 and min(draws) > 0 and difference.n == 10_000 and difference.points > 0
     assert evidence.verdict(skip, difference) == "holds" and evidence.in_every_seed(skip, draws)

@@ -23,7 +23,7 @@ MARK = re.compile(r"<!-- (worth|points|claim): (.+?) -->")
 def fill(text: str) -> str:
     """``text`` with every mark replaced. A field or a claim that has no recorded rows is an error."""
     return MARK.sub(
-        lambda match: {"worth": _worth, "points": _points, "claim": _claim}[match.group(1)](match.group(2)),
+        lambda match: {"worth": _worth, "points": _points, "claim": claim}[match.group(1)](match.group(2)),
         text,
     )
 
@@ -63,17 +63,24 @@ def _table(bits: int) -> str:
     return "\n".join(lines)
 
 
-def _claim(words: str) -> str:
+def claim(words: str) -> str:
+    """The claim of ``book/evidence.yaml`` that begins with these words, on every bench, and in how many of
+    its networks it holds.
+    """
     found = [claim for claim in evidence.claims() if claim["claim"].startswith(words)]
-    measured = [(bench, evidence.measured(claim, bench)) for claim in found for bench in evidence.BENCHES]
-    said = [
-        f"**{difference}** on {bench}, *{evidence.verdict(found[0], difference)}*"
-        for bench, difference in measured
-        if difference
-    ]
+    judged = [evidence.judged(claim, bench) for claim in found for bench in evidence.BENCHES]
+    said = [_judged(one) for one in judged if one]
     if len(found) != 1 or not said:
         raise ValueError(
             f"{len(found)} claims of book/evidence.yaml begin with {words!r}, not one, or it has no recorded "
             "rows"
         )
     return f"{found[0]['claim']}: {'; '.join(said)}"
+
+
+def _judged(found: evidence.Judged) -> str:
+    text = f"**{found.said}** on {found.bench}, *{found.verdict}*"
+    if not found.over_networks:
+        return text
+    low, high = found.further
+    return f"{text} (in {found.holds_in} networks; another of this kind may show {low:+.1f} to {high:+.1f})"

@@ -78,6 +78,18 @@ class Judged:
         return {name: verdict(self.claim, d) for name, d in found.items()}
 
     @property
+    def holds_in(self) -> str:
+        """Of how many networks."""
+        verdicts = list(self.asked.values())
+        return f"{verdicts.count('holds')} of {len(verdicts)}" if verdicts else "–"
+
+    @property
+    def said(self) -> str:
+        """The difference, and what it is over."""
+        text = str(self.difference)
+        return text.replace(" seeds, ", " networks, ") if self.over_networks else text
+
+    @property
     def further(self) -> tuple[float, float] | None:
         """Between which points another network of this kind is to be expected; ``None`` with fewer than
         three.

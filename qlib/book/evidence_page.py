@@ -49,8 +49,8 @@ def picture() -> Figure:
                 name: [round(d.points, 3), found.asked.get(name, IMAGES_ONLY)]
                 for name, d in found.networks.items()
             },
-            "said": _said(found),
-            "holds_in": _holds_in(found),
+            "said": found.said,
+            "holds_in": found.holds_in,
         }
         for claim, bench, found in everything()
         if found
@@ -125,7 +125,7 @@ def _numbers() -> list[str]:
         but = f", but not in every {_unit(found)}" if found.against else ""
         each = ", ".join(f"{points:+.1f}" for points in found.difference.seeds)
         at = f"<br>{found.at}" if found.at else ""
-        rows.append([*said, _said(found) + at, each, _holds_in(found), f"**{found.verdict}**{but}"])
+        rows.append([*said, found.said + at, each, found.holds_in, f"**{found.verdict}**{but}"])
     heads = ["", "claim", "the paper", "bench", "difference", "one by one", "holds in", "verdict"]
     return _table(heads, rows)
 
@@ -133,17 +133,6 @@ def _numbers() -> list[str]:
 def _unit(found: Judged) -> str:
     """What the difference is over."""
     return "network" if found.over_networks else "seed"
-
-
-def _said(found: Judged) -> str:
-    text = str(found.difference)
-    return text.replace(" seeds, ", " networks, ") if found.over_networks else text
-
-
-def _holds_in(found: Judged) -> str:
-    """Of how many networks."""
-    verdicts = list(found.asked.values())
-    return f"{verdicts.count('holds')} of {len(verdicts)}" if verdicts else "–"
 
 
 def _counts() -> list[str]:
