@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import resnet_cifar
 
+import qlib
 from qlib import QuantConfig, compare, evaluate, quantize, verdict
 from qlib.benches import digits
 
@@ -59,6 +60,15 @@ def test_streams_and_seeds_differ(bench):
     drawn = [bench.calibration(50), bench.calibration(50, seed=1), bench.training(50), bench.validation(50)]
     assert len({batches[0][0].sum().item() for batches in drawn}) == 4
     assert torch.equal(drawn[0][0][0], bench.calibration(60, seed=0)[0][0][:50])
+
+
+def test_settings_are_chosen_on_images_that_are_neither_reported_nor_learned_from():
+    tuning = qlib.load_bench("digits-tuning")
+    assert list(tuning.models) == list(qlib.load_bench("digits").models)
+    found = {stream: digits.draw(stream, 500)[0] for stream in digits.STREAMS}
+    assert torch.equal(tuning.validation(500)[0][0], digits.to_batches(*digits.draw("tuning", 500))[0][0])
+    for stream in set(found) - {"tuning"}:
+        assert not (found["tuning"][:, None] == found[stream][None, :40]).all((2, 3)).any()
 
 
 def test_labels_are_two_digits_and_every_class_appears(bench):

@@ -24,6 +24,7 @@ from qlib.book import (
     glossary,
     networks,
     notation,
+    processors,
     sessions,
 )
 from qlib.book.address import is_placeholder, site
@@ -134,6 +135,7 @@ def fill_from_data(app, docname, source):
         "<!-- costs -->": costs.as_markdown,
         "<!-- networks -->": networks.as_markdown,
         "<!-- sessions -->": sessions.as_markdown,
+        "<!-- processors -->": processors.as_markdown,
         notation.MARK: notation.as_markdown,
     }
     for mark, make in marks.items():

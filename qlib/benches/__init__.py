@@ -41,6 +41,7 @@ class Bench(Protocol):
 
 BENCHES = {  # by name: module and what makes it
     "digits": ("digits", "Digits"),
+    "digits-tuning": ("digits", "Tuning"),
     "cifar10": ("cifar10", "cifar10"),
     "cifar10-jpeg": ("cifar10", "cifar10_jpeg"),
     "imagenet": ("imagenet", "imagenet"),

@@ -33,7 +33,7 @@ CHUNK = 500  # images drawn from one seed; part of the data's definition, do not
 BATCH = 250
 TRAIN_GLYPHS = 1100
 FRAGMENTS = 6
-STREAMS = {"training": 1, "validation": 2, "calibration": 3}
+STREAMS = {"training": 1, "validation": 2, "calibration": 3, "tuning": 4}
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -164,7 +164,8 @@ def _chunk(stream: str, seed: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
 def draw(stream: str, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The first ``n`` images of a stream: ``(n, 48, 48)`` uint8 and ``(n,)`` int64 labels 0 to 99.
 
-    ``stream`` is ``"training"``, ``"calibration"`` (both from training glyphs) or ``"validation"``.
+    ``stream`` is ``"training"``, ``"calibration"``, ``"tuning"`` (these from training glyphs) or
+    ``"validation"``.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1 image, got {n}")
@@ -225,6 +226,17 @@ class Digits:
     def from_pixels(self, rgb: np.ndarray) -> list[tuple[Tensor, Tensor]]:
         """Coloured images ``(n, 48, 48, 3)`` uint8 as batches of grey ones, with labels of 0."""
         return to_batches(np.rint(rgb.mean(3)).astype(np.uint8), np.zeros(len(rgb), np.int64))
+
+
+class Tuning(Digits):
+    """The same with other images in the place of those for validation: to choose settings on, such as those
+    of a learner, since what is chosen on the images that are reported is flattered by them.
+    """
+
+    name = "digits-tuning"
+
+    def validation(self, n: int) -> list[tuple[Tensor, Tensor]]:
+        return to_batches(*draw("tuning", n))
 
 
 def load_network(path: Path) -> nn.Module:
