@@ -30,22 +30,25 @@ RECIPE = digits.RECIPES["base"]
 STEPS = RECIPE.images_per_epoch // RECIPE.batch
 
 
-def works(steps: int, images: int) -> dict[str, tuple[Callable[[], object], float]]:
-    """By name, what is timed, and how many times it is done in a whole one."""
+def works(part: int) -> dict[str, tuple[Callable[[], object], float]]:
+    """By name, what is timed, and how many times that is done in a whole one. ``part``: of the images and
+    the steps, one in so many.
+    """
     bench = load_bench("digits")
     network = bench.models["base"]
-    calibration = bench.calibration(images)
-    training = bench.training(images)
+    calibration = bench.calibration(320 // part)
+    training = bench.training(1024 // part)
+    few = 64 // part
     config = QuantConfig(activation_range="percentile")
     learner = {"target_weight_bits": 3, "allow_infeasible": True, "progress": False}
     mixed = QuantConfig(first_last_bits=None)
     return {
-        "ranges from 320 images": (lambda: quantize(network, config, calibration), 320 / images),
-        "labels of 1,024 images by the network": (lambda: pseudo_labels(network, training), 1024 / images),
-        "256 images distilled": (lambda: substitute("distilled", bench, network, images), 256 / images),
+        "ranges from 320 images": (lambda: quantize(network, config, calibration), 1),
+        "labels of 1,024 images by the network": (lambda: pseudo_labels(network, training), 1),
+        "256 images distilled": (lambda: substitute("distilled", bench, network, few), 256 / few),
         "bits learned in 400 steps of 32": (
-            lambda: learn_bitwidths(network, mixed, training, steps=steps, **learner),
-            400 / steps,
+            lambda: learn_bitwidths(network, mixed, training, steps=400 // part, **learner),
+            1,
         ),
     }
 
@@ -64,15 +67,15 @@ def training_step() -> Callable[[], object]:
     return step
 
 
-def run(steps: int = 40, images: int = 64, repeats: int = 5) -> dict[str, float]:
+def run(part: int = 1, repeats: int = 3) -> dict[str, float]:
     """By name, the share of an epoch in percent, a median."""
     torch.set_num_threads(1)
     step = training_step()
-    found = works(steps, images)
+    found = works(part)
     shares: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(repeats):
         for name, (work, times) in found.items():
-            epoch = STEPS * _seconds(step)
+            epoch = STEPS * statistics.median(_seconds(step) for _ in range(5))
             shares[name].append(100 * times * _seconds(work) / epoch)
     return {name: statistics.median(several) for name, several in shares.items()}
 
@@ -85,7 +88,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--record", action="store_true", help=f"write {TABLE.relative_to(ROOT)}")
     arguments = parser.parse_args()
     shares = run(repeats=arguments.repeats)

@@ -78,5 +78,5 @@ def test_the_ratios_of_exported_networks(capsys, monkeypatch):
 
 def test_the_shares_of_an_epoch(monkeypatch):
     monkeypatch.setattr("qlib.benches.substitutes.STEPS", 1)
-    shares = runpy.run_path(str(SPEED.with_name("resources.py")))["run"](steps=1, images=8, repeats=1)
+    shares = runpy.run_path(str(SPEED.with_name("resources.py")))["run"](part=32, repeats=1)
     assert len(shares) == 4 and all(share > 0 for share in shares.values())
