@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 
 IMAGES = 10_000  # evaluated, and
 CALIBRATION_IMAGES = 320  # of a draw: where nothing is said, and the bench has so many
-TRAINING = "training"  # images, unless others are to stand in for them
+TRAINING = "training"
+DATA = (TRAINING, "noise", "distilled", "photographs")  # images, and what stands in for them
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 
 
@@ -332,7 +333,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "calibration_images": (_optional(_each(lambda n: _whole(n, 1))), "whole numbers above 0"),
     "seeds": (_each(lambda n: _whole(n, 0)), "whole numbers from 0"),
     "rounding_seeds": (_each(lambda n: _whole(n, 0)), "whole numbers from 0"),
-    "data": (_each(_name), "kinds of images"),
+    "data": (_each(lambda kind: kind in DATA), f"kinds of images, {', '.join(DATA)}"),
     "float_baseline": (lambda value: isinstance(value, bool), "true or false"),
     "own": (
         _optional(lambda value: isinstance(value, Mapping) and bool(value)),

@@ -9,7 +9,7 @@ from torch import nn
 from qlib import QuantizationCard, results
 from qlib.benches import Loaders, substitutes
 from qlib.benches.substitutes import KINDS, substitute
-from qlib.experiments import Experiment, Laboratory, Run
+from qlib.experiments import DATA, Experiment, Laboratory, Run
 from qlib.network import evaluation_copy
 from qlib.quantization import QuantConfig
 from qlib.recording import record
@@ -97,6 +97,16 @@ def test_rows_of_other_data_are_told_apart_and_the_usual_keys_stay(tmp_path, ben
     cards = [QuantizationCard.from_rows(table[table.kind_of_data == kind]) for kind in kinds]
     said = [card["data"] for card in cards]
     assert said[0] == "training images" and len(set(said)) == 4
+
+
+def test_a_grid_says_its_kinds_of_data(tmp_path):
+    assert DATA == ("training", *KINDS)
+    file = tmp_path / "grid.yaml"
+    file.write_text("bench: digits\nfloat_baseline: false\ndata: noise\nvary: [{activation_bits: [3]}]\n")
+    assert [run.data for run in Experiment.load(file).runs()] == ["noise"]
+    file.write_text("bench: digits\ndata: [nois]\n")
+    with pytest.raises(ValueError, match="data must be kinds of images, training, noise"):
+        Experiment.load(file)
 
 
 def test_bits_are_learned_on_labels_that_these_images_have(bench):
