@@ -36,6 +36,7 @@ function render({ model, el }) {
      .dark button.line[aria-pressed=true] { color: inherit; }
      .info { position: sticky; bottom: 0; background: var(--paper); border-top: 2px solid var(--line); padding: 0.4rem 0; min-height: 7.2em; }
      section { --paper: #fff; } section.dark { --paper: #121212; }
+     .line > span:first-child { line-height: 1.15; overflow-wrap: anywhere; }
      .count { text-align: right; font-variant-numeric: tabular-nums; }
      .key { display: inline-flex; gap: 0.3rem; align-items: center; }`,
   );
@@ -56,7 +57,7 @@ function render({ model, el }) {
         ".",
       ),
       line(`The paper: ${row.paper}. ${row.about}`),
-      line("Rows: ", element("code", {}, `book/results/${row.bench}/${row.table}.csv`), ". "),
+      line("Rows: ", element("code", {}, `book/results/${row.bench}/${row.table}.csv`), networks.length > 1 ? " and that of its name with " : "", networks.length > 1 ? element("code", {}, "-networks") : "", ". "),
     ];
     if (published())
       content.at(-1).append(
