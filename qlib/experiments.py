@@ -459,10 +459,11 @@ class Laboratory:
                 learned = self._learn(run, given, network, calibration)
                 config = learned.config
                 ranges = learned.ranges
+                cells["feasible"] = learned.feasible
             else:
                 config = _within_largest_map(network, example, config, run.allocation.largest_map_bits)
             size = footprint(network, example, config)
-            cells = {
+            cells |= {
                 "average_weight_bits": size.average_weight_bits,
                 "average_activation_bits": size.average_activation_bits,
                 "bits": {e.name: [round(e.weight_bits, 4), round(e.activation_bits, 4)] for e in size.layers},
@@ -493,6 +494,7 @@ class Laboratory:
 
         labels = run.allocation.labels
         settings = {name: getattr(run.allocation, name) for name in LearnerSettings.defaults()}
+        settings["allow_infeasible"] = True  # that a limit was missed is an outcome, and the row says so
         if labels != "true":
             training = pseudo_labels(given, training, soft=labels == "soft")
         return learn_bitwidths(

@@ -49,6 +49,7 @@ COLUMNS = (
     "average_weight_bits",
     "average_activation_bits",
     "bits",
+    "feasible",
     "seconds",
     "correct",
     "values",
@@ -59,6 +60,7 @@ LATER = {  # columns that older tables lack, and what their rows would hold ther
     "rounding_seed": 0,
     "kind_of_data": "training",
     "metric": "top1",
+    "feasible": True,  # else learning met no limit, and what is measured has more bits
     "value": None,  # of top-1: the column of that name
     "values": None,
     **{name: value for name, value in QuantConfig().to_dict().items() if choices(QuantConfig)[name].since},

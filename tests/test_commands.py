@@ -197,12 +197,22 @@ def test_a_grid_may_name_the_network_itself(own, tmp_path):
 
 
 def test_a_run_that_fails_says_why(capsys):
-    assert main(["run", "target_weight_bits=3", "steps=1", *FEW]) == 1
+    assert main(["run", "target_weight_bits=0.5", "bit_choices=[4,8]", *FEW]) == 1
     said = capsys.readouterr()
-    assert (
-        "target_weight_bits=3 steps=1: failed" in said.out
-        and said.err.count("the targets were never met") == 1
-    )
+    assert "bit_choices=[4,8]: failed" in said.out and said.err.count("a row failed: ValueError") == 1
+
+
+def test_a_limit_that_was_missed_is_an_outcome_and_is_said(tmp_path, capsys):
+    out = tmp_path / "rows.csv"
+    assert main(["run", "target_weight_bits=3", "steps=1", "--out", str(out), *FEW]) == 1
+    said = capsys.readouterr()
+    assert "target_weight_bits=3 steps=1: " in said.out and "failed" not in said.out
+    assert "1 of 2 rows missed their limit on learned bits (feasible=false): allow more steps" in said.err
+    table = results.load_table(out)
+    learned = table[table.allocation.notna()]
+    assert list(learned.feasible) == [False] and learned.average_weight_bits.item() > 3
+    assert table[table.allocation.isna()].feasible.all()
+    assert "Learning met no limit on bits" in QuantizationCard.from_rows(learned).data["remarks"]
 
 
 def test_what_ends_both_runs_is_said_once(own, tmp_path, capsys):

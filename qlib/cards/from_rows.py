@@ -129,8 +129,11 @@ def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:
         }
     if row["kind_of_data"] in SUBSTITUTES:
         fields["data"] = SUBSTITUTES[row["kind_of_data"]]
+    remarks = [] if row["feasible"] else ["Learning met no limit on bits, and ended above it."]
     if row["precision"] != "float32":
-        fields["remarks"] = f"Products and their sums in {row['precision']}."
+        remarks.append(f"Products and their sums in {row['precision']}.")
+    if remarks:
+        fields["remarks"] = " ".join(remarks)
     fields |= {name: round(row[name], 4) for name in AVERAGES if row[name] is not None}
     return fields | _chosen_bits(row)
 

@@ -33,7 +33,7 @@ from .given import (
     warn_of_classes,
     what_there_is,
 )
-from .measured import say_failures
+from .measured import say_failures, say_missed
 from .recorded import KEPT, add_machine, record_one
 
 if TYPE_CHECKING:
@@ -173,7 +173,8 @@ def _say(
             what = "float"
         found = results.measurement_of(rows[key]) if key in rows else "failed"
         print(f"{what}: {measured}{found}")
-    return say_failures(failures[key] for key in asked if key not in rows)
+    missed = say_missed(table[table.key.isin(asked)])
+    return missed | say_failures(failures[key] for key in asked if key not in rows)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

@@ -59,6 +59,18 @@ def _over_seeds(rows: pd.DataFrame) -> tuple[str, str]:
     return "top-1" if metric is TOP1 else metric.title or metric.name, str(mean)
 
 
+def say_missed(rows: pd.DataFrame) -> int:
+    """Say how many runs missed their limit, and what to do; the status."""
+    missed = rows[~rows.feasible.astype(bool)]
+    if len(missed):
+        print(
+            f"qlib: {len(missed)} of {len(rows)} rows missed their limit on learned bits (feasible=false): "
+            "allow more steps, a larger learning_rate or penalty",
+            file=sys.stderr,
+        )
+    return int(bool(len(missed)))
+
+
 def say_failures(errors: Iterable[str]) -> int:
     """Say why rows are missing, each reason once, with how many rows it costs; the status."""
     reasons = Counter(errors)

@@ -14,7 +14,7 @@ from ..files import write_whole
 from ..names import suggestion
 from ..tables import cell, read_notes
 from . import add_force, new_file
-from .measured import measured_table, say_failures
+from .measured import measured_table, say_failures, say_missed
 
 KEPT = "finished rows are kept, the same command goes on from there"
 
@@ -119,6 +119,7 @@ def record_one(
     if found_table := measured_table(found):
         print(found_table)
     print(f"{path}: {len(found)} of {len(asked)} rows{more}")
+    say_missed(found)
     return say_failures(error for key, error in results.failures(path).items() if key in asked)
 
 
