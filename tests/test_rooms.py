@@ -17,6 +17,7 @@ CORE = (
     "network",
     "placement",
     "quantizer",
+    "progress",
     "methods",
     "quantization",
     "footprints",
@@ -28,7 +29,6 @@ CORE = (
 ROOMS = (
     *CORE,
     "files",
-    "progress",
     "noise",
     "advice",
     "diagnosis",
