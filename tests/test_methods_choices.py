@@ -18,6 +18,11 @@ METHODS = {
     "gptq": "gptq",
     "gptq, natural order": {"name": "gptq", "order": "natural"},
     "gptq, float inputs": {"name": "gptq", "inputs": "float"},
+    "adaround": {"name": "adaround", "steps": 20},
+    "adaround, float inputs": {"name": "adaround", "steps": 20, "inputs": "float"},
+    "blocks": {"name": "blocks", "steps": 20, "batch": 8},
+    "blocks, float inputs": {"name": "blocks", "steps": 20, "batch": 8, "inputs": "float"},
+    "blocks, dropping": {"name": "blocks", "steps": 20, "batch": 8, "drop": 0.5, "seed": 3},
 }
 CHOICES = {
     "asymmetric": {},
@@ -43,8 +48,12 @@ CHOICES = {
     },
     "only inputs": {"activation_bits": 4, "quantize_skip": False, "quantize_residual": False},
 }
-CANNOT = {  # by method and choice, the words of the refusal
-}
+DROPS = "'blocks' drops the quantization of activations, but activation_bits=None leaves them in float"
+
+
+def refusal(method, config):
+    """The words with which a method refuses a configuration, if it does."""
+    return DROPS if method == "blocks, dropping" and config.activation_bits is None else None
 
 
 def block():
@@ -81,13 +90,12 @@ def test_weights_lie_on_their_grids_and_one_seed_gives_one_result(method, choice
     network, x = block()
     config = SMALL.replace(**CHOICES[choice])
     before = snapshot(network)
-    if (refusal := CANNOT.get((method, choice)) or CANNOT.get((method, None))) is not None:
-        with pytest.raises(ValueError, match=refusal):
-            quantize(network, config, [(x[:10], None), (x[10:], None)], METHODS[method])
+    batches = [(x[:10], None), (x[10:], None)]
+    if (words := refusal(method, config)) is not None:
+        with pytest.raises(ValueError, match=words):
+            quantize(network, config, batches, METHODS[method])
         return
-    one, other = (
-        quantize(network, config, [(x[:10], None), (x[10:], None)], METHODS[method]) for _ in range(2)
-    )
+    one, other = (quantize(network, config, batches, METHODS[method]) for _ in range(2))
     state = other.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
     found = list(on_grids(one, network, config, x))
@@ -132,7 +140,7 @@ def test_eight_bits_change_nothing_but_noise(method, other):
         run(quantize(network, config, x, how), x)[0] - expected for how in ("nearest", METHODS[method])
     )
     assert found.norm() < 1.5 * nearest.norm() + 1e-6 * expected.norm()
-    coarse = quantize(network, SMALL, x, METHODS[method])
+    coarse = quantize(network, SMALL.replace(activation_bits=8), x, METHODS[method])
     layers = [name for name, layer in coarse.named_modules() if hasattr(layer, "weight_grid")]
     for name in layers:
         rows = rows_in(coarse, name)
@@ -150,7 +158,7 @@ def test_without_data_a_method_says_what_it_needs(method):
             quantize(Block(), SMALL, calibration, METHODS[method])
 
 
-@pytest.mark.parametrize("method", ["gptq"])
+@pytest.mark.parametrize("method", ["gptq", "adaround", "blocks"])
 def test_weights_in_float_are_not_rounded(method):
     with pytest.raises(
         ValueError, match=f"'{method}' works on weights, but weight_bits=None leaves them in fl"
@@ -172,3 +180,7 @@ def test_cards_say_what_was_done():
         "rounding": "GPTQ, from float inputs",
         "column_order": "natural",
     }
+    assert words("adaround")["rounding"] == "AdaRound, layer by layer from quantized inputs"
+    assert words({"name": "adaround", "steps": 7})["steps"] == 7
+    dropping = words({"name": "blocks", "steps": 8, "drop": 0.5})
+    assert dropping["rounding"].endswith("50% of activation quantization dropped") and dropping["steps"] == 8

@@ -18,6 +18,7 @@ CORE = (
     "placement",
     "quantizer",
     "progress",
+    "reconstruction",
     "methods",
     "quantization",
     "footprints",
