@@ -42,7 +42,7 @@ class Bias(Method):
             for name, node, runs in first_calls(work.network, work.batches, set(wanted)):
                 outputs = [run.env[node] for run in runs]
                 shift = wanted[name] - _mean(outputs, work.network.channels.get(node))
-                _add_to_bias(work.network.module.get_submodule(name), shift)
+                add_to_bias(work.network.module.get_submodule(name), shift)
                 for run in runs:  # as it will be: a sum made otherwise may be rounded to another code
                     run.step(node)
 
@@ -71,7 +71,8 @@ def _mean(outputs: list[Tensor], axis: int | None) -> Tensor:
     return sum(part.sum(1) for part in rows) / sum(part.shape[1] for part in rows)
 
 
-def _add_to_bias(layer: Any, shift: Tensor) -> None:
+def add_to_bias(layer: Any, shift: Tensor) -> None:
+    """Give a layer another bias, or one if it has none."""
     from torch import nn
 
     old = layer.bias

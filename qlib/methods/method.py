@@ -155,9 +155,9 @@ class Method(Settings):
         """
         raise NotImplementedError(f"{type(self).__name__} has no function apply(self, work)")
 
-    def ask(self, work: Work, side: str = "weight") -> None:
-        """Raises ``ValueError`` where there is nothing to do, because ``side`` stays in float, or no data to
-        look at.
+    def ask(self, work: Work, side: str = "weight", data: bool = True) -> None:
+        """Raises ``ValueError`` where there is nothing to do, because ``side`` stays in float, or no ``data``
+        to look at.
         """
         name = type(self).__module__.rpartition(".")[2]
         if getattr(work.config, f"{side}_bits") is None:
@@ -165,7 +165,7 @@ class Method(Settings):
                 f"the method {name!r} works on {side}s, but {side}_bits=None leaves them in float: give them "
                 f"bits, or leave out {name!r}"
             )
-        if not work.batches:
+        if data and not work.batches:
             raise ValueError(f"the method {name!r} looks at calibration data: pass at least one batch")
 
     def card(self) -> dict[str, Any]:
