@@ -24,10 +24,10 @@ def grid_of(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: str
 
 
 def refuse_mixed_rows(what: str, bits: Bits, method: str, granularity: str) -> None:
-    """Raises ``ValueError`` where channels have their own bits and one range of least squared error is wanted
-    for all.
+    """Raises ``ValueError`` where channels have their own bits and one range of least squared error, be it
+    measured or expected, is wanted for all.
     """
-    if isinstance(bits, tuple) and method == "mse" and granularity == "per_tensor":
+    if isinstance(bits, tuple) and method in ("mse", "aciq") and granularity == "per_tensor":
         raise ValueError(
             f"{what} gives every channel its own bits, so one least-squares range for the tensor is not "
             "defined: use granularity 'per_channel', or range 'minmax' or 'percentile'"

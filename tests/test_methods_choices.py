@@ -31,6 +31,7 @@ CHOICES = {
     "authors": {"weight_symmetric": True, "symmetric_grid": "authors"},
     "per tensor": {"weight_granularity": "per_tensor"},
     "squared error": {"weight_range": "mse"},
+    "analytic": {"weight_range": "aciq", "activation_bits": 4, "activation_range": "aciq"},
     "percentile": {"weight_range": "percentile", "percentile": 97.0},
     "one bit": {"weight_bits": 1},
     "ends": {"first_last_bits": 8},

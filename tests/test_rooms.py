@@ -13,6 +13,7 @@ CORE = (
     "choices",
     "config",
     "affine",
+    "aciq",
     "ranges",
     "network",
     "placement",
