@@ -20,7 +20,7 @@ from .strict_yaml import read_yaml
 
 Bits = int | tuple[int, ...]
 SYMMETRIC_GRIDS = ("full", "restricted", "authors")  # as `qlib.affine.make_grid` makes them
-RANGES = ("minmax", "percentile", "mse")  # as `qlib.ranges` finds them
+RANGES = ("minmax", "percentile", "mse", "aciq")  # as `qlib.ranges` finds them
 MAX_BITS = 16  # finer grids are not exact in float32
 MAX_LAYER_BITS = 32  # 17 to 32 pass through as float and count at their bits
 
@@ -88,7 +88,7 @@ class QuantConfig(Settings):
         One range per output channel of a weight (axis 0), or one per tensor.
     activation_granularity : {"per_tensor", "per_channel"}
         One range per tensor, or per channel of an activation (axis 1).
-    weight_range, activation_range : {"minmax", "percentile", "mse"}
+    weight_range, activation_range : {"minmax", "percentile", "mse", "aciq"}
         How the clipping range is found, see `qlib.ranges`.
     percentile : float
         Where it is found by one.
@@ -195,7 +195,7 @@ class QuantConfig(Settings):
     weight_range: str = choice(
         "minmax",
         "Clipping of weights",
-        "How the range of the weights is found: minmax, percentile, mse, learned, or in words.",
+        "How the range of the weights is found: minmax, percentile, mse, aciq, learned, or in words.",
         values=RANGES,
         side="weight",
         schema=_TEXT,
@@ -205,7 +205,7 @@ class QuantConfig(Settings):
     activation_range: str = choice(
         "minmax",
         "Clipping of activations",
-        "How the range of the activations is found: minmax, percentile, mse, learned, or in words.",
+        "How the range of the activations is found: minmax, percentile, mse, aciq, learned, or in words.",
         values=RANGES,
         side="activation",
         schema=_TEXT,

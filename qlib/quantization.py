@@ -25,7 +25,7 @@ from .network.operations import is_relu, known_name, rows_of
 from .network.rewrite import free_name
 from .network.verification import EXAMPLES, examples_first
 from .placement import Placement, place
-from .quantizer import OnCodes, Quantizer
+from .quantizer import OnCodes, Quantizer, waiting
 
 MADE_UNDER = "quantized_under"  # in the meta of a quantized network, its configuration
 
@@ -125,7 +125,8 @@ def round_and_calibrate(
     """Round weights and fix ranges: ranges first where they are found with layers upstream in float."""
     (rounding,) = [method for method in methods if method.stage == "rounding"]
     if work.config.calibration_upstream == "quantized":
-        _round(work, rounding)
+        with waiting(work.quantizers.values()):
+            _round(work, rounding)
     calibrate(work.network, work.quantizers, work.batches, ranges)
     if work.config.calibration_upstream == "float":
         _round(work, rounding)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from zlib import crc32
@@ -26,10 +28,10 @@ def grid_of(low: Tensor, high: Tensor, bits: Bits, symmetric: bool, variant: str
 
 
 def refuse_mixed_rows(what: str, bits: Bits, method: str, granularity: str) -> None:
-    """Raises ``ValueError`` where channels have their own bits and one range of least squared error is wanted
-    for all.
+    """Raises ``ValueError`` where channels have their own bits and one range of least squared error, be it
+    measured or expected, is wanted for all.
     """
-    if isinstance(bits, tuple) and method == "mse" and granularity == "per_tensor":
+    if isinstance(bits, tuple) and method in ("mse", "aciq") and granularity == "per_tensor":
         raise ValueError(
             f"{what} gives every channel its own bits, so one least-squares range for the tensor is not "
             "defined: use granularity 'per_channel', or range 'minmax' or 'percentile'"
@@ -82,6 +84,7 @@ class Quantizer(nn.Module):
     """
 
     quantized_by_qlib = True
+    passes = False  # whether it lets values through as they are
 
     def __init__(self, config: QuantConfig, name: str, bits: Bits, axis: int | None = 1):
         super().__init__()
@@ -120,7 +123,7 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor, examples: int | None = None) -> Tensor:
         """``x`` quantized. ``examples``: how many there are, where each has a range of its own."""
-        if not x.is_floating_point() or x.numel() == 0:
+        if self.passes or not x.is_floating_point() or x.numel() == 0:
             return x
         # Autocast's bfloat16 cannot hold the codes of 9 bits and more
         x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -263,6 +266,19 @@ class Quantizer(nn.Module):
         self.grid = self._spread(self._grid(*self.range))
 
 
+@contextmanager
+def waiting(quantizers: Iterable[Quantizer]) -> Iterator[None]:
+    """While static ranges are still to be found, a network may run: its activations are in float."""
+    static = [quantizer for quantizer in quantizers if not quantizer.config.activation_dynamic]
+    for quantizer in static:
+        quantizer.passes = True
+    try:
+        yield
+    finally:
+        for quantizer in static:
+            quantizer.passes = False
+
+
 class OnCodes(nn.Module):
     """From values on a quantizer's grid to codes, or from a mean of codes to the value of the rounded mean
     (integer pooling).
@@ -280,8 +296,9 @@ class OnCodes(nn.Module):
         dynamic.
         """
         source = self.source
-        if x.numel() == 0 or source.collector is not None and source.config.calibration_upstream == "float":
-            return x  # nothing, or calibration in float
+        calibrates = source.collector is not None and source.config.calibration_upstream == "float"
+        if x.numel() == 0 or source.passes or calibrates:
+            return x
         if source.config.activation_dynamic:
             grid = source.grid_of_each_example(before)
             dims = before.dim()

@@ -1,9 +1,9 @@
-"""How a clipping range is found from data: min/max, percentile or least squared error (paper, sections 2 and
-4.1).
+"""How a clipping range is found from data: min/max, percentile, least squared error (paper, sections 2 and
+4.1) or analytic clipping (`qlib.aciq`).
 
 `find_range` looks at a tensor once (weights, or activations whose range is dynamic). The collectors see
 calibration batches one after the other in bounded memory: `MinMax` and `Percentile` are exact, `SquaredError`
-works on a fine histogram.
+and `Analytic` work on a fine histogram.
 
 Throughout, data is a matrix ``(rows, values)`` with one range per row: one row for a whole tensor, a row per
 channel, or a row per image. Ranges are two float32 tensors ``low, high`` of shape ``(rows,)``, in the unit of
@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .aciq import analytic_range
 from .affine import Grid, fake_quantize
 
 MakeGrid = Callable[[Tensor, Tensor], Grid]
@@ -33,23 +34,23 @@ def collector(method: str, percentile: float, make_grid: MakeGrid) -> MinMax | P
 
     Parameters
     ----------
-    method : {"minmax", "percentile", "mse"}
+    method : {"minmax", "percentile", "mse", "aciq"}
         How a range is found.
     percentile : float
         Of the method of that name.
     make_grid : callable
-        ``make_grid(low, high)`` is the grid whose squared error ``mse`` minimises.
+        ``make_grid(low, high)`` is the grid whose squared error ``mse`` minimises, and ``aciq`` expects.
 
     Returns
     -------
-    MinMax, Percentile or SquaredError
+    MinMax, Percentile, SquaredError or Analytic
         Has seen nothing yet.
     """
     if method == "minmax":
         return MinMax()
     if method == "percentile":
         return Percentile(percentile)
-    return SquaredError(make_grid)
+    return SquaredError(make_grid) if method == "mse" else Analytic(make_grid)
 
 
 def find_range(x: Tensor, method: str, percentile: float, make_grid: MakeGrid) -> tuple[Tensor, Tensor]:
@@ -69,6 +70,8 @@ def find_range(x: Tensor, method: str, percentile: float, make_grid: MakeGrid) -
     """
     if method == "mse":
         return _shrink(x, x.amin(1), x.amax(1), make_grid, lambda errors: errors.mean(-1))
+    if method == "aciq":
+        return analytic_range(x, x.new_ones(()), x.amin(1), x.amax(1), make_grid)
     found = collector(method, percentile, make_grid)
     found.update(x, total=x.shape[1])
     return found.range()
@@ -202,12 +205,26 @@ class SquaredError:
             for part in values.split(WIDE):  # histc counts in float32
                 self.counts[row] += torch.histc(part, BINS, -extent, extent)
 
-    def range(self) -> tuple[Tensor, Tensor]:
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """The centres of bins with values, and their share of all values, ``(rows, bins)``."""
         centres = (torch.arange(BINS, device=self.counts.device) + 0.5) * (2 / BINS) - 1
         seen = self.counts.any(0)
         x = (centres * self.extent[:, None]).float()[:, seen]
-        weight = (self.counts / self.counts.sum(1, keepdim=True))[:, seen]
+        return x, (self.counts / self.counts.sum(1, keepdim=True))[:, seen]
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        x, weight = self.seen()
         return _shrink(x, *self.ends.range(), self.make_grid, lambda errors: (errors * weight).sum(-1))
+
+
+class Analytic(SquaredError):
+    """The range of least expected squared error (`qlib.aciq`), from the same histogram; 0 falls into the bin
+    above it.
+    """
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        width = self.extent[:, None] * (2 / BINS)
+        return analytic_range(*self.seen(), *self.ends.range(), self.make_grid, width)
 
 
 def _shrink(

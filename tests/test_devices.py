@@ -35,6 +35,8 @@ CONFIGS = {
     "mse per channel": {"activation_granularity": "per_channel", "activation_range": "mse"},
     "dynamic": {"activation_dynamic": True},
     "dynamic mse": {"activation_dynamic": True, "activation_range": "mse"},
+    "aciq": {"weight_range": "aciq", "activation_range": "aciq"},
+    "dynamic aciq": {"activation_dynamic": True, "activation_range": "aciq"},
     "integer pooling, quantized upstream": {"pooling": "low_precision", "calibration_upstream": "quantized"},
     "only inputs": {"quantize_skip": False, "quantize_residual": False},
     "by channel": {

@@ -257,11 +257,12 @@ def test_wrong_number_of_channel_bits(field):
         quantize(Block(), QuantConfig(**{field: {"body": (4, 4, 4)}}), images())
 
 
+@pytest.mark.parametrize("rule", ["mse", "aciq"])
 @pytest.mark.parametrize("side", ["weight", "activation"])
-def test_least_squares_over_channels_of_different_bits(side):
+def test_least_squares_over_channels_of_different_bits(side, rule):
     options = {
         f"{side}_bits": {"body": (2, 3) * 4},
-        f"{side}_range": "mse",
+        f"{side}_range": rule,
         f"{side}_granularity": "per_tensor",
     }
     with refuses(rf"{side}_bits\['body'\] .*use granularity 'per_channel'"):

@@ -174,7 +174,7 @@ def test_mse_histogram_loses_no_value_when_it_widens():
     assert found.counts.sum(1).tolist() == [4000, 4000]
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "aciq"])
 def test_all_zero_data_has_an_empty_range(method):
     low, high = collect(torch.zeros(2, 100), [50, 50], method)
     assert low.tolist() == high.tolist() == [0, 0]
@@ -182,7 +182,7 @@ def test_all_zero_data_has_an_empty_range(method):
     assert low.tolist() == high.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "aciq"])
 def test_rows_do_not_see_each_other(method):
     x = torch.randn(3, 900) * torch.tensor([[0.1], [1.0], [30.0]])
     together = torch.stack(collect(x, [300] * 3, method, 99.0))

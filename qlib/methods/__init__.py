@@ -16,11 +16,12 @@ from typing import Any
 
 from ..names import suggestion
 from ..own import is_spec, named, origin
-from .method import STAGES, Method, Work
+from .method import STAGES, Method, Turn, Work
 
 __all__ = [
     "STAGES",
     "Method",
+    "Turn",
     "Work",
     "find_methods",
     "identity",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .method import Method, Work
 
 if TYPE_CHECKING:
-    from torch import Tensor, fx
-
-    from ..network import Network
-    from ..network.steps import Steps
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,20 +33,23 @@ class Bias(Method):
     def apply(self, work: Work) -> None:
         import torch
 
+        from ..network.steps import first_calls
+
         if not work.batches:
             raise ValueError("bias correction compares means over calibration data: pass at least one batch")
         with torch.no_grad():
             wanted = _means(work)
-            for name, node, runs in _first_calls(work.network, work.batches, set(wanted)):
+            for name, node, runs in first_calls(work.network, work.batches, set(wanted)):
                 outputs = [run.env[node] for run in runs]
                 shift = wanted[name] - _mean(outputs, work.network.channels.get(node))
-                _add_to_bias(work.network.module.get_submodule(name), shift)
+                add_to_bias(work.network.module.get_submodule(name), shift)
                 for run in runs:  # as it will be: a sum made otherwise may be rounded to another code
                     run.step(node)
 
 
 def _means(work: Work) -> dict[str, Tensor]:
     """By layer that is quantized, the mean of each output channel in the float network, float64."""
+    from ..network.steps import first_calls
     from ..quantizer import rows_by_channel
 
     left = {node.target for node in work.placement.in_float}
@@ -57,33 +57,11 @@ def _means(work: Work) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = dict.fromkeys(layers, 0)
     for batch in work.batches:
-        for name, node, (run,) in _first_calls(work.floats, [batch], layers):
+        for name, node, (run,) in first_calls(work.floats, [batch], layers):
             rows = rows_by_channel(run.env[node], work.floats.channels.get(node))
             sums[name] = sums.get(name, 0) + rows.sum(1)
             counts[name] += rows.shape[1]
     return {name: total / counts[name] for name, total in sums.items()}
-
-
-def _first_calls(
-    network: Network, batches: list[Any], layers: set[str]
-) -> Iterator[tuple[str, fx.Node, list[Steps]]]:
-    """Runs a network operation by operation, on all batches at once, and stops behind the first call of each
-    of ``layers``: its name, its node, and by batch the run, whose values may be changed before it goes on.
-    """
-    from ..network.steps import Steps
-
-    runs = [Steps(network.module, batch) for batch in batches]
-    waiting = set(layers)
-    for node in network.module.graph.nodes:
-        if node.op == "output" or not waiting:
-            return
-        for run in runs:
-            run.step(node)
-        if node.op == "call_module" and node.target in waiting:
-            waiting.remove(node.target)
-            yield node.target, node, runs
-        for run in runs:
-            run.forget(node)
 
 
 def _mean(outputs: list[Tensor], axis: int | None) -> Tensor:
@@ -93,7 +71,8 @@ def _mean(outputs: list[Tensor], axis: int | None) -> Tensor:
     return sum(part.sum(1) for part in rows) / sum(part.shape[1] for part in rows)
 
 
-def _add_to_bias(layer: Any, shift: Tensor) -> None:
+def add_to_bias(layer: Any, shift: Tensor) -> None:
+    """Give a layer another bias, or one if it has none."""
     from torch import nn
 
     old = layer.bias

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ..choices import Settings
 from ..config import MAX_BITS, QuantConfig
+from ..progress import tracked
 
 if TYPE_CHECKING:
-    from torch import Tensor, fx
+    from torch import Tensor, fx, nn
 
     from ..affine import Grid
     from ..network import Network
@@ -18,6 +19,31 @@ if TYPE_CHECKING:
     from ..quantizer import Quantizer
 
 STAGES = ("before ranges", "rounding", "after")
+
+
+class Turn(NamedTuple):
+    """A layer whose weight is to be rounded.
+
+    Parameters
+    ----------
+    name : str
+        Of the layer.
+    rows : Tensor
+        Its weight ``(out channels, ...)`` in float.
+    grid : Grid
+        Its values; broadcasts against ``rows``.
+    layer : nn.Module
+        What it computes.
+    given, wanted : list of Tensor
+        By batch, what it is given, and what it gives in the float network.
+    """
+
+    name: str
+    rows: Tensor
+    grid: Grid
+    layer: nn.Module
+    given: list[Tensor]
+    wanted: list[Tensor]
 
 
 @dataclass
@@ -72,6 +98,31 @@ class Work:
             self.grids[name] = weight_grid(name, rows, self.config, bits, self.rounding_seed)
             yield name, rows, self.grids[name]
 
+    def in_turn(self, inputs: str) -> Iterator[Turn]:
+        """Every weight that gets codes, in the order of execution, each after those before it have been put.
+        One that is used several times has its turn where it is first used.
+
+        Parameters
+        ----------
+        inputs : {"quantized", "float"}
+            Whether layers are given what the network gives as it is quantized so far, or in float.
+        """
+        from ..network.operations import data_of
+        from ..network.steps import first_calls
+
+        found = {name: (rows, grid) for name, rows, grid in self.weights()}
+        floats = first_calls(self.floats, self.batches, set(found))
+        sides = ((one, one) for one in floats)
+        if inputs == "quantized":
+            sides = zip(floats, first_calls(self.network, self.batches, set(found)), strict=True)
+        for (_, there, clean), (name, node, runs) in tracked(sides, "rounding", len(found), "layer"):
+            layer = self.network.module.get_submodule(name)
+            given = [run.env[data_of(node)] for run in runs]
+            yield Turn(name, *found[name], layer, given, [run.env[there] for run in clean])
+            if inputs == "quantized":
+                for run in runs:  # as it is now
+                    run.step(node)
+
     def put_weight(self, name: str, rows: Tensor) -> None:
         """Give layer ``name`` the values of codes ``(out channels, ...)``, in place."""
         from ..network.operations import weight_of_rows
@@ -106,6 +157,19 @@ class Method(Settings):
             Naming the layer, where it cannot be done.
         """
         raise NotImplementedError(f"{type(self).__name__} has no function apply(self, work)")
+
+    def ask(self, work: Work, side: str = "weight", data: bool = True) -> None:
+        """Raises ``ValueError`` where there is nothing to do, because ``side`` stays in float, or no ``data``
+        to look at.
+        """
+        name = type(self).__module__.rpartition(".")[2]
+        if getattr(work.config, f"{side}_bits") is None:
+            raise ValueError(
+                f"the method {name!r} works on {side}s, but {side}_bits=None leaves them in float: give them "
+                f"bits, or leave out {name!r}"
+            )
+        if data and not work.batches:
+            raise ValueError(f"the method {name!r} looks at calibration data: pass at least one batch")
 
     def card(self) -> dict[str, Any]:
         """The fields of a card that it fills in: its words."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from .inputs import call, copied, device_of, on
+
+if TYPE_CHECKING:
+    from .network import Network
 
 
 class Steps(fx.Interpreter):
@@ -35,3 +39,23 @@ class Steps(fx.Interpreter):
         """Let go of values that nothing after ``node`` reads."""
         for done in self.user_to_last_uses.get(node, []):
             del self.env[done]
+
+
+def first_calls(
+    network: Network, batches: list[Any], layers: set[str]
+) -> Iterator[tuple[str, fx.Node, list[Steps]]]:
+    """Runs a network operation by operation, on all batches at once, and stops behind the first call of each
+    of ``layers``: its name, its node, and by batch the run, whose values may be changed before it goes on.
+    """
+    runs = [Steps(network.module, batch) for batch in batches]
+    waiting = set(layers)
+    for node in network.module.graph.nodes:
+        if node.op == "output" or not waiting:
+            return
+        for run in runs:
+            run.step(node)
+        if node.op == "call_module" and node.target in waiting:
+            waiting.remove(node.target)
+            yield node.target, node, runs
+        for run in runs:
+            run.forget(node)
