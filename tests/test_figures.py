@@ -18,7 +18,7 @@ from qlib import results
 from qlib.book import evidence_page
 from qlib.cards import catalogue, hardware
 from qlib.looks import LOOKS
-from qlib.widgets import checkpoint, comparison, learning, opening, painter, quantizer, tradeoffs
+from qlib.widgets import checkpoint, comparison, learning, opening, painter, quantizer, rounding, tradeoffs
 from qlib.widgets.figure import Figure, module
 
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8"><title>A figure</title>
@@ -67,10 +67,20 @@ def figure(name):
         return evidence_page.picture()
     if name == "checkpoint":
         return checkpoint.checkpoint_reader()
+    if name == "rounding":
+        return rounding.rounding_ways(WEIGHTS, LEVELS, WAYS)
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
-NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison", "forest", "checkpoint")
+WEIGHTS, LEVELS = [0.2, -0.6, 0.9], [-1, 0, 1]
+WAYS = {
+    "nearest": rounding.Way([WEIGHTS, [0, -1, 1]], [0, 2.0]),
+    "other": rounding.Way([WEIGHTS, [0, -0.7, 0.8], [0, 0, 0.8], [0, 0, 1]], [0, 0.25, 0.5, 1.0], "column"),
+}
+NAMES = (
+    *("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison", "forest", "checkpoint"),
+    "rounding",
+)
 
 
 @pytest.fixture
@@ -425,6 +435,41 @@ def test_the_forest_shows_every_verdict_and_tells_what_stands_behind_it(show):
     rows.nth(1).click()
     rows.nth(3).hover()
     assert f"{found[3].difference.points:+.2f}".replace("-", "−") in told.inner_text()
+
+
+def test_the_way_to_a_rounding_is_shown_step_by_step(show):
+    page = show("rounding")
+    step, said = page.get_by_role("slider", name="Step"), page.locator("p").first
+
+    def dots():
+        return page.locator("circle.now").evaluate_all(
+            "dots => dots.map(dot => Number(dot.getAttribute('cy')))"
+        )
+
+    at_first = dots()
+    step.press("End")
+    assert "nearest, step 1 of 1: the error of the weights is 100 %" in said.inner_text()
+    page.get_by_role("combobox", name="Method").select_option("other")
+    assert dots() == at_first and step.input_value() == "0"
+    step.press("ArrowRight")
+    step.press("ArrowRight")
+    assert "other, column 2 of 3: " in said.inner_text() and "gives 25 % of nearest's" in said.inner_text()
+    low, middle, high = page.locator("svg line[stroke-opacity]").evaluate_all(
+        "lines => lines.map(line => Number(line.getAttribute('y1')))"
+    )
+    assert dots()[:2] == [middle, middle] and low > middle > dots()[2] > high
+    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Play").wait_for(timeout=20_000)  # it has ended
+    assert "column 3 of 3" in said.inner_text() and dots() == [middle, middle, high]
+    apart = (0.2**2 + 0.6**2 + 0.1**2) / (0.2**2 + 0.4**2 + 0.1**2)
+    assert f"the error of the weights is {100 * apart:.0f} %" in said.inner_text()
+
+
+def test_a_way_that_ends_beside_the_grid_is_refused():
+    with pytest.raises(
+        ValueError, match="'nearest' ends at values that the grid does not have, by up to 0.1"
+    ):
+        rounding.rounding_ways(WEIGHTS, LEVELS, {"nearest": rounding.Way([[0, -1, 0.9]], [1.0])})
 
 
 def test_what_the_paper_measured_stands_beside_ours(show):

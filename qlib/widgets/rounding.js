@@ -98,7 +98,7 @@ function render({ model, el }) {
           shape("text", { x: 0, y: top + 12 }, `error, ${name}`),
           shape("rect", { x: 130, y: top, width: across(Math.min(errors[step.value], most)), height: 15, fill: colour }),
           shape("line", { x1: 130 + across(1), x2: 130 + across(1), y1: top - 3, y2: top + 18, stroke: "currentColor" }),
-          shape("text", { x: 136 + across(Math.min(errors[step.value], most)), y: top + 12 }, percent(errors[step.value])),
+          shape("text", { x: 136 + across(Math.max(1, Math.min(errors[step.value], most))), y: top + 12 }, percent(errors[step.value])),
         ];
       }),
     );
