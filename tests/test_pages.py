@@ -156,6 +156,19 @@ def test_over_networks_draws_are_averaged_and_networks_are_random():
     assert set(found.asked) == set(found.networks) and found.holds_in.endswith(f"of {len(each)}")
 
 
+def test_what_several_networks_changed_is_said():
+    claim = {c["claim"]: c for c in evidence.claims()}[
+        "a range per channel is above one per tensor for 3-bit weights"
+    ]
+    found = evidence.judged(claim, "digits")
+    change = evidence.change(claim, "digits")
+    assert found.over_networks and change.before == change.after == "holds" and change.why == ""
+    few = dataclasses.replace(found, difference=found.difference.less(100))  # what networks might have said
+    sides = evidence.at_limits(claim, "digits")
+    why = evidence._why(claim, "holds", change.interval_before, sides, few)
+    assert few.verdict == "does not hold" and why == "several networks"
+
+
 def test_networks_of_two_recipes_are_paired_by_their_seed():
     (claim,) = [c for c in evidence.claims() if c["claim"].startswith("the better float network is above")]
     pairs = evidence._networks(claim, "digits")

@@ -189,18 +189,18 @@ def measured(claim: dict[str, Any], bench: str) -> Difference | None:
 
 
 def at_limits(claim: dict[str, Any], bench: str) -> list[list[Measurement]] | None:
-    """What the rows of a claim measured of the first network that its cells name, whatever bits are in use;
-    ``None`` where these are not recorded.
+    """What the rows of a claim measured that its cells name, of the one network that was there when the rule
+    changed, whatever bits are in use; ``None`` where these are not recorded.
     """
     first = next(iter(_networks(claim, bench).values()), None)
-    sides = first and _sides(_rows(bench, claim["table"]), first)
+    sides = first and _sides(_rows(bench, claim["table"], ("",)), first)
     return sides and list(map(_measured, sides))
 
 
 @cache
-def _rows(bench: str, table: str) -> Rows:
+def _rows(bench: str, table: str, ends: tuple[str, ...] = ("", ALL_NETWORKS)) -> Rows:
     """Of a table, and of the one of all networks that belongs to it; every row once."""
-    names = (name for name in (table, table + ALL_NETWORKS) if results.table_path(bench, name).exists())
+    names = (name for name in (table + end for end in ends) if results.table_path(bench, name).exists())
     return list({row["key"]: row for name in names for row in results.flat_rows(bench, name)}.values())
 
 
@@ -284,6 +284,13 @@ def _why(
         return ""
     if now.difference.images_only:
         return "fewer than three seeds"
+    if now.over_networks:
+        of_first = next(iter(now.networks.values()))
+        alone = verdict(claim, of_first)
+        also = "several networks" if alone != now.verdict else ""
+        first = Judged(claim, now.bench, of_first, now.at)
+        reasons = [_why(claim, before, interval, sides, first), also]
+        return ", then ".join(reason for reason in reasons if reason)
     kind = claim.get("kind", "greater")
     at_the_limit = compare(*sides)
     seeds, margin = "seeds vary", "the margin is narrower"
