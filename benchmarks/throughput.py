@@ -45,8 +45,10 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> f
     return statistics.median(taken)
 
 
-def run(device: str, batch: int, batches: int, size: int, steps: int, repeats: int) -> dict[str, float]:
-    """Images a second by name."""
+def run(
+    device: str, batch: int, batches: int, size: int, steps: int, repeats: int, compile: bool = False
+) -> dict[str, float]:
+    """Images a second by name. ``compile``: learning also as one graph of fewer kernels."""
     torch.manual_seed(0)
     place = torch.device(device)
     model = torchvision.models.resnet50().to(place)
@@ -68,7 +70,10 @@ def run(device: str, batch: int, batches: int, size: int, steps: int, repeats: i
     answers: list[Accuracy] = []
     found["quantized"] = n / seconds(lambda: answers.append(evaluate(quantized[0], data)), place, repeats)
     small = [(x[: min(batch, 32)], y[: min(batch, 32)]) for x, y in data[:8]]
-    for name, targets in LEARNER.items():
+    cases = {name: {**targets, "compile": False} for name, targets in LEARNER.items()}
+    if compile:
+        cases |= {f"{name}, compiled": {**targets, "compile": True} for name, targets in LEARNER.items()}
+    for name, targets in cases.items():
 
         def learn(count: int, targets: dict = targets) -> None:
             config = QuantConfig(first_last_bits=None)
@@ -89,6 +94,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels at the side of an image")
     parser.add_argument("--steps", type=int, default=20, help="of the learner")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="learning also compiled (needs a compiler)")
     arguments = parser.parse_args()
     name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "CPU"
     tf32 = "may round to TF32" if torch.backends.cudnn.allow_tf32 else "in float32"
