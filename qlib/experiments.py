@@ -386,6 +386,7 @@ class Laboratory:
         self.calibration = functools.cache(lambda n, seed: self.bench.calibration(n, seed) if n else [])
         self.training = functools.cache(self.bench.training)
         self.validation = functools.lru_cache(1)(self.bench.validation)
+        self.substitute = functools.cache(self._substitute)  # distilling takes minutes
         self.hash = functools.cache(lambda stream, *arguments: data_hash(getattr(self, stream)(*arguments)))
 
     def network(self, name: str) -> torch.nn.Module:
@@ -444,7 +445,7 @@ class Laboratory:
         given = self.network(run.network)
         draw = (run.calibration_images, run.calibration_seed)
         learns = run.allocation is not None and run.allocation.learned
-        calibration = self.on_device(self._images(run, given, draw, learns))
+        calibration = self.on_device(self._images(run, draw, learns))
         config = run.config
         ranges = None
         cells = {}
@@ -474,17 +475,20 @@ class Laboratory:
         validation = self.on_device(self.validation(run.images))
         return {**cells, **_measured(evaluate(quantized, validation, run.metric, reference=given))}
 
-    def _images(self, run: Run, network: torch.nn.Module, draw: tuple[int, int], learns: bool) -> Batches:
+    def _images(self, run: Run, draw: tuple[int, int], learns: bool) -> Batches:
         """What is calibrated, and learned, on."""
         if run.data == TRAINING or not run.calibration_images:
             return self.training(*draw) if learns else self.calibration(*draw)
-        from .benches.substitutes import substitute
-
         if learns and run.allocation.labels == "true":
             raise ValueError(
                 f"images of the kind {run.data!r} have no true labels: set labels to hard or soft"
             )
-        return substitute(run.data, self.bench, network, *draw)
+        return self.substitute(run.data, run.network, *draw)
+
+    def _substitute(self, kind: str, network: str, n: int, seed: int) -> Batches:
+        from .benches.substitutes import substitute
+
+        return substitute(kind, self.bench, self.network(network), n, seed)
 
     def _learn(
         self, run: Run, given: torch.nn.Module, network: Network, training: Batches
