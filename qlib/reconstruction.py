@@ -70,6 +70,14 @@ class Reconstruction:
             self.block, self.values[part] if values is None else values
         )
 
+    def error(self, part: int, replaced: Replaced, values: Mapping[fx.Node, Any] | None = None) -> Tensor:
+        """The mean squared difference of that to what is wanted."""
+        return error(self.outputs(part, replaced, values), self.wanted[part])
+
+    def mean_error(self, replaced: Replaced) -> Tensor:
+        """Over all parts, however many examples they have."""
+        return sum(self.error(part, replaced) for part in range(len(self.values))) / len(self.values)
+
     def mixed(self, part: int, share: float, generator: torch.Generator) -> dict[fx.Node, Any]:
         """The values before the block, a ``share`` of their elements as in the float network."""
         found = dict(self.values[part])
