@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from .network import Network
 from .network.blocks import Block, blocks
+from .network.inputs import copied
 from .network.operations import weight_of_rows
 from .network.steps import Steps
 from .progress import tracked
@@ -22,13 +23,16 @@ Replaced = Mapping[str, Callable[..., Tensor]]  # by name of a module, what is c
 class _Through(fx.Interpreter):
     """Runs operations again on values that are there, with modules replaced."""
 
-    def __init__(self, module: fx.GraphModule, replaced: Replaced):
-        super().__init__(module, garbage_collect_values=False)
+    def __init__(self, network: Network, replaced: Replaced):
+        super().__init__(network.module, garbage_collect_values=False)
         self.replaced = replaced
+        self.in_float = {node.target for node, o in network.operations.items() if o.in_float}
 
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         if target in self.replaced:
             return self.replaced[target](*args, **kwargs)
+        if target in self.in_float:  # which may work in place
+            args, kwargs = copied(args), copied(kwargs)
         return super().call_module(target, args, kwargs)
 
     def outputs(self, block: Block, values: Mapping[fx.Node, Any]) -> list[Tensor]:
@@ -46,8 +50,8 @@ class Reconstruction:
     ----------
     block
         In the network that is quantized.
-    module
-        That network.
+    network
+        That one.
     values
         By part of the data, the values that are there before the block, by node.
     floats
@@ -57,7 +61,7 @@ class Reconstruction:
     """
 
     block: Block
-    module: fx.GraphModule
+    network: Network
     values: list[dict[fx.Node, Any]]
     floats: list[dict[fx.Node, Any]]
     wanted: list[list[Tensor]]
@@ -66,9 +70,17 @@ class Reconstruction:
         self, part: int, replaced: Replaced, values: Mapping[fx.Node, Any] | None = None
     ) -> list[Tensor]:
         """What the block gives on a part of the data, or on other ``values`` before it."""
-        return _Through(self.module, replaced).outputs(
+        return _Through(self.network, replaced).outputs(
             self.block, self.values[part] if values is None else values
         )
+
+    def error(self, part: int, replaced: Replaced, values: Mapping[fx.Node, Any] | None = None) -> Tensor:
+        """The mean squared difference of that to what is wanted."""
+        return error(self.outputs(part, replaced, values), self.wanted[part])
+
+    def mean_error(self, replaced: Replaced) -> Tensor:
+        """Over all parts, however many examples they have."""
+        return sum(self.error(part, replaced) for part in range(len(self.values))) / len(self.values)
 
     def mixed(self, part: int, share: float, generator: torch.Generator) -> dict[fx.Node, Any]:
         """The values before the block, a ``share`` of their elements as in the float network."""
@@ -121,7 +133,7 @@ def in_blocks(floats: Network, network: Network, parts: list[Any], what: str) ->
         while not all(end in clean[0].env for end in ends):
             _step(clean, waiting.pop(0))
         wanted = [[run.env[end] for end in ends] for run in clean]
-        yield Reconstruction(block, network.module, [dict(run.env) for run in runs], before, wanted)
+        yield Reconstruction(block, network, [dict(run.env) for run in runs], before, wanted)
         for node in block.nodes:
             _step(runs, node)
 

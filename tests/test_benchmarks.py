@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from qlib import QuantConfig
+
 SPEED = Path(__file__).resolve().parents[1] / "benchmarks" / "speed.py"
 
 
@@ -80,3 +82,23 @@ def test_the_shares_of_an_epoch(monkeypatch):
     monkeypatch.setattr("qlib.benches.substitutes.STEPS", 1)
     shares = runpy.run_path(str(SPEED.with_name("resources.py")))["run"](part=32, repeats=1)
     assert len(shares) == 4 and all(share > 0 for share in shares.values())
+
+
+def test_the_seconds_of_methods(capsys):
+    run = runpy.run_path(str(SPEED.with_name("methods.py")))["run"]
+    config = QuantConfig(3, None)
+    found = run("digits", "base", config, ["bias", {"name": "adaround", "steps": 1}], 20, 40)
+    assert list(found) == ["bias", '{"name": "adaround", "steps": 1}']
+    printed = capsys.readouterr().out
+    for row in found.values():
+        assert row.clock > 0 and row.processors > 0 and f"{row.accuracy.value:.2f}" in printed
+
+
+def test_ours_against_the_methods_of_another():
+    pytest.importorskip("brevitas")
+    run = runpy.run_path(str(SPEED.with_name("methods_fidelity.py")))["run"]
+    found = run(images=32, steps=20)
+    for part in ("one layer", "11 layers"):
+        ours, theirs = found[f"GPTQ, {part}"]
+        assert abs(ours / theirs - 1) < 0.02
+    assert found["equalization"][0] < 0.02

@@ -2,14 +2,18 @@
 result, 8 bits change nothing, and what a method cannot do it refuses by name.
 """
 
+import copy
+
 import pytest
 import torch
 from helpers import Block, assert_unchanged, run, snapshot
+from test_methods import NETWORKS
 from torch import nn
 
 from qlib import QuantConfig, quantize
 from qlib.methods import find_methods, identity, spelled, unspelled, words
 from qlib.network import read
+from qlib.network.inputs import split
 from qlib.network.operations import rows_of
 from qlib.quantizer import weight_grid
 
@@ -113,6 +117,55 @@ def test_weights_lie_on_their_grids_and_one_seed_gives_one_result(method, choice
         assert all(a is b is None or torch.equal(a, b) for a, b in zip(grid, expected, strict=True)), name
     assert torch.isfinite(one(x)).all()
     assert_unchanged(network, before)
+
+
+LEARNED = {
+    "adaround": {"name": "adaround", "steps": 200},
+    "blocks": {"name": "blocks", "steps": 200, "batch": 8},
+    "blocks, dropping": {"name": "blocks", "steps": 200, "batch": 8, "drop": 0.5},
+    "ranges": {"name": "ranges", "steps": 5},
+}
+FORMS = ("conv3d", "tied", "tied biases", "twice", "several inputs", "inputs by name")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", ["gptq", *LEARNED])
+def test_networks_of_all_forms(method, form):
+    network, x = NETWORKS[form]()
+    how = LEARNED.get(method, method)
+    before = snapshot(network.eval())
+    expected = run(network, x)[0]
+    batches = [(part, None) for part in split(x, 7)]
+    errors = [
+        (run(quantize(network, SMALL.replace(activation_bits=8), batches, how), x)[0] - expected).norm()
+        for how in ("nearest", how)
+    ]
+    assert errors[1] < 1.2 * errors[0]
+    assert_unchanged(network, before)
+
+
+class Halved(nn.Module):
+    """Works in place, and would do so again."""
+
+    def forward(self, x):
+        return x.mul_(0.5)
+
+
+@pytest.mark.parametrize("how", [LEARNED["adaround"], LEARNED["blocks"], LEARNED["ranges"]], ids=str)
+def test_layers_in_float_that_work_in_place_work_on_copies(how):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Halved(), nn.Linear(8, 4)).eval()
+    plain = copy.deepcopy(network)
+    plain[2] = nn.Sequential()
+    plain[3].weight.data *= 0.5
+    x = torch.rand(24, 6)
+    config = SMALL.replace(float_layers=("2",))
+    in_place, ordinary = (quantize(n, config, [x[:10], x[10:]], how) for n in (network, plain))
+    for name in ("0", "3"):
+        weights = [
+            rows_in(n, name) * f for n, f in ((in_place, 1.0), (ordinary, 2.0 if name == "3" else 1.0))
+        ]
+        assert (weights[0] - weights[1]).abs().max() < 1e-4
 
 
 OTHERS = {

@@ -25,6 +25,14 @@ def error(network, method, x, config=COARSE):
         return (quantize(network, config, x, method)(x) - network(x)).square().mean().item()
 
 
+def test_inputs_that_are_all_alike_need_damping():
+    x = torch.ones(64, 12) * torch.rand(64, 1)
+    network = nn.Sequential(nn.Linear(12, 5))
+    with pytest.raises(ValueError, match="'gptq' cannot invert .* '0' .* a damping above 1e-30"):
+        quantize(network, COARSE, x, GPTQ(damping=1e-30))
+    assert error(network, "gptq", x) < error(network, "nearest", x)
+
+
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 6), (64, 12)),
     "convolution": (lambda: nn.Conv2d(4, 6, 3, 2, 1), (16, 4, 9, 9)),

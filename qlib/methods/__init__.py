@@ -165,11 +165,16 @@ def names(method: Any) -> list[str]:
 
 
 def words(method: Any) -> dict[str, Any]:
-    """The fields of a card that methods fill in; texts of several are joined, and a method without words is
-    named.
+    """The fields of a card that methods fill in; texts of several are joined, numbers such as steps added,
+    and a method without words is named.
     """
     said: dict[str, Any] = {"technique": "post-training"}
     for name, one in _in_order(method):
         for field, value in (one.card() or {"technique": name}).items():
-            said[field] = f"{said[field]}, {value}" if isinstance(said.get(field), str) else value
+            before = said.get(field)
+            if isinstance(before, str):
+                value = f"{before}, {value}"
+            elif type(before) in (int, float):
+                value = before + value
+            said[field] = value
     return said

@@ -116,8 +116,7 @@ class Blocks(Method):
             part = int(torch.randint(len(turn.values), (), generator=generator))
             with torch.enable_grad():
                 replaced = self._replaced(work, weights, Soft.values) | self._dropping(work, generator)
-                found = turn.outputs(part, replaced, turn.mixed(part, share, generator))
-                loss = error(found, turn.wanted[part]) / unit
+                loss = turn.error(part, replaced, turn.mixed(part, share, generator)) / unit
                 loss = loss + self.strength * penalty(weights.values(), step / self.steps)
                 for parameter, slope in zip(free, torch.autograd.grad(loss, free), strict=True):
                     parameter.grad = slope

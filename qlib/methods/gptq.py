@@ -66,7 +66,14 @@ class GPTQ(Method):
         with torch.no_grad():
             for turn in work.in_turn(self.inputs):
                 together, _ = moments(turn.layer, turn.given, turn.wanted)
-                work.put_weight(turn.name, self._rounded(turn.rows, turn.grid, together))
+                try:
+                    rounded = self._rounded(turn.rows, turn.grid, together)
+                except torch.linalg.LinAlgError:
+                    raise ValueError(
+                        f"the method 'gptq' cannot invert how the inputs of {turn.name!r} go together: use "
+                        f"more calibration data, or a damping above {self.damping:g}"
+                    ) from None
+                work.put_weight(turn.name, rounded)
 
     def card(self) -> dict[str, Any]:
         """With the order of columns."""

@@ -139,7 +139,7 @@ def split(inputs: Any, size: int) -> list[Any]:
 
 def copied(inputs: Any) -> Any:
     """Inputs that a network may overwrite."""
-    return pytree.tree_map(torch.clone, inputs)
+    return pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs)
 
 
 def on(inputs: Any, device: torch.device) -> Any:
