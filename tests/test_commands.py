@@ -202,6 +202,15 @@ def test_a_run_that_fails_says_why(capsys):
     assert "bit_choices=[4,8]: failed" in said.out and said.err.count("a row failed: ValueError") == 1
 
 
+def test_a_sweep_over_numbers_of_images_ends_with_its_table(tmp_path, capsys):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("images: 40\ncalibration_images: [4, 8]\nvary: [{activation_bits: [4]}]\n")
+    assert main(["sweep", str(grid), "--out", str(tmp_path / "rows.csv")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["calibration_images", "top-1"]
+    assert [line.split()[0] for line in lines[1:4]] == ["float", "4", "8"]
+
+
 def test_a_limit_that_was_missed_is_an_outcome_and_is_said(tmp_path, capsys):
     out = tmp_path / "rows.csv"
     assert main(["run", "target_weight_bits=3", "steps=1", "--out", str(out), *FEW]) == 1

@@ -48,7 +48,7 @@ def _groups(rows: pd.DataFrame, fields: list[str]) -> Iterable[tuple[dict, pd.Da
     """Rows that differ in nothing but their seed, each with what they have in common."""
     keys = rows[fields].map(cell).agg("\n".join, axis=1)
     for _, group in rows.groupby(keys, sort=False):
-        yield dict(group.iloc[0]), group
+        yield group.to_dict("records")[0], group  # with numbers of Python, which JSON knows
 
 
 def _over_seeds(rows: pd.DataFrame) -> tuple[str, str]:
