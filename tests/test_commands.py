@@ -248,7 +248,7 @@ def test_help_lists_all_that_can_be_chosen(capsys):
             assert f"  {name}=" in said and known.title in said
             assert all(value in said for value in known.values)
     assert "symmetric_grid=full" in said and "Symmetric grid: full, restricted, authors" in said
-    assert "methods: bias, nearest" in said and "metrics: top1, " in said
+    assert "methods: adaround, bias, blocks, " in said and "metrics: top1, " in said
     assert max(map(len, said.splitlines())) <= 100
 
 

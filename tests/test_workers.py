@@ -168,7 +168,7 @@ def test_a_run_that_fails_is_noted_and_does_not_stop_the_rest(table, workers, mo
     faulty = dataclasses.replace(
         TINY,
         seeds=(0,),
-        vary=(({"activation_bits": 4}, {"target_weight_bits": 3, "steps": 1}, {"activation_bits": 5}),),
+        vary=(({"activation_bits": 4}, {"target_weight_bits": 0.5, "steps": 1}, {"activation_bits": 5}),),
     )
     rows = recording.record(faulty, table, progress=False, workers=workers)
     assert len(rows) == 3 and [e[:10] for e in results.failures(table).values()] == ["ValueError"]
