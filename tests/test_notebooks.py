@@ -25,7 +25,7 @@ SECTIONS = [
     "Takeaways",
     "Exercises",
 ]
-TAGS = {"setup", "parameters", "remove-cell", "remove-input"}
+TAGS = {"setup", "parameters", "remove-cell", "remove-input", "remove-stderr"}
 LIVING = r"\b(opening_figure|residual_block|quantizer_explorer|card_comparison)\(|^explored$|^compared$"
 PANEL = """
 import ipywidgets
