@@ -32,10 +32,12 @@ def at_hand():
 
 
 def drawn(bench):
-    """One of its rows that are quick, by the commit."""
+    """One of its rows that are quick and were made on a processor, by the commit."""
     rows = []
     for path in sorted((ROOT / "book" / "results" / bench).glob("*.csv")):
-        found = results.load_table(path).to_dict("records")
+        table = results.load_table(path)
+        on_gpu = {i for i, session in enumerate(table.attrs["sessions"]) if "device" in session}
+        found = [row for row in table.to_dict("records") if row["session"] not in on_gpu]
         rows += [(path.stem, row) for row in found if row["seconds"] < SECONDS]
     return random.Random(f"{commit().split()[0]} {bench}").choice(rows) if rows else None
 
