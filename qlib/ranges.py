@@ -106,9 +106,10 @@ class Percentile:
     """The p-th and (100 - p)-th percentile of all values (signed), linearly interpolated; exact, holding only
     the tails.
 
-    Of ``total`` values a row, the p-th percentile lies between two of the ``ceil((1 - p / 100) * (total - 1))
-    + 1`` largest, so only these are kept, and as many of the smallest. ``total`` is what all updates together
-    will bring; one that changes on the way, as with images of different sizes, is a ``ValueError``.
+    NaN where values reach NaN or infinity, however few. Of ``total`` values a row, the p-th percentile
+    lies between two of the ``ceil((1 - p / 100) * (total - 1)) + 1`` largest, so only these are kept, and
+    as many of the smallest. ``total`` is what all updates together will bring; one that changes on the
+    way, as with images of different sizes, is a ``ValueError``.
     """
 
     def __init__(self, percentile: float):
@@ -136,7 +137,7 @@ class Percentile:
             start += group
             if tail is not None and tail.shape[1] == keep and len(x) == 1:
                 least = -tail[0, -1] if negate else tail[0, -1]
-                part = part[part < least if negate else part > least][None]  # most of a group falls away here
+                part = part[~(part >= least if negate else part <= least)][None]  # most falls away; NaN stays
                 if part.numel() == 0:
                     continue
             part = -part if negate else part
@@ -152,21 +153,23 @@ class Percentile:
         for tail in self.tails:
             upper = tail[:, above].double()
             lower = tail[:, min(above + 1, tail.shape[1] - 1)].double()
-            ends.append((upper + (lower - upper) * share).float())
+            end = (upper + (lower - upper) * share).float()
+            ends.append(end.where(tail[:, 0].isfinite(), torch.nan))  # clipping would hide it
         return -ends[1], ends[0]
 
 
 def largest(x: Tensor, keep: int) -> Tensor:
     """The largest values of each row of ``x`` ``(rows, values)``, sorted downwards: ``keep`` of them, or all.
 
-    Exact. Of a long row most values fall away against one of a sample of it, which leaves little to sort.
+    Exact, NaN first. Of a long row most values fall away against one of a sample of it, which leaves little
+    to sort.
     """
     rows, n = x.shape
     rank = 2 * keep // SAMPLED + 8  # of the sample: above it there are most likely more than are kept
     if rows > 1 or 2 * rank * SAMPLED >= n:
         return x.topk(min(keep, n), dim=1).values
     least = x[0, ::SAMPLED].topk(rank).values[-1]
-    above = x[x > least]
+    above = x[~(x <= least)]
     short = keep - len(above)
     if short <= 0:
         return above.topk(keep).values[None]

@@ -13,6 +13,7 @@ from torch import nn
 
 from qlib import QuantConfig, quantize, ranges
 from qlib.affine import fake_quantize, make_grid
+from qlib.config import RANGES
 from qlib.ranges import collector, find_range
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -245,3 +246,32 @@ def test_the_largest_values_are_found_exactly_whatever_the_sample_says(kept):
     several = torch.randn(3, 500)
     assert torch.equal(ranges.largest(several, 7), several.topk(7).values)
     assert torch.equal(ranges.largest(several[:, :5], 7), several[:, :5].sort(descending=True).values)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_single_value_that_is_none_is_found_wherever_it_stands(bad):
+    x = torch.randn(1, 1_500_000)  # several groups, and a sample of each
+    for place in (0, 65, 700_001, 1_499_999):
+        values = x.clone()
+        values[0, place] = bad
+        low, high = find_range(values, "percentile", 99.9, None)
+        assert not (low.isfinite() and high.isfinite()), place
+    assert torch.isnan(ranges.largest(torch.tensor([[1.0, float("nan"), 3.0]]).repeat(1, 9999), 2)).all()
+
+
+def test_a_network_whose_values_reach_nan_is_refused_under_every_rule():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.after = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            return self.after(torch.sqrt(self.layer(x) + 2.2))
+
+    network, x = Root(), torch.randn(64, 1, 20, 20)
+    share = (network.layer(x) < -2.2).float().mean()
+    assert 0 < share < 1e-3  # fewer than a percentile of 99.9 leaves outside
+    for way in RANGES:
+        config = QuantConfig(activation_range=way, percentile=99.9)
+        with pytest.raises(ValueError, match="values of 'sqrt' reach NaN or infinity"):
+            quantize(network, config, [x[:4].clamp(-1, 1), x])
