@@ -82,7 +82,7 @@ def mean_of(several: Sequence[Measurement]) -> Mean:
     value = float(np.mean(values))
     first = found[0]
     groups = _distinct([(m.label, m) for m in found], lambda m: m.values.tobytes())
-    of_seeds = np.array([np.mean([m.values for m in group], axis=0) for group in groups])
+    of_seeds = np.array([_averaged(group, lambda m: m.values) for group in groups])
     yes_or_no = all(m.yes_or_no for m in found)
     if len(of_seeds) >= SEEDS:
         one_of_each = np.append(of_seeds.mean(0), (0.0, 100.0))
@@ -174,7 +174,8 @@ def compare(a: Measurement | Sequence[Measurement], b: Measurement | Sequence[Me
         A measurement, or several of the same examples (seeds, calibration draws). They are paired by their
         labels, whatever their order; a single one is paired with every one of the other side. Without labels,
         equally many are paired in order. Of labels that are tuples the first factor counts as the seed; over
-        the others differences are averaged. Seeds with identical answers on both sides count as one.
+        the others differences are averaged, the innermost first. Seeds with identical answers on both sides
+        count as one.
 
     Returns
     -------
@@ -202,8 +203,10 @@ def compare(a: Measurement | Sequence[Measurement], b: Measurement | Sequence[Me
     if not all(np.isfinite(m.values).all() for m in (*left, *right)):
         raise ValueError(f"{metric.name} is not finite: there is no difference to speak of")
     groups = _distinct(_pairs(left, right), lambda pair: tuple(m.values.tobytes() for m in pair))
-    seeds = tuple(float(np.mean([x.value - y.value for x, y in group])) for group in groups)
-    differences = np.array([np.mean([x.values - y.values for x, y in group], axis=0) for group in groups])
+    seeds = tuple(float(_averaged(group, lambda pair: pair[0].value - pair[1].value)) for group in groups)
+    differences = np.array(
+        [_averaged(group, lambda pair: pair[0].values - pair[1].values) for group in groups]
+    )
     interval = _interval(seeds, differences, all(m.yes_or_no for m in (*left, *right)))
     return Difference(float(np.mean(seeds)), interval, n, metric, seeds)
 
@@ -258,12 +261,28 @@ def _named(labels: Sequence[Hashable]) -> str:
     return f"{'label' if len(labels) == 1 else 'labels'} {', '.join(said)}{', ...' if labels[5:] else ''}"
 
 
-def _distinct(labelled: Sequence[tuple[Hashable, T]], answers: Callable[[T], Any]) -> list[list[T]]:
-    """What shares the outermost factor of its label, together; of groups with identical answers, one."""
-    groups: dict[Hashable, list[T]] = {}
+def _distinct(
+    labelled: Sequence[tuple[Hashable, T]], answers: Callable[[T], Any]
+) -> list[list[tuple[tuple[Hashable, ...], T]]]:
+    """What shares the outermost factor of its label, together, each with the other factors; of groups with
+    identical answers, one.
+    """
+    groups: dict[Hashable, list[tuple[tuple[Hashable, ...], T]]] = {}
     for i, (label, item) in enumerate(labelled):
-        groups.setdefault(label[0] if isinstance(label, tuple) else ("", i), []).append(item)
-    return list({tuple(sorted(map(answers, group))): group for group in groups.values()}.values())
+        outermost, *others = label if isinstance(label, tuple) else (("", i),)
+        groups.setdefault(outermost, []).append((tuple(others), item))
+    found = {tuple(sorted(answers(item) for _, item in group)): group for group in groups.values()}
+    return list(found.values())
+
+
+def _averaged(group: Sequence[tuple[tuple[Hashable, ...], T]], of: Callable[[T], Any]) -> Any:
+    """The mean of a value over a group, factor by factor from the innermost."""
+    if not all(factors for factors, _ in group):
+        return np.mean([of(item) for _, item in group], axis=0)
+    inner: dict[Hashable, list[tuple[tuple[Hashable, ...], T]]] = {}
+    for (first, *others), item in group:
+        inner.setdefault(first, []).append((tuple(others), item))
+    return np.mean([_averaged(several, of) for several in inner.values()], axis=0)
 
 
 def _bare(metric: Metric) -> str:

@@ -134,9 +134,9 @@ def at_bits(curve: Curve, bits: float) -> Measurement | None:
     return Measurement(first.metric, float(np.mean(values)), values, first.label)
 
 
-def _by_seed(rows: Iterable[Mapping[str, Any]], where: Mapping[str, Any]) -> dict[int | str, Curve]:
-    points: dict[int | str, list[tuple[float, Measurement]]] = {}
+def _by_seed(rows: Iterable[Mapping[str, Any]], where: Mapping[str, Any]) -> dict[str, Curve]:
+    points: dict[str, list[tuple[float, Measurement]]] = {}
     for row in (row for row in rows if row["average_weight_bits"] is not None and fits(row, where)):
         point = float(row["average_weight_bits"]), measurement_of(row)
-        points.setdefault(seed_of(row), []).append(point)
+        points.setdefault(str(seed_of(row)), []).append(point)
     return points

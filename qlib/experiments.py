@@ -173,7 +173,8 @@ class Experiment:
     seeds : tuple of int
         Each configuration is run with every one, which draws the calibration images,
     rounding_seeds : tuple of int
-        and with every one of these; 0 is the rounding that a network is shipped with.
+        and with every one of these; 0 is the rounding that a network is shipped with. Of several seeds and
+        several of these the i-th go together, so that no draw has several roundings and is counted anew.
     data : tuple of str
         Each configuration is run with every kind of images to calibrate and to learn on (`Run.data`).
     float_baseline : bool
@@ -210,6 +211,11 @@ class Experiment:
         for field, (right, what) in _FIELDS.items():
             if not right(getattr(self, field)):
                 raise ValueError(f"{field} must be {what}, got {cut(getattr(self, field))}")
+        if len({1, len(self.seeds), len(self.rounding_seeds)}) > 2:
+            raise ValueError(
+                f"{len(self.seeds)} seeds and {len(self.rounding_seeds)} rounding_seeds: the i-th go "
+                "together, so give equally many, or one of either"
+            )
 
     def configurations(self) -> type[QuantConfig]:
         """The class of this grid's configurations."""
@@ -224,6 +230,12 @@ class Experiment:
     def own_choices(self) -> dict[str, Any]:
         """The choices that its configurations have beside those of `QuantConfig`, and their defaults."""
         return {k: v for k, v in self.configurations()().to_dict().items() if k not in choices(QuantConfig)}
+
+    def _throws(self) -> list[tuple[int, int]]:
+        """Seeds of draws, each with that of its rounding."""
+        if min(len(self.seeds), len(self.rounding_seeds)) > 1:
+            return list(zip(self.seeds, self.rounding_seeds, strict=True))
+        return list(itertools.product(self.seeds, self.rounding_seeds))
 
     def load_bench(self) -> Bench:
         return load_bench(self.bench, self.own) if self.own else load_bench(self.bench)
@@ -293,8 +305,7 @@ class Experiment:
                 config = kind.from_dict(fields)
                 method = "nearest" if config.in_float else method  # which then has nothing to do
                 allocation = Allocation(**chosen) if chosen else None
-                each = itertools.product(draws, self.data, self.seeds, self.rounding_seeds)
-                for n, data, seed, rounding in each:
+                for n, data, (seed, rounding) in itertools.product(draws, self.data, self._throws()):
                     how = (allocation, method, metric, rounding, data)
                     runs[Run(self.bench, network, config, n, seed, images, *how)] = None
         return list(runs)

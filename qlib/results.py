@@ -117,7 +117,7 @@ def flat_rows(bench: str, name: str) -> list[dict[str, Any]]:
 
 def measured(rows: Iterable[Mapping[str, Any]], where: Mapping[str, Any]) -> list[Measurement]:
     """What the rows measured that have what ``where`` says."""
-    return [measurement_of(row) for row in rows if fits(row, where)]
+    return measurements_of([row for row in rows if fits(row, where)])
 
 
 def provenance(path: Path) -> list[dict[str, Any]]:
@@ -194,6 +194,18 @@ def seed_of(row: Mapping[str, Any]) -> int | str | None:
     return f"{draw}, rounding {rounding}" if rounding else draw if draw is None else int(draw)
 
 
+def measurements_of(rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:
+    """What rows of one setting measured, labelled by the seed of their calibration draw; where they differ in
+    the network or in the rounding of weights, by (network, rounding, draw), of which the outermost that
+    varies counts as the seed (`qlib.compare`): draws of one rounding are one throw of the weights.
+    """
+    factors = [name for name in ("network", "rounding_seed") if len({row.get(name) for row in rows}) > 1]
+    if not factors:
+        return [measurement_of(row) for row in rows]
+    factors = (*factors, "calibration_seed")
+    return [measurement_of(row, tuple(row[name] for name in factors)) for row in rows]
+
+
 def accuracy_of(row: Mapping[str, Any]) -> Accuracy:
     """The accuracy of a row, with its answer for every image.
 
@@ -221,8 +233,7 @@ def measurements(table: pd.DataFrame, **where: Any) -> list[Measurement]:
     Returns
     -------
     list of Measurement
-        Of the rows whose columns equal ``where``, in order: one for every calibration draw, labelled by its
-        seed; where the rows differ in the network, too, by (network, seed).
+        Of the rows whose columns equal ``where``, in order, labelled as by `measurements_of`.
 
     Raises
     ------
@@ -232,10 +243,7 @@ def measurements(table: pd.DataFrame, **where: Any) -> list[Measurement]:
     rows = table[[fits(row, where) for row in table.to_dict("records")]]
     if rows.empty:
         raise ValueError(f"no recorded row has {where}")
-    records = rows.to_dict("records")
-    if rows.network.nunique() == 1:
-        return [measurement_of(row) for row in records]
-    return [measurement_of(row, (row["network"], seed_of(row))) for row in records]
+    return measurements_of(rows.to_dict("records"))
 
 
 def accuracies(table: pd.DataFrame, **where: Any) -> list[Accuracy]:
@@ -357,7 +365,7 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     keys = [table[name].map(_hashable) for name in by]
     for _, rows in table.groupby(keys, sort=False, dropna=False):  # None is a value like others
         _refuse_differing(rows, by, settings)
-        mean = mean_of([measurement_of(row) for row in rows.to_dict("records")])
+        mean = mean_of(measurements_of(rows.to_dict("records")))
         found = rows.iloc[0][list(by)]
         used = (_average_in_use(rows, side) for side in SIDES)
         groups.append((*found, mean.value, *mean.interval, mean.spread, mean.seeds, mean.n, *used))

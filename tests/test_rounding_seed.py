@@ -1,10 +1,11 @@
 """Another rounding of the same weights: what a rounding seed changes, and what it leaves alone."""
 
+import numpy as np
 import pytest
 import torch
 
-from qlib import QuantConfig, quantize, results
-from qlib.experiments import Experiment, Laboratory
+from qlib import QuantConfig, compare, quantize, results
+from qlib.experiments import Experiment, Laboratory, pack
 from qlib.network import read
 from qlib.quantizer import WIDER, weight_grid
 from qlib.recording import record
@@ -75,6 +76,31 @@ def test_rows_of_other_roundings_are_told_apart_and_the_usual_keys_stay(tmp_path
     assert labels == [0, "0, rounding 1", "0, rounding 2"]
     mean = results.summary(table, ["weight_bits"])
     assert mean.draws.tolist() == [3] and len({*table.correct}) == 3
+
+
+def test_draws_of_one_rounding_are_one_throw():
+    generator = np.random.default_rng(0)
+
+    def row(draw, rounding):
+        right = generator.random(40) < 0.5
+        return {"calibration_seed": draw, "rounding_seed": rounding, "correct": pack(right), "n": 40}
+
+    sides = [[row(draw, 0) for draw in range(5)] + [row(0, 1), row(0, 2)] for _ in range(2)]
+    a, b = map(results.measurements_of, sides)
+    assert [m.label for m in a] == [*((0, draw) for draw in range(5)), (1, 0), (2, 0)]
+    found = compare(a, b)
+    assert len(found.seeds) == 3  # and not 7
+    first = np.mean([x.value - y.value for x, y in zip(a[:5], b[:5], strict=True)])
+    assert found.seeds[0] == pytest.approx(first)
+    assert [m.label for m in results.measurements_of(sides[0][:5])] == list(range(5))
+
+
+def test_of_several_seeds_and_roundings_the_ith_go_together():
+    grid = Experiment("a", **GRID, seeds=(3, 4, 5), rounding_seeds=(0, 1, 2), float_baseline=False)
+    pairs = [(run.calibration_seed, run.rounding_seed) for run in grid.runs()]
+    assert pairs == [(3, 0), (4, 1), (5, 2)]
+    with pytest.raises(ValueError, match="2 seeds and 3 rounding_seeds: the i-th go together"):
+        Experiment("a", **GRID, seeds=(0, 1), rounding_seeds=(0, 1, 2))
 
 
 def test_a_grid_says_its_rounding_seeds(tmp_path):

@@ -63,6 +63,14 @@ def test_one_seed_or_one_example_has_no_interval_of_this_kind():
         assert np.isnan(two_way(0.0, np.ones(shape))).all()
 
 
+def test_inner_factors_are_averaged_factor_by_factor():
+    values = [[6.0], [0.0], [9.0], [9.0]]  # two networks; of the first, one rounding has two draws
+    labels = [("a", 0, 0), ("a", 0, 1), ("a", 1, 0), ("b", 0, 0)]
+    found = compare(labelled(values, labels=labels), labelled(np.zeros((1, 1))))
+    assert found.seeds == ((3 + 9) / 2, 9.0) and found.value == 7.5
+    assert mean_of(labelled([*values, [5.0]], labels=[*labels, ("c", 0, 0)])).seeds == 5
+
+
 def test_five_seeds_that_differ_by_points_leave_points_undecided():
     found = compare(rows_of([-3.4, -3.4, 4.7, 0.7, -2.1]), rows_of([0] * 5))
     assert found.value == pytest.approx(-0.7)

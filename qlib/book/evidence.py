@@ -163,19 +163,16 @@ def _of_network(
         found = at_equal_bits(rows, *wanted, claim.get("more", 0.0))
         return found and ((found.a, found.b), str(found))
     sides = _sides(rows, wanted)
-    return sides and (tuple(map(_measured, sides)), _in_use(*sides))
+    return sides and (tuple(map(results.measurements_of, sides)), _in_use(*sides))
 
 
 def _labelled(network: str, a: list[Measurement], b: list[Measurement]) -> Sides:
     """Two sides with labels that begin with the network; a single one stands beside each of the other."""
-    each = max(len(a), len(b))
-    a, b = (side * each if len(side) == 1 else side for side in (a, b))
-    labels = [
-        next(label for label in (x.label, y.label) if label is not None) for x, y in zip(a, b, strict=True)
-    ]
+    labels = [m.label if isinstance(m.label, tuple) else (m.label,) for m in max(a, b, key=len)]
+    a, b = (side * len(labels) if len(side) == 1 else side for side in (a, b))
     return tuple(
         [
-            Measurement(m.metric, m.value, m.values, (network, label))
+            Measurement(m.metric, m.value, m.values, (network, *label))
             for m, label in zip(side, labels, strict=True)
         ]
         for side in (a, b)
@@ -194,7 +191,7 @@ def at_limits(claim: dict[str, Any], bench: str) -> list[list[Measurement]] | No
     """
     first = next(iter(_networks(claim, bench).values()), None)
     sides = first and _sides(_rows(bench, claim["table"], ("",)), first)
-    return sides and list(map(_measured, sides))
+    return sides and list(map(results.measurements_of, sides))
 
 
 @cache
@@ -220,10 +217,6 @@ def _sides(rows: Rows, wanted: list[dict[str, Any]]) -> list[Rows] | None:
 
 def _in_float(row: Mapping[str, Any]) -> bool:
     return row["weight_bits"] is None and row["activation_bits"] is None
-
-
-def _measured(rows: Rows) -> list[Measurement]:
-    return [results.measurement_of(row) for row in rows]
 
 
 def _in_use(better: Rows, worse: Rows) -> str:

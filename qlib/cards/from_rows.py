@@ -57,10 +57,7 @@ def from_rows(
     size = _size_of(row, config)
     fields = {
         **from_run(
-            config,
-            [results.measurement_of(record) for record in records],
-            baseline=results.float_accuracy(*measured),
-            size=size,
+            config, results.measurements_of(records), baseline=results.float_accuracy(*measured), size=size
         ),
         **_of_method(row["method"], config),
         **of_bench(row["bench"], row["network"], _packaged(rows, size)),

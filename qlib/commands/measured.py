@@ -53,7 +53,7 @@ def _groups(rows: pd.DataFrame, fields: list[str]) -> Iterable[tuple[dict, pd.Da
 
 def _over_seeds(rows: pd.DataFrame) -> tuple[str, str]:
     """The name of what rows of one configuration measured, and its value with interval."""
-    found = [results.measurement_of(row) for row in rows.to_dict("records")]
+    found = results.measurements_of(rows.to_dict("records"))
     metric = found[0].metric
     mean = results.mean_of(found) if len(found) > 1 else found[0]
     return "top-1" if metric is TOP1 else metric.title or metric.name, str(mean)
