@@ -113,6 +113,36 @@ export function slider(text, { min, max, step = 1 }, value, change, show = Strin
   };
 }
 
+/** A button that moves a slider from where it stands (from its end: from its start) to its end within so many seconds. */
+export function player(slider, seconds, show) {
+  let timer = null;
+  const button = element("button", { type: "button", click: () => (timer ? stop() : start()) }, "Play");
+  function start() {
+    const last = Number(slider.input.max);
+    if (slider.value === last) slider.set(0);
+    const from = slider.value,
+      began = performance.now();
+    button.textContent = "Stop";
+    timer = setInterval(() => {
+      slider.set(Math.min(last, from + Math.round(((performance.now() - began) / 1000 / seconds) * last)));
+      if (slider.value === last) stop();
+      show();
+    }, 40);
+  }
+  function stop() {
+    clearInterval(timer);
+    timer = null;
+    button.textContent = "Play";
+  }
+  return {
+    button,
+    stop,
+    get playing() {
+      return timer !== null;
+    },
+  };
+}
+
 /** A list to choose from: options are [value, text, disabled]. A value that is not there becomes the first. */
 export function choice(text, options, value, change) {
   const input = element("select", { change: () => change(input.value) });

@@ -1,5 +1,5 @@
 // Bits by layer while they are learned: a slider over the steps.
-import { announcer, bitBars, element, frame, fromAddress, permanentLink, responsive, shape, slider } from "./kit.js";
+import { announcer, bitBars, element, frame, fromAddress, permanentLink, player, responsive, shape, slider } from "./kit.js";
 
 const SECONDS = 8; // that a run takes when it is played
 
@@ -15,43 +15,23 @@ function render({ model, el }) {
     usual = { step: kept };
   const picture = element("div"),
     sentence = element("p", { style: "min-height: 2.9em" });
-  let timer = null;
-
   const step = slider("Step", { min: 0, max: last }, fromAddress("learning", usual).step, () => {
-    stop();
+    play.stop();
     show();
   });
-  const play = element("button", { type: "button", click: () => (timer ? stop() : start()) }, "Play");
+  const play = player(step, SECONDS, () => show());
   const back = element(
     "button",
     {
       type: "button",
       click: () => {
-        stop();
+        play.stop();
         step.set(kept);
         show();
       },
     },
     "The step that was kept",
   );
-
-  function start() {
-    if (step.value === last) step.set(0);
-    const from = step.value,
-      began = performance.now();
-    play.textContent = "Stop";
-    timer = setInterval(() => {
-      step.set(Math.min(last, from + Math.round(((performance.now() - began) / 1000 / SECONDS) * last)));
-      if (step.value === last) stop();
-      show();
-    }, 40);
-  }
-
-  function stop() {
-    clearInterval(timer);
-    timer = null;
-    play.textContent = "Play";
-  }
 
   function show() {
     const i = step.value;
@@ -61,7 +41,7 @@ function render({ model, el }) {
       feasible[i] ? `, which meets the limit of ${model.get("limit")}.` : `, above the limit of ${model.get("limit")}.`,
     );
     update({ step: i }, usual);
-    if (!timer) spoken.say(sentence.textContent);
+    if (!play.playing) spoken.say(sentence.textContent);
     redraw();
   }
 
@@ -75,7 +55,7 @@ function render({ model, el }) {
   step.label.style.gridColumn = "1 / -1";
   root.append(
     element("div", { class: "controls" }, step.label),
-    element("div", { class: "row" }, play, back),
+    element("div", { class: "row" }, play.button, back),
     sentence,
     picture,
     element("p", {}, `Every bar is a layer with ${model.get("of")}; its bits are rounded to those that it may have.`),

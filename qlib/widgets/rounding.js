@@ -1,5 +1,5 @@
 // The weights of one output channel on their way to a grid: a choice of methods, and a slider over the steps of each.
-import { announcer, choice, element, frame, fromAddress, permanentLink, responsive, scale, shape, slider } from "./kit.js";
+import { announcer, choice, element, frame, fromAddress, permanentLink, player, responsive, scale, shape, slider } from "./kit.js";
 
 const HEIGHT = 230,
   BAR = 22,
@@ -19,42 +19,21 @@ function render({ model, el }) {
     given = fromAddress("rounding", usual);
   const picture = element("div"),
     sentence = element("p", { style: "min-height: 2.9em" });
-  let timer = null;
-
   const method = choice("Method", names.map((name) => [name, name]), given.method, () => {
-    stop();
+    play.stop();
     bounds();
     show();
   });
   const step = slider("Step", { min: 0, max: 1 }, 0, () => {
-    stop();
+    play.stop();
     show();
   });
   const way = () => ways[method.value];
-  const play = element("button", { type: "button", click: () => (timer ? stop() : start()) }, "Play");
+  const play = player(step, SECONDS, () => show());
 
   function bounds(to = 0) {
     step.input.max = way().values.length - 1;
     step.set(Math.min(to, way().values.length - 1));
-  }
-
-  function start() {
-    const last = way().values.length - 1;
-    if (step.value === last) step.set(0);
-    const from = step.value,
-      began = performance.now();
-    play.textContent = "Stop";
-    timer = setInterval(() => {
-      step.set(Math.min(last, from + Math.round(((performance.now() - began) / 1000 / SECONDS) * last)));
-      if (step.value === last) stop();
-      show();
-    }, 40);
-  }
-
-  function stop() {
-    clearInterval(timer);
-    timer = null;
-    play.textContent = "Play";
   }
 
   function show() {
@@ -68,7 +47,7 @@ function render({ model, el }) {
       ` of ${names[0] === method.value && i === last ? "itself" : `${names[0]}'s`}.`,
     );
     update({ method: method.value, step: i }, usual);
-    if (!timer) spoken.say(sentence.textContent);
+    if (!play.playing) spoken.say(sentence.textContent);
     redraw();
   }
 
@@ -107,7 +86,7 @@ function render({ model, el }) {
 
   root.append(
     element("div", { class: "controls" }, method.label, step.label),
-    element("div", { class: "row" }, play),
+    element("div", { class: "row" }, play.button),
     sentence,
     picture,
     element(
