@@ -20,13 +20,14 @@ from torch import nn
 
 from qlib import QuantConfig, learn_bitwidths, load_bench, pseudo_labels, quantize
 from qlib.benches import digits
+from qlib.benches.digits_training import RECIPES
 from qlib.benches.substitutes import substitute
 from qlib.book import ROOT
 from qlib.files import write_whole
 from qlib.provenance import _processor, commit
 
 TABLE = ROOT / "book" / "results" / "resources.csv"
-RECIPE = digits.RECIPES["base"]
+RECIPE = RECIPES["base"]
 STEPS = RECIPE.images_per_epoch // RECIPE.batch
 
 

@@ -12,7 +12,8 @@ from helpers import resnet_cifar
 
 import qlib
 from qlib import QuantConfig, compare, evaluate, quantize, verdict
-from qlib.benches import digits
+from qlib.benches import digits, digits_training
+from qlib.benches.digits_training import Recipe
 
 CHECKSUMS = {
     "training": "0c5ebc2a0085f708",
@@ -46,7 +47,7 @@ def glyphs_drawn(monkeypatch, stream, chunks=4):
         digits, "_stamp", lambda canvas, glyph, *_, **__: seen.update(glyph.max((1, 2)).astype(int))
     )
     for chunk in range(chunks):
-        digits._draw_chunk(stream, 0, chunk)
+        digits.draw_chunk(stream, 0, chunk)
     monkeypatch.undo()
     return seen
 
@@ -98,9 +99,9 @@ def test_names_say_recipe_and_seed_and_files_what_trained_them(bench):
     for name in bench.models:
         recipe, _, seed = name.partition("-seed-")
         if not seed:  # trained before files said so
-            assert name in digits.RECIPES
+            assert name in digits_training.RECIPES
             continue
-        expected = dataclasses.replace(digits.RECIPES[recipe], seed=int(seed))
+        expected = dataclasses.replace(digits_training.RECIPES[recipe], seed=int(seed))
         with safe_open(digits.WEIGHTS / f"digits-{name}.safetensors", "pt") as file:
             assert file.metadata()["made_by"].startswith(f"{expected}, torch ")
 
@@ -114,10 +115,10 @@ def test_float_accuracies(bench):
 
 
 def test_training_command_writes_a_network_that_can_be_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(digits, "RECIPES", {"base": digits.Recipe(epochs=3, seed=5, images_per_epoch=500)})
+    monkeypatch.setattr(digits_training, "RECIPES", {"base": Recipe(epochs=3, seed=5, images_per_epoch=500)})
     output = str(tmp_path / "net.safetensors")
-    digits.main(["train", "--recipe", "base", "--output", output, "--epochs", "1", "--seed", "0"])
-    digits.train(digits.Recipe(epochs=1, seed=0, images_per_epoch=500), tmp_path / "same.safetensors")
+    digits_training.main(["train", "--recipe", "base", "--output", output, "--epochs", "1", "--seed", "0"])
+    digits_training.train(Recipe(epochs=1, seed=0, images_per_epoch=500), tmp_path / "same.safetensors")
     net, same = (
         digits.load_network(tmp_path / name).state_dict() for name in ("net.safetensors", "same.safetensors")
     )
@@ -128,24 +129,24 @@ def test_training_command_writes_a_network_that_can_be_loaded(tmp_path, monkeypa
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, monkeypatch):
     torch.save({"recipe": "Recipe(another)"}, tmp_path / "net.partial")
     with pytest.raises(SystemExit, match="belongs to another recipe"):
-        digits.train(digits.Recipe(epochs=1, seed=0, images_per_epoch=500), tmp_path / "net.safetensors")
+        digits_training.train(Recipe(epochs=1, seed=0, images_per_epoch=500), tmp_path / "net.safetensors")
 
 
 def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    recipe = digits.Recipe(epochs=2, seed=0, images_per_epoch=500)
-    digits.train(recipe, tmp_path / "whole.safetensors")
-    drawn = digits.draw_epoch
+    recipe = Recipe(epochs=2, seed=0, images_per_epoch=500)
+    digits_training.train(recipe, tmp_path / "whole.safetensors")
+    drawn = digits_training.draw_epoch
 
     def stops(recipe, epoch):
         if epoch == 1:
             raise KeyboardInterrupt
         return drawn(recipe, epoch)
 
-    monkeypatch.setattr(digits, "draw_epoch", stops)
+    monkeypatch.setattr(digits_training, "draw_epoch", stops)
     with pytest.raises(KeyboardInterrupt):
-        digits.train(recipe, tmp_path / "resumed.safetensors")
-    monkeypatch.setattr(digits, "draw_epoch", drawn)
-    digits.train(recipe, tmp_path / "resumed.safetensors")
+        digits_training.train(recipe, tmp_path / "resumed.safetensors")
+    monkeypatch.setattr(digits_training, "draw_epoch", drawn)
+    digits_training.train(recipe, tmp_path / "resumed.safetensors")
     whole, resumed = (tmp_path / f"{name}.safetensors" for name in ("whole", "resumed"))
     assert whole.read_bytes() == resumed.read_bytes()
     assert sorted(tmp_path.iterdir()) == [resumed, whole]  # no checkpoint is left

@@ -12,7 +12,7 @@ import yaml
 from scipy import stats
 
 from qlib import QuantConfig
-from qlib.book import choose, evidence, evidence_page, glossary, notation
+from qlib.book import choose, evidence, evidence_before, evidence_page, glossary, notation
 from qlib.cards.worth import worths
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,11 +164,11 @@ def test_what_several_networks_changed_is_said():
         "a range per channel is above one per tensor for 3-bit weights"
     ]
     found = evidence.judged(claim, "digits")
-    change = evidence.change(claim, "digits")
+    change = evidence_before.change(claim, "digits")
     assert found.over_networks and change.before == change.after == "holds" and change.why == ""
     few = dataclasses.replace(found, difference=found.difference.less(100))  # what networks might have said
     sides = evidence.at_limits(claim, "digits")
-    why = evidence._why(claim, "holds", change.interval_before, sides, few)
+    why = evidence_before._why(claim, "holds", change.interval_before, sides, few)
     assert few.verdict == "does not hold" and why == "several networks"
 
 

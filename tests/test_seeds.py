@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from qlib import compare, lesson, plots, results
-from qlib.book import evidence
+from qlib.book import evidence, evidence_before
 from qlib.comparison import mean_of
 from qlib.intervals import agresti_min, two_way
 from qlib.metrics import MSE, TOP1, Accuracy, Measurement
@@ -289,7 +289,7 @@ def test_verdicts_flip_because_seeds_vary(words, bench, before, each, after, why
     (claim,) = (claim for claim in evidence.claims() if claim["claim"].startswith(words))
     found = compare(*evidence.at_limits(claim, bench))
     assert [round(points, 1) for points in found.seeds] == list(each)
-    change = evidence.change(claim, bench)
+    change = evidence_before.change(claim, bench)
     assert change.interval_before == pytest.approx(before, abs=0.006)
     assert found.interval == pytest.approx(after, abs=0.051)
     assert evidence.verdict(claim, found) == "undecided here"
@@ -304,7 +304,7 @@ def test_a_limit_of_a_fiftieth_of_a_bit_more_is_no_certain_difference():
     limits = sorted(x for x in set(table.target_weight_bits) if round(x, 2) in (3, 3.02))
     some, more = (results.accuracies(table, target_weight_bits=limit) for limit in limits)
     found = compare(more, some)
-    images = evidence._interval_before(more, some)
+    images = evidence_before._interval_before(more, some)
     assert found.value == pytest.approx(-1.91, abs=0.006)
     assert images == pytest.approx((-2.36, -1.46), abs=0.006)
     assert (round(min(found.seeds), 1), round(max(found.seeds), 1)) == (-6.7, 2.1)

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from qlib.book import ROOT
-from qlib.book.evidence import BENCHES, NO_DIFFERENCE, Judged, change, claims, in_networks, judged
+from qlib.book.evidence import BENCHES, NO_DIFFERENCE, Judged, claims, in_networks, judged
+from qlib.book.evidence_before import change
 from qlib.comparison import IMAGES_ONLY, SEEDS, UNDECIDED, VERDICTS
 from qlib.metrics import TOP1
 from qlib.widgets.figure import Figure
