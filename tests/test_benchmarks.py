@@ -80,3 +80,10 @@ def test_the_shares_of_an_epoch(monkeypatch):
     monkeypatch.setattr("qlib.benches.substitutes.STEPS", 1)
     shares = runpy.run_path(str(SPEED.with_name("resources.py")))["run"](steps=1, images=8, repeats=1)
     assert len(shares) == 4 and all(share > 0 for share in shares.values())
+
+
+def test_the_times_of_the_page_that_measures(browser, measured_site, capsys):
+    run = runpy.run_path(str(SPEED.with_name("measuring.py")))["run"]
+    run(browser, measured_site, repeats=1, moves=2, settings=("minmax",))
+    printed = capsys.readouterr().out
+    assert "2,000 images" in printed and "minmax" in printed and "MB after them" in printed
