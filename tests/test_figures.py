@@ -18,7 +18,7 @@ from qlib import results
 from qlib.book import evidence_page
 from qlib.cards import catalogue, hardware
 from qlib.looks import LOOKS
-from qlib.widgets import checkpoint, comparison, learning, opening, painter, quantizer, tradeoffs
+from qlib.widgets import checkpoint, comparison, learning, measuring, opening, painter, quantizer, tradeoffs
 from qlib.widgets.figure import Figure, module
 
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8"><title>A figure</title>
@@ -65,12 +65,15 @@ def figure(name):
         )
     if name == "forest":
         return evidence_page.picture()
+    if name == "measuring":
+        return measuring.measuring_panel()
     if name == "checkpoint":
         return checkpoint.checkpoint_reader()
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
-NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison", "forest", "checkpoint")
+WITHOUT_PICTURE = ("comparison", "checkpoint", "measuring")
+NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "forest", *WITHOUT_PICTURE)
 
 
 @pytest.fixture
@@ -193,6 +196,7 @@ NONSENSE = (
     "?opening.choice=9&opening.bits=1e9",
     "?painter.weights=zz&painter.side=toString",
     "?learning.step=later",
+    "?measuring.weight_bits=many",
 )
 
 
@@ -228,7 +232,7 @@ def test_a_figure_fits_a_phone_and_both_themes(show, name, theme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     inks = page.locator("svg text").evaluate_all("every => every.map(e => getComputedStyle(e).fill)")
     assert set(inks) <= {page.evaluate("getComputedStyle(document.body).color")} and (
-        inks or name in ("comparison", "checkpoint")
+        inks or name in WITHOUT_PICTURE
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import qlib
 from qlib.cards import CATEGORIES
 from qlib.choices import choices
+from qlib.widgets import opening, painter
 from qlib.widgets.engine import bundle
 from qlib.widgets.measuring import _controls, measuring_panel
 
@@ -71,7 +72,9 @@ def test_nothing_is_loaded_before_a_click_and_then_two_files(opened):
 
 def test_it_says_what_python_says_and_its_card_is_that_of_the_run(opened):
     config = qlib.QuantConfig(weight_bits=4, activation_bits=5, activation_range="percentile")
-    page = opened("?measure.weight_bits=4&measure.activation_bits=5&measure.activation_range=percentile")
+    page = opened(
+        "?measuring.weight_bits=4&measuring.activation_bits=5&measuring.activation_range=percentile"
+    )
     load(page)
     expected = in_python(config)
     assert accuracy(page) == pytest.approx(expected.top1, abs=0.11)
@@ -100,7 +103,7 @@ def test_it_says_what_python_says_and_its_card_is_that_of_the_run(opened):
 
 
 def test_a_difference_is_paired_with_what_stood_before(opened):
-    page = opened("?measure.weight_bits=4")
+    page = opened("?measuring.weight_bits=4")
     load(page)
     before = accuracy(page)
     page.get_by_role("slider", name="Activation bits").press("Home")
@@ -187,7 +190,7 @@ def test_a_browser_without_simd_is_told_so(opened):
 
 
 def test_a_setting_that_cannot_be_says_why(opened):
-    page = opened("?measure.weight_bits=1&measure.weight_symmetric=true")
+    page = opened("?measuring.weight_bits=1&measuring.weight_symmetric=true")
     page.get_by_role("button", name="Load the network").click()
     page.get_by_role("alert").wait_for()
     assert "weight_bits must be a whole number of bits from 2" in page.get_by_role("alert").inner_text()
@@ -199,6 +202,67 @@ def test_controls_are_those_of_the_configuration():
     for name, control in controls.items():
         assert control["title"] == choices(qlib.QuantConfig)[name].title
         assert control["default"] == qlib.QuantConfig.defaults()[name]
+
+
+def test_screen_readers_find_nothing_serious(opened):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = opened()
+    page.get_by_text("All other choices").click()
+    load(page)
+    page.get_by_text("The card of this setting").click()
+    found = axe.run(page, context=".qlib-figure").response
+    bad = {rule["id"]: rule["nodes"][0]["html"][:200] for rule in found["violations"]}
+    assert {
+        name for name in bad if name not in ("region", "landmark-one-main", "page-has-heading-one")
+    } == set()
+    for name in ("combobox", "slider", "checkbox"):
+        every = page.get_by_role(name).all()
+        assert every and all(
+            each.get_attribute("aria-label") or each.evaluate("e => e.labels.length") for each in every
+        )
+
+
+def test_painted_bits_are_measured_in_the_page(browser, measured_site):
+    bench = qlib.load_bench("digits")
+    start = qlib.QuantConfig(first_last_bits=None, weight_bits=5, activation_bits=5)
+    presets = {"five bits": (start, ""), "four": (start.replace(weight_bits=4), "")}
+    figure = painter.bits_painter(
+        bench.models["base"],
+        bench.validation(1)[0][0],
+        presets,
+        measured="base",
+        activation_range="percentile",
+    )
+    place = measured_site / "painter.html"
+    place.write_text(PAGE.format(html=figure.to_html()), "utf8")
+    page = browser.new_page()
+    page.goto(place.as_uri())
+    page.get_by_role("button", name="Measure the network").click()
+    page.get_by_text(re.compile("Measured here: .* of 2,000 images")).wait_for(timeout=60_000)
+    page.get_by_role("combobox", name="Start from").select_option("four")
+    page.get_by_text(re.compile("of 2,000 images .* against the bits before")).wait_for(timeout=60_000)
+    text = page.get_by_text("Measured here").inner_text()
+    layers = figure.state["layers"]
+    bits = {"weights": [4] * len(layers["weights"]), "maps": [5] * len(layers["maps"])}
+    config = painter.painted_config(start, layers, bits).replace(activation_range="percentile")
+    assert float(re.search(r"here: (\S+) %", text)[1]) == pytest.approx(in_python(config).top1, abs=0.11)
+    page.close()
+
+
+def test_the_opening_figure_measures_its_two_papers(browser, measured_site):
+    figure = opening.opening_figure("03-skip-and-residual")
+    place = measured_site / "opening.html"
+    place.write_text(PAGE.format(html=figure.to_html()), "utf8")
+    page = browser.new_page()
+    page.goto(place.as_uri())
+    page.get_by_role("button", name="Measure both here").click()
+    said = page.get_by_text(re.compile("Measured here, now, on 2,000 images with 4 bits"))
+    said.wait_for(timeout=60_000)
+    sides = [float(x) for x in re.findall(r"Paper [AB] (\S+) %", said.inner_text())]
+    (point,) = (p for p in figure.state["choices"][0]["points"] if p["bits"] == 4)
+    configs = [qlib.QuantConfig.from_dict(setting["config"]) for setting in point["settings"]]
+    assert sides == pytest.approx([in_python(config).top1 for config in configs], abs=0.11)
+    page.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

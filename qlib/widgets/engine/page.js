@@ -68,6 +68,9 @@ function begin(engine) {
   return worker;
 }
 
+/** A name for a panel, of whose moves the worker answers the last: no other figure of the page has it. */
+export const named = () => `panel ${++shared().count}`;
+
 /** Asks the worker; `part(found)` hears every answer but the last, which is what the promise gives. */
 export async function ask(network, question, part = () => {}) {
   const worker = await load(network),
