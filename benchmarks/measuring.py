@@ -17,22 +17,30 @@ from typing import Any
 from qlib.widgets.engine import bundle
 from qlib.widgets.measuring import measuring_panel
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "minmax": {},
-    "percentile": {"weight_range": "percentile", "activation_range": "percentile"},
-    "mse, of both": {"weight_range": "mse", "activation_range": "mse"},
-    "mse, found in the page": {"activation_range": "mse", "activation_symmetric": True},
-    "a range per image": {"activation_dynamic": True},
+# By row, the slider that moves, and what stands while it does
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "weights, minmax": ("Weight bits", {}),
+    "weights, percentile": ("Weight bits", {"weight_range": "percentile"}),
+    "weights, mse": ("Weight bits", {"weight_range": "mse"}),
+    "activations, minmax": ("Activation bits", {}),
+    "activations, mse": ("Activation bits", {"activation_range": "mse"}),
+    "activations, mse found here": (
+        "Activation bits",
+        {"activation_range": "mse", "activation_symmetric": True},
+    ),
+    "activations, a range per image": ("Activation bits", {"activation_dynamic": True}),
 }
+WARM = 300  # moves until the browser's own memory has settled
+PLACES = range(1, 15)  # of a slider, 2 to 15 bits: more than the page remembers
 COUNTS = (64, 256, 2000)
 PAGE = (
     '<!doctype html><html lang="en" data-content_root="./"><meta charset="utf-8"><body>{html}</body></html>'
 )
 
-# The milliseconds until so many images are answered, after the slider of weight bits moves to a place
-MOVE = """([place, counts]) => new Promise((done) => {
+# The milliseconds until so many images are answered, after a slider moves to a place
+MOVE = """([label, place, counts]) => new Promise((done) => {
   const root = document.querySelector('.qlib-figure > div').shadowRoot,
-    slider = root.querySelector('input[aria-label="Weight bits"]'), began = performance.now(), times = {};
+    slider = root.querySelector(`input[aria-label="${label}"]`), began = performance.now(), times = {};
   const watch = new MutationObserver(() => {
     const shown = root.querySelector('[data-top1]')?.parentElement.textContent.match(/ of ([\\d,]+) images/);
     if (!shown) return;
@@ -47,21 +55,35 @@ MOVE = """([place, counts]) => new Promise((done) => {
 })"""
 
 
-def run(browser: Any, folder: Path, repeats: int, moves: int, settings: tuple[str, ...] = tuple(SETTINGS)):
+def run(
+    browser: Any,
+    folder: Path,
+    repeats: int,
+    moves: int,
+    settings: tuple[str, ...] = tuple(SETTINGS),
+    warm: int = WARM,
+) -> None:
     """Print the table, and the megabytes of the page before and after ``moves`` moves."""
-    print(f"{'':24}" + "".join(f"{f'{count:,} images':>14}" for count in COUNTS))
+    print(f"{'':32}" + "".join(f"{f'{count:,} images':>14}" for count in COUNTS))
     for label in settings:
-        page = opened(browser, folder, SETTINGS[label])
-        rows = [page.evaluate(MOVE, [2 + i % 6, COUNTS]) for i in range(repeats + 1)][1:]
+        slider, fields = SETTINGS[label]
+        page = opened(browser, folder, fields)
+        rows = [page.evaluate(MOVE, [slider, place_of(i), COUNTS]) for i in range(repeats + 1)][1:]
         medians = [statistics.median(column) for column in zip(*rows, strict=True)]
-        print(f"{label:24}" + "".join(f"{ms:14.0f}" for ms in medians), flush=True)
+        print(f"{label:32}" + "".join(f"{ms:14.0f}" for ms in medians), flush=True)
         page.close()
     page = opened(browser, folder, {})
-    before = megabytes(browser)
-    for i in range(moves):
-        page.evaluate(MOVE, [2 + i % 6, COUNTS[:1]])
+    before = 0.0
+    for i in range(warm + moves):
+        if i == warm:
+            before = megabytes(browser)
+        page.evaluate(MOVE, ["Weight bits", place_of(i), COUNTS[:1]])
     print(f"{before:.0f} MB of memory before {moves} moves, {megabytes(browser):.0f} MB after them")
     page.close()
+
+
+def place_of(move: int) -> int:
+    return PLACES[move % len(PLACES)]
 
 
 def megabytes(browser: Any) -> float:

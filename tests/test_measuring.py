@@ -151,6 +151,19 @@ def test_images_are_those_of_the_bench_byte_for_byte(page, stream):
     assert bytes(found[0]) == images.tobytes() and found[1] == labels.tolist()
 
 
+def test_a_script_is_made_anew_where_something_changed(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(bundle, "network", lambda name: made.append(name) or {"name": name})
+    bundle.write_bundle(tmp_path)
+    networks = list(qlib.load_bench("digits").models)
+    assert made == networks
+    bundle.write_bundle(tmp_path)
+    assert made == networks
+    (tmp_path / "digits-better.js").write_text("// Made of something else", "utf8")
+    bundle.write_bundle(tmp_path)
+    assert made == [*networks, "better"]
+
+
 @pytest.mark.skipif(not compiler.is_there(), reason=f"ziglang {compiler.COMPILER} is not installed")
 @pytest.mark.parametrize("name", compiler.SOURCES)
 def test_what_is_compiled_is_what_the_source_gives(name):

@@ -5,7 +5,9 @@ server.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import platform
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,27 @@ HERE = Path(__file__).parent
 
 
 def write_bundle(folder: Path) -> None:
-    """Write ``engine.js`` and a script for each network of the bench into ``folder``."""
+    """Write ``engine.js`` and a script for each network of the bench into ``folder``; a script that is there
+    already, made of what there is now, stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "engine.js", script("engine", engine()))
     for name in load_bench(BENCH).models:
-        write_whole(folder / f"{BENCH}-{name}.js", script(f"{BENCH}-{name}", network(name)))
+        path = folder / f"{BENCH}-{name}.js"
+        mark = f"// Made of {_made_of(name)}\n"
+        if not path.is_file() or not path.read_text("utf8").startswith(mark):
+            write_whole(path, mark + script(path.stem, network(name)))
+
+
+def _made_of(name: str) -> str:
+    """SHA-256 of all that a network's script depends on, 16 hexadecimal digits."""
+    digest = hashlib.sha256(repr([torch.__version__, np.__version__, platform.processor()]).encode())
+    package = Path(__file__).parents[2]
+    weights = package / "benches" / "weights" / f"{BENCH}-{name}.safetensors"
+    sources = [path for kind in ("py", "js", "wasm") for path in package.rglob(f"*.{kind}")]
+    for path in [*sorted(sources), weights]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def script(name: str, content: dict[str, Any]) -> str:
