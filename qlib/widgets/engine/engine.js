@@ -107,6 +107,7 @@ export class Engine {
     quantizer.dynamic = config.activation_dynamic;
     quantizer.find = (values) => findRange(values, config.activation_range, config.percentile, quantizer.make, this.kernel);
     quantizer.byEnds = config.activation_range === "minmax"; // which the kernel finds
+    return quantizer;
   }
 
   writeGrids(quantizer, block, lane, grids) {
@@ -185,6 +186,11 @@ export class Engine {
       { quantizers } = placed(this.graph, config),
       shipped = this.shippedFor(config);
     if (shipped) return shipped;
+    if (range === "mse" && granularity === "per_tensor") {
+      const seen = this.remember(["histograms"], () => this.calibrated(config, this.everyTensor(), (collected) => collected)),
+        rangeOf = (quantizer) => seen.get(quantizer.id).map((collected) => collected.range(this.describe(quantizer, config).make));
+      return new Map([...quantizers].map(([id, quantizer]) => [id, rangeOf(quantizer)]));
+    }
     const byBits = range === "mse", // else ranges are found for all tensors at once, whichever a placement quantizes
       wanted = byBits ? quantizers : this.everyTensor(),
       bits = [...quantizers.values()].map((quantizer) => [quantizer.id, quantizer.bits]),
@@ -205,14 +211,14 @@ export class Engine {
     return new Map(this.graph.placements.flatMap((placement) => placement.quantizers.map(([id]) => [id, { id }])));
   }
 
-  /** Ranges found while all layers compute in float. */
-  calibrated(config, quantizers) {
+  /** Ranges found while all layers compute in float, or what `give` makes of what was collected of a channel. */
+  calibrated(config, quantizers, give) {
     const found = new Map();
     for (const quantizer of quantizers.values()) this.describe(quantizer, config);
     this.listen({ ...config, weight_bits: null, activation_bits: null }, null, {
       after: (step, count, plan) => {
         for (const quantizer of quantizers.values())
-          if (plan.values[quantizer.id] === step.to) found.set(quantizer.id, this.seen(quantizer, step, count, config).at(-1));
+          if (plan.values[quantizer.id] === step.to) found.set(quantizer.id, this.seen(quantizer, step, count, config, give).at(-1));
       },
     });
     return found;
@@ -245,14 +251,14 @@ export class Engine {
   }
 
   /** By batch of calibration images, the ranges of a tensor's channels over all that was seen so far. */
-  seen({ period, make }, { at, n }, count, config) {
+  seen({ period, make }, { at, n }, count, config, give = (collected) => collected.range(make)) {
     const batches = Array.from({ length: Math.ceil(count / this.graph.batch) }, () => []),
       total = (n / LANES / period) * count;
     for (let channel = 0; channel < period; channel++) {
       const collected = collector(config.activation_range, config.percentile, total, this.kernel);
       batches.forEach((ranges, i) => {
         collected.update(this.kernel.values(at, n, period, channel, i * this.graph.batch, Math.min(count, (i + 1) * this.graph.batch)));
-        if (config.calibration_upstream === "quantized" || i === batches.length - 1) ranges.push(collected.range(make));
+        if (config.calibration_upstream === "quantized" || i === batches.length - 1) ranges.push(give(collected));
       });
     }
     return batches;
