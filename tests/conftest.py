@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from helpers import DATA, SITE
+from helpers import DATA, MEASURED, SITE
 from hypothesis import settings
 
 import qlib
@@ -77,6 +77,19 @@ def browser():
         browser = driver.chromium.launch(executable_path=found[0], args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def measured_site(tmp_path_factory):
+    """A folder with the files that a page measures with, for the networks `helpers.MEASURED`."""
+    from qlib.widgets.engine import bundle
+
+    folder = tmp_path_factory.mktemp("site")
+    (folder / bundle.FOLDER).mkdir(parents=True)
+    contents = {"engine": bundle.engine(), **{f"digits-{name}": bundle.network(name) for name in MEASURED}}
+    for name, content in contents.items():
+        (folder / bundle.FOLDER / f"{name}.js").write_text(bundle.script(name, content), "utf8")
+    return folder
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

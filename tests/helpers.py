@@ -19,6 +19,7 @@ from qlib.network.operations import WEIGHT_LAYERS, known_name, rows_of
 from qlib.quantizer import Quantizer
 
 SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
+MEASURED = ("base", "better-seed-2")  # networks that tests measure in a browser
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FLOAT = {"weight_bits": None, "activation_bits": None}
 MODES = [(True, True), (True, False), (False, True), (False, False)]  # quantize_skip, quantize_residual

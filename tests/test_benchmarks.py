@@ -102,3 +102,10 @@ def test_ours_against_the_methods_of_another():
         ours, theirs = found[f"GPTQ, {part}"]
         assert abs(ours / theirs - 1) < 0.02
     assert found["equalization"][0] < 0.02
+
+
+def test_the_times_of_the_page_that_measures(browser, measured_site, capsys):
+    run = runpy.run_path(str(SPEED.with_name("measuring.py")))["run"]
+    run(browser, measured_site, repeats=1, moves=2, settings=("weights, minmax",), warm=1)
+    printed = capsys.readouterr().out
+    assert "2,000 images" in printed and "weights, minmax" in printed and "MB after them" in printed

@@ -18,7 +18,17 @@ from qlib import results
 from qlib.book import evidence_page
 from qlib.cards import catalogue, hardware
 from qlib.looks import LOOKS
-from qlib.widgets import checkpoint, comparison, learning, opening, painter, quantizer, rounding, tradeoffs
+from qlib.widgets import (
+    checkpoint,
+    comparison,
+    learning,
+    measuring,
+    opening,
+    painter,
+    quantizer,
+    rounding,
+    tradeoffs,
+)
 from qlib.widgets.figure import Figure, module
 
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8"><title>A figure</title>
@@ -65,6 +75,8 @@ def figure(name):
         )
     if name == "forest":
         return evidence_page.picture()
+    if name == "measuring":
+        return measuring.measuring_panel()
     if name == "checkpoint":
         return checkpoint.checkpoint_reader()
     if name == "rounding":
@@ -77,10 +89,8 @@ WAYS = {
     "nearest": rounding.Way([WEIGHTS, [0, -1, 1]], [0, 2.0]),
     "other": rounding.Way([WEIGHTS, [0, -0.7, 0.8], [0, 0, 0.8], [0, 0, 1]], [0, 0.25, 0.5, 1.0], "column"),
 }
-NAMES = (
-    *("quantizer", "tradeoffs", "opening", "painter", "learning", "comparison", "forest", "checkpoint"),
-    "rounding",
-)
+WITHOUT_PICTURE = ("comparison", "checkpoint", "measuring")
+NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "forest", "rounding", *WITHOUT_PICTURE)
 
 
 @pytest.fixture
@@ -203,6 +213,7 @@ NONSENSE = (
     "?opening.choice=9&opening.bits=1e9",
     "?painter.weights=zz&painter.side=toString",
     "?learning.step=later",
+    "?measuring.weight_bits=many",
 )
 
 
@@ -238,7 +249,7 @@ def test_a_figure_fits_a_phone_and_both_themes(show, name, theme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     inks = page.locator("svg text").evaluate_all("every => every.map(e => getComputedStyle(e).fill)")
     assert set(inks) <= {page.evaluate("getComputedStyle(document.body).color")} and (
-        inks or name in ("comparison", "checkpoint")
+        inks or name in WITHOUT_PICTURE
     )
 
 

@@ -1,6 +1,6 @@
 """What the site needs beyond `_config.yml`: no dead links, no dead sliders, what pages show from data, links
-to the glossary, what a page says of itself to those who share it, and the page for addresses that lead
-nowhere.
+to the glossary, what a page says of itself to those who share it, the page for addresses that lead nowhere,
+and the files that pages measure with.
 """
 
 import json
@@ -32,6 +32,8 @@ from qlib.book.status import as_markdown
 from qlib.cards import catalogue
 from qlib.widgets.checkpoint import checkpoint_reader
 from qlib.widgets.comparison import card_comparison
+from qlib.widgets.engine.bundle import FOLDER, write_bundle
+from qlib.widgets.measuring import measuring_panel
 from qlib.widgets.opening import opening_figure
 from qlib.widgets.paired import paired_answers
 from qlib.widgets.tradeoffs import tradeoff_explorer
@@ -73,6 +75,7 @@ FIGURES = {
     "<!-- opening figure -->": opening_figure,
     "<!-- tradeoff explorer -->": tradeoff_explorer,
     "<!-- paired answers -->": paired_answers,
+    "<!-- measuring panel -->": measuring_panel,
     "<!-- card of a checkpoint -->": checkpoint_reader,
     "<!-- comparison of cards -->": lambda: card_comparison(
         {card.name: card for card in catalogue().values()}
@@ -287,6 +290,12 @@ def add_not_found(app):
     yield "404", {"title": "There is no such page", "body": NOT_FOUND.format(front=front)}, "page.html"
 
 
+def add_what_measures(app, exception):
+    """The files that pages measure with, once a reader asks for it."""
+    if exception is None and app.builder.format == "html":
+        write_bundle(Path(app.outdir, FOLDER))
+
+
 def make_not_found_absolute(app, exception):
     """404.html is shown at any depth, so its links begin at the site's root."""
     page = Path(app.outdir, "404.html")
@@ -307,4 +316,5 @@ def setup(app):
     app.connect("html-page-context", mend_roles)
     app.connect("html-collect-pages", add_not_found)
     app.connect("build-finished", make_not_found_absolute)
+    app.connect("build-finished", add_what_measures)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -32,7 +32,13 @@ NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "_build" / "executed"
 STATUS = EXECUTED / "status.json"
 CACHE = ROOT / "_build" / ".jupyter_cache"
-DEPENDENCIES = ("qlib/**/*.py", "qlib/**/*.js", "qlib/benches/weights/*", "book/results/**/*")
+DEPENDENCIES = (
+    "qlib/**/*.py",
+    "qlib/**/*.js",
+    "qlib/**/*.wasm",
+    "qlib/benches/weights/*",
+    "book/results/**/*",
+)
 WORKERS = 2  # notebooks that run at a time; each holds about 1.5 GB
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 

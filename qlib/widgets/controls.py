@@ -14,6 +14,7 @@ from ..config import MAX_BITS
 from ..methods import known_methods
 
 PERCENTILES = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
+EVERY = range(1, MAX_BITS + 1)
 TOOLTIP = "tooltip" if hasattr(W.IntSlider, "tooltip") else "description_tooltip"  # ipywidgets 8, 7
 
 
@@ -57,32 +58,51 @@ def control_of(
                 f"{name} starts at {value!r}, which is not one of its choices: {', '.join(choices)}"
             )
         return W.Dropdown(options=given, value=value, **label)
-    if isinstance(default, bool):
+    kind = kind_of(name, known, default)
+    if kind == "switch":
         return W.Checkbox(value=value, **label)
-    if known.values:
+    if kind == "words":
         options = [(choice.replace("_", " "), choice) for choice in known.values]
         return W.Dropdown(options=options, value=value, **label)
-    if name == "percentile":
+    if kind == "percentile":
         options = [(f"{p:g}", p) for p in sorted({*PERCENTILES, value})]
         return W.SelectionSlider(options=options, value=value, **label)
-    if isinstance(default, float):
+    if kind == "number":
         return W.FloatText(value=value, **label)
-    if default == ():
+    if kind == "modules":
         return W.SelectMultiple(options=list(dict.fromkeys([*value, *modules])), value=value, rows=4, **label)
-    every = range(1, MAX_BITS + 1)
-    if isinstance(default, tuple):
-        return W.SelectMultiple(options=every, value=value, rows=4, **label)
-    if isinstance(default, int) and known.least is not None and word is None:
+    if kind == "several bits":
+        return W.SelectMultiple(options=EVERY, value=value, rows=4, **label)
+    if kind == "count":
         most = 10**6 if known.most is None else int(known.most)
         return W.BoundedIntText(value=value, min=int(known.least), max=most, **label)
-    if isinstance(default, int) and known.least is None:
-        options = [*((str(bits), bits) for bits in every), (word, word)]
+    if kind == "bits":
+        options = [*((str(bits), bits) for bits in EVERY), (word, word)]
         options += [("by layer", value)] if isinstance(value, Mapping) else []
         return W.SelectionSlider(options=options, value=value, **label)
-    if isinstance(default, str):
+    if kind == "text":
         return W.Text(value=value, **label)
     text = "null" if value is None else str(value)
     return InYaml(value=text, **{**label, "description": f"{known.title} (YAML)"})
+
+
+def kind_of(name: str, known: Choice, default: Any) -> str:
+    """Which kind of control a choice has, by what is stated about it and the kind of its default."""
+    if isinstance(default, bool):
+        return "switch"
+    if known.values:
+        return "words"
+    if name == "percentile":
+        return "percentile"
+    if isinstance(default, float):
+        return "number"
+    if isinstance(default, tuple):
+        return "several bits" if default else "modules"
+    if isinstance(default, int) and known.least is not None and known.none is None:
+        return "count"
+    if isinstance(default, int) and known.least is None:
+        return "bits"
+    return "text" if isinstance(default, str) else "yaml"
 
 
 class InYaml(W.Text):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,16 +31,16 @@ for (const el of document.querySelectorAll('[data-figure="{key}"]')) {{
 """
 
 
-IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";$', re.M)
+IMPORT = re.compile(r'^import \{([^}]*)\} from "(\.\.?/[\w/]+)\.js";$', re.M)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:const|class|function) (\w+))", re.M)
 
 
 @cache
 def module(name: str) -> str:
-    """The JavaScript of ``<name>.js`` here. Each module that it imports from beside it, itself or through
+    """The JavaScript of ``<name>.js`` here. Each module that it imports by its place, itself or through
     another, stands inside once: as what a function of its own returns.
     """
-    inside = [f"const ${each} = (() => {{\n{_body(each)}}})();\n" for each in _imported(name)]
+    inside = [f"const {_variable(each)} = (() => {{\n{_body(each)}}})();\n" for each in _imported(name)]
     return "".join(inside) + _linked(name)
 
 
@@ -51,12 +52,21 @@ def _text(name: str) -> str:
 
 def _imported(name: str) -> list[str]:
     """The modules within a module, each after those that it imports itself."""
-    own = [each for _, each in IMPORT.findall(_text(name))]
+    own = [_beside(name, each) for _, each in IMPORT.findall(_text(name))]
     return list(dict.fromkeys(inner for each in own for inner in (*_imported(each), each)))
 
 
+def _beside(name: str, place: str) -> str:
+    """The name of a module that ``name`` imports from ``place``."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), place))
+
+
+def _variable(name: str) -> str:
+    return "$" + name.replace("/", "_")
+
+
 def _linked(name: str) -> str:
-    return IMPORT.sub(r"const {\1} = $\2;", _text(name))
+    return IMPORT.sub(lambda m: f"const {{{m[1]}}} = {_variable(_beside(name, m[2]))};", _text(name))
 
 
 def _body(name: str) -> str:

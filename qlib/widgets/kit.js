@@ -322,6 +322,29 @@ export function roundEven(value) {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
+/** The grid of codes over a range, as qlib.affine.make_grid makes it. */
+export function makeGrid(low, high, bits, symmetric, kind) {
+  const f32 = Math.fround,
+    count = 2 ** bits,
+    nonzero = (s) => (Number.isFinite(f32(1 / s)) ? s : 1);
+  [low, high] = [Math.min(low, 0), Math.max(high, 0)];
+  if (!symmetric) {
+    const step = nonzero(f32(f32(high - low) / (count - 1)));
+    return { step, zero: Math.min(Math.max(-roundEven(f32(low / step)), 0), count - 1), first: 0, last: count - 1, clip: null };
+  }
+  const m = Math.max(-low, high);
+  if (kind === "restricted")
+    return { step: nonzero(f32(m / (count / 2 - 1))), zero: 0, first: 1 - count / 2, last: count / 2 - 1, clip: null };
+  const step = nonzero(f32(f32(2 * m) / (count - 1)));
+  return {
+    step,
+    zero: 0,
+    first: -count / 2,
+    last: kind === "authors" ? count / 2 : count / 2 - 1,
+    clip: kind === "authors" ? m : null,
+  };
+}
+
 /** Little-endian float32 numbers from base64. */
 export function floats(base64) {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)),

@@ -1,5 +1,7 @@
 // Two papers with the same bits that differ in one choice.
-import { announcer, choice, element, frame, fromAddress, responsive, scale, shape, slider } from "./kit.js";
+import { announcer, choice, element, frame, fromAddress, published, responsive, scale, shape, slider } from "./kit.js";
+import { ask, offer } from "./engine/page.js";
+import { accuracy, difference } from "./measuring_answer.js";
 
 const HEIGHT = 190,
   LEFT = 4,
@@ -12,7 +14,10 @@ function render({ model, el }) {
     spoken = announcer();
   const at = fromAddress("opening", { choice: 0, bits: choices[0].start });
   const picture = element("div"),
-    sentence = element("p", { style: "font-size: 1.05rem" });
+    sentence = element("p", { style: "font-size: 1.05rem" }),
+    button = element("button", { type: "button", click: measure }, "Measure both here"),
+    found = element("p", { role: "status" });
+  let move = 0;
   const which = choice(
     "What neither abstract says",
     choices.map((c, i) => [i, c.title]),
@@ -47,6 +52,28 @@ function render({ model, el }) {
     );
     spoken.say(sentence.textContent);
     redraw();
+    move++;
+    button.hidden = !published() || !point.settings;
+    found.textContent = "";
+  }
+
+  // Both settings, measured in the page
+  async function measure() {
+    const mine = ++move,
+      { settings, bits: of } = now().point;
+    found.textContent = "Measuring ...";
+    try {
+      const rights = [];
+      for (const { network, config } of settings) rights.push((await ask(network, { config, method: "nearest", parts: [2000] })).right);
+      if (mine !== move) return;
+      const [a, b] = rights.map((right) => accuracy(right).top1.toFixed(2)),
+        { points, low, high, n } = difference(...rights);
+      found.textContent =
+        `Measured here, now, on ${n.toLocaleString("en")} images with ${of} bits: Paper A ${a} %, Paper B ${b} %; ` +
+        `the difference is ${points.toFixed(2)} points (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, for images only).`;
+    } catch (error) {
+      if (mine === move) found.textContent = error.message;
+    }
   }
 
   const redraw = responsive(picture, (width) => {
@@ -75,7 +102,8 @@ function render({ model, el }) {
 
   for (const control of [which, bits]) control.label.style.gridColumn = "1 / -1";
   which.label.hidden = choices.length < 2;
-  root.append(element("div", { class: "controls" }, which.label, bits.label), picture, sentence, spoken.line);
+  root.append(element("div", { class: "controls" }, which.label, bits.label), picture, sentence, button, found, spoken.line);
+  if (published()) offer();
   begin(at.bits);
 }
 

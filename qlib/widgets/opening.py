@@ -4,6 +4,7 @@ most lessons.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 from .. import results
 from ..comparison import compare, mean_of
+from ..config import QuantConfig
 from ..equal_bits import TARGET, at_equal_bits
 from ..looks import LOOKS
 from ..names import suggestion
@@ -72,9 +74,11 @@ def _point(rows: list[dict[str, Any]], entry: dict[str, Any], x: float) -> dict[
         if equal is None:
             raise ValueError(f"no rows of {entry['table']} lie around equal bits under {x:g}")
         sides, at = [equal.a, equal.b], str(equal)
+        settings = [None]
     else:
         sides = [results.measured(rows, where) for where in wanted]
         at = _in_use(*([row for row in rows if results.fits(row, where)] for where in wanted))
+        settings = [_setting(rows, where) for where in wanted]
     difference = compare(*sides)
     means = [mean_of(side) for side in sides]
     return {
@@ -83,8 +87,18 @@ def _point(rows: list[dict[str, Any]], entry: dict[str, Any], x: float) -> dict[
         "papers": [[round(number, 3) for number in (m.value, *m.interval)] for m in means],
         "draws": [len(side) for side in sides],
         "n": difference.n,
+        "settings": None if None in settings else settings,
         "difference": [round(v, 3) for v in (difference.points, *difference.interval)],
     }
+
+
+def _setting(rows: list[dict[str, Any]], where: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The network and the configuration that rows are of, which the page can measure again: not where bits
+    were learned.
+    """
+    row = next(row for row in rows if results.fits(row, where))
+    config = {name: row[name] for name, usual in QuantConfig().to_dict().items() if row[name] != usual}
+    return None if row["allocation"] else {"network": row["network"], "config": config}
 
 
 def _with(where: Any, x: float) -> Any:

@@ -10,12 +10,16 @@ import {
   frame,
   fromAddress,
   permanentLink,
+  published,
   responsive,
   shape,
 } from "./kit.js";
+import { ask, named, offer } from "./engine/page.js";
+import { accuracy, difference } from "./measuring_answer.js";
 
 const { height: HEIGHT, margin: MARGIN } = BARS,
   BITS = Array.from({ length: 32 }, (_, i) => i + 1);
+const UNKNOWN = "How accurate the network is with bits of your own, a kernel can tell: open this lesson in JupyterLab or Colab.";
 const SIDES = { weights: "weight", maps: "activation" };
 const nearest = (at) => BITS.reduce((best, bits) => (Math.abs(barTop(bits) - at) < Math.abs(barTop(best) - at) ? bits : best));
 const size = (bytes) => (bytes >= 1e6 ? `${(bytes / 1e6).toFixed(3)} MB` : `${(bytes / 1e3).toFixed(3)} kB`);
@@ -44,7 +48,8 @@ const ROWS = [
 function render({ model, el }) {
   const layers = model.get("layers"),
     presets = model.get("presets"),
-    live = model.get("live"); // a kernel listens, and says below how accurate the network is
+    live = model.get("live"), // a kernel listens, and says below how accurate the network is
+    measured = published() && model.get("measured"); // else the page may do that, after a click
   const root = frame(el, "Bits painter"),
     spoken = announcer(),
     { link, update } = permanentLink("painter");
@@ -99,11 +104,48 @@ function render({ model, el }) {
       model.set("bits", { weights: [...bits.weights], maps: [...bits.maps] });
       model.save_changes();
     }
-    if (!live)
-      answer.textContent =
-        which < 0
-          ? "How accurate the network is with bits of your own, a kernel can tell: open this lesson in JupyterLab or Colab."
-          : presets[which].recorded || "Not recorded: a kernel measures it.";
+    if (live) return;
+    const recorded = presets[which]?.recorded ?? "";
+    answer.textContent = recorded || (measured ? "" : UNKNOWN);
+    if (begun) measure();
+  }
+
+  // Measuring in the page
+  let begun = false,
+    move = 0,
+    before = null; // which images were answered rightly with the bits that stood before
+  const panel = named(),
+    found = element("p", { role: "status" }),
+    button = element("button", { type: "button", click: begin }, "Measure the network with these bits, here");
+
+  function begin() {
+    button.hidden = true;
+    begun = true;
+    measure();
+  }
+
+  async function measure() {
+    const mine = ++move,
+      byName = (s) => Object.fromEntries(layers[s].map((layer, i) => [layer.name, bits[s][i]])),
+      config = { ...measured.config, weight_bits: byName("weights"), activation_bits: byName("maps"), first_last_bits: null };
+    found.textContent = "Measuring ...";
+    const say = ({ right, moved, last }) => {
+      if (moved || mine !== move) return;
+      const { top1, low, high, n } = accuracy(right),
+        against = before && difference(right, before);
+      const said = `Measured here: ${top1.toFixed(2)} % of ${n.toLocaleString("en")} images (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)})`,
+        ends = against && `${against.low.toFixed(2)} to ${against.high.toFixed(2)}`;
+      found.textContent = said + (against ? `; ${against.points.toFixed(2)} points against the bits before (${ends}).` : ".");
+      if (last) before = right;
+    };
+    try {
+      say(await ask(measured.network, { panel, move: mine, config, parts: [64, 256, 2000] }, say));
+    } catch (error) {
+      if (mine !== move) return;
+      found.textContent = error.message;
+      begun = false;
+      button.hidden = false;
+    }
   }
 
   function tell() {
@@ -198,6 +240,7 @@ function render({ model, el }) {
     readout,
     element("table", {}, element("caption", {}, "What this costs, per image, without scales and biases"), body),
     answer,
+    ...(measured && !live ? [button, found] : []),
     element(
       "p",
       {},
@@ -208,6 +251,7 @@ function render({ model, el }) {
     spoken.line,
   );
   preset.label.style.gridColumn = "1 / -1";
+  if (measured) offer();
   show(false);
 }
 

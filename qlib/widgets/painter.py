@@ -14,9 +14,10 @@ import traitlets
 from torch import Tensor, nn
 
 from .. import results
-from ..benches import Bench
+from ..benches import Bench, is_packaged
 from ..config import QuantConfig
 from ..footprints import footprint
+from .engine.bundle import BENCH
 from .figure import Figure, module, table
 from .panel import explore
 
@@ -24,7 +25,14 @@ Presets = Mapping[str, tuple[QuantConfig, str]]
 _ALIKE = QuantConfig(first_last_bits=None)
 
 
-def bits_painter(model: nn.Module, example_input: Tensor, presets: Presets, side: str = "weights") -> Figure:
+def bits_painter(
+    model: nn.Module,
+    example_input: Tensor,
+    presets: Presets,
+    side: str = "weights",
+    measured: str | None = None,
+    **start: Any,
+) -> Figure:
     """The painter for a page without a kernel: sizes equal those of `qlib.footprint`.
 
     Parameters
@@ -38,6 +46,11 @@ def bits_painter(model: nn.Module, example_input: Tensor, presets: Presets, side
         sentence).
     side : {"weights", "maps"}
         Whose bars are shown at first.
+    measured : str, optional
+        The network of the bench ``digits`` that ``model`` is, if it is one: the published page then measures
+        it with the painted bits, after a click.
+    **start
+        Other fields of the configuration that is measured, which else is that of the first preset.
 
     Returns
     -------
@@ -47,7 +60,8 @@ def bits_painter(model: nn.Module, example_input: Tensor, presets: Presets, side
     state = painter_state(model, example_input, presets, side)
     name, (config, recorded) = next(iter(presets.items()))
     fallback = table(name, {"cost": str(footprint(model, example_input, config)), "accuracy": recorded})
-    return Figure("painter", {**state, "live": False}, fallback)
+    here = measured and {"network": measured, "config": config.replace(**start).to_dict()}
+    return Figure("painter", {**state, "live": False, "measured": here}, fallback)
 
 
 def painter_state(
@@ -147,9 +161,12 @@ class Painter:
     """
 
     def __init__(self, bench: Bench, network: str, presets: Presets, side: str, **start: Any):
-        self.figure = bits_painter(bench.models[network], bench.validation(1)[0][0], presets, side)
+        known = network if bench.name == BENCH and is_packaged(bench) else None
+        example = bench.validation(1)[0][0]
+        self.figure = bits_painter(bench.models[network], example, presets, side, known, **start)
         self._base = next(iter(presets.values()))[0].replace(**start)
-        self._widget = _Widget(**{**self.figure.state, "live": True})
+        state = {name: value for name, value in self.figure.state.items() if name != "measured"}
+        self._widget = _Widget(**{**state, "live": True})
         painted = self._painted(self._widget.presets[0])
         choices = {name: {"painted": getattr(painted, name)} for name in ("weight_bits", "activation_bits")}
         self.panel = explore(

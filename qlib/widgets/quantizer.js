@@ -8,6 +8,7 @@ import {
   floats,
   frame,
   fromAddress,
+  makeGrid,
   permanentLink,
   responsive,
   roundEven,
@@ -64,28 +65,6 @@ function findRange(sorted, percentile) {
   const high = at(last - above) + (at(last - above - 1) - at(last - above)) * share;
   const low = -(-at(above) + (-at(above + 1) + at(above)) * share);
   return [f32(low), f32(high)];
-}
-
-/** The grid of codes over a range, as qlib.affine.make_grid makes it. */
-export function makeGrid(low, high, bits, symmetric, kind) {
-  const count = 2 ** bits,
-    nonzero = (s) => (Number.isFinite(f32(1 / s)) ? s : 1);
-  [low, high] = [Math.min(low, 0), Math.max(high, 0)];
-  if (!symmetric) {
-    const step = nonzero(f32(f32(high - low) / (count - 1)));
-    return { step, zero: Math.min(Math.max(-roundEven(f32(low / step)), 0), count - 1), first: 0, last: count - 1 };
-  }
-  const m = Math.max(-low, high);
-  if (kind === "restricted")
-    return { step: nonzero(f32(m / (count / 2 - 1))), zero: 0, first: 1 - count / 2, last: count / 2 - 1 };
-  const step = nonzero(f32(f32(2 * m) / (count - 1)));
-  return {
-    step,
-    zero: 0,
-    first: -count / 2,
-    last: kind === "authors" ? count / 2 : count / 2 - 1,
-    clip: kind === "authors" ? m : null,
-  };
 }
 
 /** Code relative to the zero-point, and the value it stands for, as qlib.affine.fake_quantize gives them. */

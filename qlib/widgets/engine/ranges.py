@@ -1,0 +1,85 @@
+"""The ranges of activations that the page need not find itself, as `qlib.quantize` finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx, inference_mode
+
+from ...config import QuantConfig
+from ...network import Network
+from ...quantizer import Quantizer
+from ..controls import PERCENTILES
+
+USUAL = QuantConfig()
+RULES = {
+    "per_tensor minmax": {"activation_range": "minmax"},
+    **{
+        f"per_tensor percentile {p:g}": {"activation_range": "percentile", "percentile": p}
+        for p in PERCENTILES
+    },
+    "per_tensor mse": {"activation_range": "mse"},
+    "per_channel minmax": {"activation_range": "minmax", "activation_granularity": "per_channel"},
+    f"per_channel percentile {USUAL.percentile:g}": {
+        "activation_range": "percentile",
+        "activation_granularity": "per_channel",
+    },
+}
+BITS = range(1, 9)  # for which the least squared error is found, of asymmetric codes
+
+Range = tuple[Tensor, Tensor]
+
+
+def usual_ranges(
+    network: Network, nodes: Iterable[fx.Node], batches: Sequence[tuple[Tensor, Any]]
+) -> dict[str, dict[fx.Node, Range]]:
+    """By rule (``"per_tensor minmax"``, ``"per_tensor percentile 99.9"``, ``"per_tensor mse 4"`` for 4 bits,
+    ``"per_channel minmax"``) and node, the ends ``(1,)`` or ``(channels,)`` of what the node gives: found
+    with layers upstream in float, so that they hold under every placement.
+    """
+    observers = {
+        node: {
+            rule: Quantizer(QuantConfig(**fields), node.name, 8, network.channels.get(node))
+            for rule, fields in RULES.items()
+        }
+        for node in nodes
+    }
+    every = [quantizer for each in observers.values() for quantizer in each.values()]
+    for quantizer in every:
+        quantizer.start()
+    examples = sum(len(x) for x, _ in batches)
+    with inference_mode():
+        for x, _ in batches:
+            for quantizer in every:
+                quantizer.share = (len(x), examples)
+            _Observed(network.module, observers).run(x)
+        found = {node: _found(each) for node, each in observers.items()}
+    rules = next(iter(found.values()))
+    return {rule: {node: ranges[rule] for node, ranges in found.items()} for rule in rules}
+
+
+def _found(observers: Mapping[str, Quantizer]) -> dict[str, Range]:
+    ranges = {}
+    for rule, quantizer in observers.items():
+        if quantizer.config.activation_range != "mse":
+            ranges[rule] = quantizer.collector.range()
+            continue
+        for bits in BITS:
+            quantizer.bits = bits  # for which its collector makes grids
+            ranges[f"{rule} {bits}"] = quantizer.collector.range()
+    return ranges
+
+
+class _Observed(fx.Interpreter):
+    """Shows what nodes give to their observers."""
+
+    def __init__(self, module: fx.GraphModule, observers: Mapping[fx.Node, Mapping[str, Quantizer]]):
+        super().__init__(module)
+        self.observers = observers
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        for quantizer in self.observers.get(n, {}).values():
+            quantizer(result)
+        return result
