@@ -1,8 +1,9 @@
 """Methods of qlib against Brevitas' on the same grids and the same data: the squared error of what a layer
 and a small network give.
 
-Brevitas' own classes do the work on one side: its GPTQ, its equalization of a graph, and its learned rounding
-(hard sigmoid, decay of the temperature, drawn batches). What differs is said in `benchmarks/README.md`.
+Brevitas' own classes do the work on one side: its GPTQ, its bias correction, its equalization of a graph, and
+its learned rounding (hard sigmoid, decay of the temperature, drawn batches). What differs is said in
+`benchmarks/README.md`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ from qlib.affine import Grid, fake_quantize
 from qlib.methods import Method, Turn, Work
 from qlib.methods.equalize import Equalize
 from qlib.network import read
-from qlib.network.operations import rows_of
+from qlib.network.operations import data_of, rows_of
+from qlib.network.steps import first_calls
 
 warnings.filterwarnings("ignore")
 
@@ -37,6 +39,27 @@ class Theirs(Method):
         with torch.no_grad():
             for turn in work.in_turn("quantized"):
                 work.put_weight(turn.name, self.rounded(turn, self.steps))
+
+
+@dataclass(frozen=True)
+class TheirBias(Method):
+    """Their bias correction: every layer is given what the float network gives, and corrected at the end."""
+
+    stage: ClassVar[str] = "after"
+
+    def apply(self, work: Work) -> None:
+        from brevitas.graph.calibrate import _BiasCorrection
+
+        correction = _BiasCorrection(layers=(nn.Conv2d, nn.Linear))
+        module = work.network.module
+        with torch.no_grad():
+            for name, node, runs in first_calls(work.floats, work.batches, set(work.floats.layers)):
+                layer = module.get_submodule(name)
+                correction.iterations[name] = len(runs)
+                for run in runs:
+                    correction.collect_float_mean(layer, run.env[node], name)
+                    correction.compute_correct_bias(layer, layer(run.env[data_of(node)]), name)
+            correction.apply_correction(module)
 
 
 def gptq(turn: Turn, steps: int) -> Tensor:
@@ -156,6 +179,7 @@ def run(images: int, steps: int) -> dict[str, tuple[float, float]]:
     config = QuantConfig(3, None, first_last_bits=None)
     methods = {
         "GPTQ": ("gptq", Theirs(gptq)),
+        "bias correction": ("bias", TheirBias()),
         "learned rounding": ({"name": "adaround", "steps": steps}, Theirs(learned, steps)),
     }
     print(f"{'':34}{'ours':>12}{'theirs':>12}{'ratio':>8}")

@@ -101,6 +101,8 @@ def test_ours_against_the_methods_of_another():
     for part in ("one layer", "11 layers"):
         ours, theirs = found[f"GPTQ, {part}"]
         assert abs(ours / theirs - 1) < 0.02
+    ours, theirs = found["bias correction, one layer"]
+    assert abs(ours / theirs - 1) < 0.02
     assert found["equalization"][0] < 0.02
 
 
