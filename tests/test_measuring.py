@@ -11,7 +11,7 @@ import qlib
 from qlib.benches.digits import draw
 from qlib.book import engine as compiler
 from qlib.quantizer import Quantizer
-from qlib.widgets.engine import bundle
+from qlib.widgets.engine import bundle, roundings
 from qlib.widgets.figure import module
 
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8">
@@ -72,8 +72,8 @@ def configurations(n):
             symmetric_grid=draws.choice(["full", "restricted", "authors"]),
             weight_granularity=draws.choice(["per_channel", "per_tensor"]),
             activation_granularity=draws.choice(["per_channel", "per_tensor"]),
-            weight_range=draws.choice(["minmax", "percentile", "mse"]),
-            activation_range=draws.choice(["minmax", "percentile", "mse"]),
+            weight_range=draws.choice(["minmax", "percentile", "mse", "aciq"]),
+            activation_range=draws.choice(["minmax", "percentile", "mse", "aciq"]),
             percentile=draws.choice([99.0, 99.5, 99.9, 99.99]),
             activation_dynamic=draws.random() < 0.15,
             quantize_skip=draws.choice([True, False]),
@@ -138,6 +138,39 @@ def test_biases_are_corrected_as_in_python(page, bench, fields):
     found = measured(page, config.to_dict(), method="bias")
     assert abs(found["correct"] - sum(answered(quantized, validation) == labels)) <= 0.016 * IMAGES
     assert found["answers"] != measured(page, config.to_dict())["answers"]
+
+
+def test_what_a_method_learned_is_what_it_learns(page, bench):
+    shipped = np.unpackbits(np.frombuffer(roundings.path_of("adaround").read_bytes(), np.uint8))
+    found = roundings.ups("adaround")
+    assert np.mean(shipped[: len(found)] == found) > 0.99  # on another processor a few fall the other way
+    validation = bench.validation(IMAGES)
+    config = roundings.SETTING.to_dict()
+    right = {method: measured(page, config, method=method)["correct"] for method in ("nearest", "adaround")}
+    quantized = qlib.quantize(
+        bench.models["base"], roundings.SETTING, bench.calibration(roundings.IMAGES), "adaround"
+    )
+    labels = np.concatenate([y for _, y in validation])
+    assert abs(right["adaround"] - sum(answered(quantized, validation) == labels)) <= 0.016 * IMAGES
+    assert right["adaround"] > right["nearest"] + 0.05 * IMAGES
+
+
+def test_what_blocks_learned_is_above_nearest_at_any_activation_bits(page):
+    for bits in (None, 8):
+        config = {**roundings.SETTING.to_dict(), "activation_bits": bits}
+        right = {
+            method: measured(page, config, 2000, method=method)["correct"] for method in ("nearest", "blocks")
+        }
+        assert right["blocks"] > right["nearest"] + 160
+
+
+def test_roundings_are_refused_where_they_mean_nothing(page):
+    with pytest.raises(Exception, match="with the method adaround, weight_bits must be 3 here"):
+        measured(page, {"weight_bits": 4}, method="adaround")
+    with pytest.raises(Exception, match="needs the package with this network"):
+        measured(page, roundings.SETTING.to_dict(), method="adaround", network="better-seed-2")
+    with pytest.raises(Exception, match='"gptq" needs the package'):
+        measured(page, {}, method="gptq")
 
 
 @pytest.mark.parametrize("stream", ["validation", "calibration"])

@@ -160,6 +160,20 @@ def test_a_link_leads_back_to_the_setting(opened):
     assert page.get_by_label("Average pooling").is_disabled()  # means nothing beside a skip left in float
 
 
+def test_a_method_that_was_learned_elsewhere_sets_the_weights_for_which_it_was(opened):
+    page = opened("?measuring.network=better-seed-2")
+    page.get_by_text("All other choices").click()
+    page.get_by_role("combobox", name="Method").select_option("blocks")
+    assert page.get_by_role("combobox", name="Network").input_value() == "base"
+    assert page.get_by_role("slider", name="Weight bits").get_attribute("aria-valuetext") == "3"
+    load(page)
+    assert accuracy(page) > in_python(qlib.QuantConfig(weight_bits=3)).top1 + 8
+    assert "learned by blocks" in page.locator("pre").text_content()
+    page.get_by_role("slider", name="Weight bits").press("ArrowRight")
+    page.get_by_role("alert").wait_for()
+    assert "weight_bits must be 3 here" in page.get_by_role("alert").inner_text()
+
+
 @pytest.mark.parametrize("fault", ["truncated", "changed", "missing"])
 def test_a_broken_download_says_so_and_can_be_tried_again(opened, measured_site, tmp_path, fault):
     folder = tmp_path / "site"

@@ -18,6 +18,7 @@ function render({ model, el }) {
   const controls = model.get("controls"),
     networks = model.get("networks"),
     methods = model.get("methods"),
+    shipped = model.get("shipped"),
     counts = model.get("counts"),
     front = model.get("front");
   const usual = { network: model.get("network"), method: "nearest", ...textOf(model.get("start")) },
@@ -34,12 +35,17 @@ function render({ model, el }) {
 
   const made = {};
   for (const [name, control] of Object.entries(controls)) made[name] = controlOf(control, at[name], model.get("start")[name], moved);
-  const listed = (title, name, known) => {
+  const listed = (title, name, known, change) => {
     const given = Object.hasOwn(known, at[name]) ? at[name] : usual[name];
-    return choice(title, Object.keys(known).map((each) => [each, each]), given, moved);
+    return choice(title, Object.keys(known).map((each) => [each, each]), given, change);
   };
-  const network = listed("Network", "network", networks),
-    method = listed("Method", "method", methods);
+  const network = listed("Network", "network", networks, moved),
+    method = listed("Method", "method", methods, () => {
+      const { network: only, ...needs } = shipped[method.value] ?? {};
+      if (only) network.set(only);
+      for (const [name, value] of Object.entries(needs)) made[name].set(value); // for which it was learned
+      moved();
+    });
   const button = element("button", { type: "button", click: begin }, `Load the network and measure (about ${networks[network.value].megabytes} MB)`),
     answer = element("div", { style: "min-height: 3em" }),
     card = element("pre", { tabindex: 0, style: "overflow-x: auto; font-size: 12px; max-height: 24rem" }),
@@ -179,7 +185,7 @@ function controlOf(control, asked, start, change) {
   else if (kind === "words") made = choice(title, values.map((word) => [word, word.replaceAll("_", " ")]), value, change);
   else {
     const inner = slider(title, { min: 0, max: values.length - 1 }, index(value), change, (i) => String(words[i]));
-    made = { label: inner.label, input: inner.input, get value() { return values[inner.value]; } };
+    made = { label: inner.label, input: inner.input, set: (wanted) => inner.set(index(text(control, wanted))), get value() { return values[inner.value]; } };
   }
   made.label.title = help;
   return made;

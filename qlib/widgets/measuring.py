@@ -18,10 +18,11 @@ from ..config import QuantConfig
 from ..methods import words
 from ..names import suggestion
 from .controls import EVERY, PERCENTILES, kind_of
+from .engine import roundings
 from .engine.bundle import BENCH, IMAGES
 from .figure import Figure, table
 
-METHODS = ("nearest", "bias")  # that the page can apply
+METHODS = ("nearest", "bias")  # that the page applies itself
 OFFERED = ("switch", "words", "percentile", "bits")  # kinds of controls; other choices stay as they are
 
 
@@ -66,7 +67,9 @@ def measuring_panel(
         "categories": {name: SCHEMA["properties"][name]["title"] for name in CATEGORIES},
         "counts": [64, 256, IMAGES["validation"]],
         "card": _card(),
-        "methods": {name: words(name) for name in METHODS},
+        "methods": {name: words(name) for name in METHODS}
+        | {name: roundings.card(name) for name in roundings.METHODS},
+        "shipped": {name: {"network": roundings.NETWORK, **roundings.needs()} for name in roundings.METHODS},
     }
     rows = {controls[name]["title"]: str(getattr(config, name)) for name in front}
     return Figure("measuring", state, table("Measured where scripts run", rows))

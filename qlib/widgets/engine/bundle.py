@@ -24,6 +24,7 @@ from ...config import QuantConfig
 from ...files import write_whole
 from ...network import Network, read
 from ..figure import module
+from . import roundings
 from .graph import graph_of, nodes_of
 from .ranges import usual_ranges
 
@@ -34,11 +35,14 @@ HERE = Path(__file__).parent
 
 
 def write_bundle(folder: Path) -> None:
-    """Write ``engine.js`` and a script for each network of the bench into ``folder``; a script that is there
-    already, made of what there is now, stays.
+    """Write ``engine.js``, a script for each network of the bench, and one for each method with shipped
+    roundings into ``folder``; a network's script that is there already, made of what there is now, stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "engine.js", script("engine", engine()))
+    for method in roundings.METHODS:
+        path = folder / f"{roundings.path_of(method).stem}.js"
+        write_whole(path, script(path.stem, roundings.content(method)))
     for name in load_bench(BENCH).models:
         path = folder / f"{BENCH}-{name}.js"
         mark = f"// Made of {_made_of(name)}\n"

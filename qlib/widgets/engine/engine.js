@@ -6,7 +6,7 @@ import { footprint } from "./footprint.js";
 import { GRID, Kernel } from "./kernel.js";
 import { LANES, layOut, placed, steps } from "./plan.js";
 import { collector, findRange } from "./ranges.js";
-import { foldedLayers, pack } from "./weights.js";
+import { foldedLayers, pack, upsByLayer } from "./weights.js";
 
 const f32 = Math.fround,
   KEPT = 12; // calibrations, and corrected biases, of the last settings
@@ -23,27 +23,41 @@ export class Engine {
     }
     this.base = this.kernel.top;
     this.known = new Map();
+    this.roundings = {};
+  }
+
+  /** Learns to round as a method did in Python. `file`: as qlib.widgets.engine.roundings.content. */
+  learnRounding({ method, needs, ups }) {
+    this.roundings[method] = { needs, ups: upsByLayer(this.layers, ups) };
   }
 
   /** The answers to images `first` to `end`. `ranges`: by tensor, [low, high], each a number or one a channel; else they are found. */
   measure(given, images, first, end, { method = "nearest", ranges = {} } = {}) {
     const config = complete(given, this.fields, this.graph),
       corrected = method === "bias" && !(config.weight_bits === null && config.activation_bits === null);
-    if (!["nearest", "bias"].includes(method)) throw new Error(`method must be nearest or bias here, got ${JSON.stringify(method)}`);
+    this.checkMethod(method, config);
     const grids = this.gridsOf(config, ranges),
       shifted = corrected ? this.remember(["bias", config, ranges], () => biases(this, config, grids)) : {};
-    this.setWeights(config, shifted);
+    this.setWeights(config, shifted, method);
     const answers = new Uint8Array(end - first),
       plan = this.prepare(config, grids, 1);
     this.run(plan, images, first, end, (index, best) => (answers[index - first] = best));
     return answers;
   }
 
+  checkMethod(method, config) {
+    if (method === "nearest" || method === "bias") return;
+    if (!Object.hasOwn(this.roundings, method)) throw new Error(`the method ${JSON.stringify(method)} needs the package with this network`);
+    for (const [name, value] of Object.entries(this.roundings[method].needs))
+      if (config[name] !== value)
+        throw new Error(`with the method ${method}, ${name} must be ${JSON.stringify(value)} here, for which it was learned; others need the package`);
+  }
+
   /** Its cost under a configuration; and whether ranges are qlib's to the last digit, or found here. */
   facts(given, method = "nearest") {
     const config = complete(given, this.fields, this.graph),
       fixed = config.activation_bits === null || (!config.activation_dynamic && this.shippedFor(config) !== null);
-    return { size: footprint(this.graph, this.layers, config), exact: fixed && method === "nearest" };
+    return { size: footprint(this.graph, this.layers, config), exact: fixed && method !== "bias" };
   }
 
   /** What was found under a key before; of the last settings only. */
@@ -58,28 +72,29 @@ export class Engine {
 
   // Weights
 
-  /** Has every layer compute with its weights as `config` quantizes them; `biases`: by layer, others than its own. */
-  setWeights(config, biases = {}) {
+  /** Has every layer compute with its weights as `config` and a method quantize them; `biases`: by layer, others than its own. */
+  setWeights(config, biases = {}, method = "nearest") {
+    const rounding = this.roundings[method];
     for (const [name, layer] of Object.entries(this.layers)) {
       this.kernel.floats(layer.biasAt, layer.rows).set(biases[name] ?? layer.bias);
       const bits = weightBits(config, this.graph, name),
         { weight_symmetric, weight_granularity, weight_range, symmetric_grid, percentile } = config,
-        key = [bits, weight_symmetric, weight_granularity, weight_range, symmetric_grid, percentile].join();
+        key = [bits, weight_symmetric, weight_granularity, weight_range, symmetric_grid, percentile, rounding && method].join();
       if (layer.key === key) continue;
       layer.key = key;
-      const weight = bits === null ? layer.weight : this.quantizedWeight(layer, config, bits);
+      const weight = bits === null ? layer.weight : this.quantizedWeight(layer, config, bits, rounding?.ups[name]);
       pack(weight, layer.shape, this.kernel.floats(layer.at, weight.length));
     }
   }
 
-  quantizedWeight({ weight, rows }, config, bits) {
+  quantizedWeight({ weight, rows }, config, bits, up) {
     const per = weight.length / (config.weight_granularity === "per_channel" ? rows : 1),
       quantized = new Float32Array(weight.length),
       make = (low, high) => makeGrid(low, high, bits, config.weight_symmetric, config.symmetric_grid);
     for (let start = 0; start < weight.length; start += per) {
       const row = weight.subarray(start, start + per),
         range = findRange(row, config.weight_range, config.percentile, make, this.kernel);
-      quantizeRow(row, make(...range), quantized.subarray(start, start + per));
+      quantizeRow(row, make(...range), quantized.subarray(start, start + per), up && ((i) => up(start + i)));
     }
     return quantized;
   }
@@ -186,13 +201,13 @@ export class Engine {
       { quantizers } = placed(this.graph, config),
       shipped = this.shippedFor(config);
     if (shipped) return shipped;
-    if (range === "mse" && granularity === "per_tensor") {
-      const seen = this.remember(["histograms"], () => this.calibrated(config, this.everyTensor(), (collected) => collected)),
+    const byBits = range === "mse" || range === "aciq"; // else ranges are found for all tensors at once, whichever a placement quantizes
+    if (byBits && granularity === "per_tensor") {
+      const seen = this.remember(["histograms", range], () => this.calibrated(config, this.everyTensor(), (collected) => collected)),
         rangeOf = (quantizer) => seen.get(quantizer.id).map((collected) => collected.range(this.describe(quantizer, config).make));
       return new Map([...quantizers].map(([id, quantizer]) => [id, rangeOf(quantizer)]));
     }
-    const byBits = range === "mse", // else ranges are found for all tensors at once, whichever a placement quantizes
-      wanted = byBits ? quantizers : this.everyTensor(),
+    const wanted = byBits ? quantizers : this.everyTensor(),
       bits = [...quantizers.values()].map((quantizer) => [quantizer.id, quantizer.bits]),
       part = byBits ? [bits, config.activation_symmetric, config.symmetric_grid] : range === "percentile" && percentile;
     return this.remember(["float upstream", range, granularity, part], () => this.calibrated(config, wanted));
@@ -277,8 +292,8 @@ function byChannel(name, [low, high], period) {
 function shippedRanges({ ids, rules }, ops) {
   const known = Object.fromEntries(Object.entries(rules).map(([rule, ends]) => [rule, byTensor(rule, floats(ends))]));
   return ({ activation_granularity: granularity, activation_range: range, activation_symmetric, percentile }, id, bits) => {
-    if (range === "mse" && activation_symmetric) return undefined;
-    const detail = { percentile: ` ${percentile}`, mse: ` ${bits}` }[range] ?? "";
+    if ((range === "mse" || range === "aciq") && activation_symmetric) return undefined;
+    const detail = { percentile: ` ${percentile}`, mse: ` ${bits}`, aciq: ` ${bits}` }[range] ?? "";
     return known[`${granularity} ${range}${detail}`]?.get(id);
   };
 
@@ -289,12 +304,17 @@ function shippedRanges({ ids, rules }, ops) {
   }
 }
 
-function quantizeRow(row, { step, zero, first, last, clip }, to) {
+/** To the nearest codes; or to that below or above each value, as `up(i)` says. */
+function quantizeRow(row, { step, zero, first, last, clip }, to, up) {
   const inverse = f32(1 / step),
     low = first - zero,
     high = last - zero;
   for (let i = 0; i < row.length; i++) {
     if (clip !== null) to[i] = roundEven(f32(Math.min(Math.max(row[i], -clip), clip) / step)) * step;
-    else to[i] = Math.min(Math.max(roundEven(f32(row[i] * inverse)), low), high) * step;
+    else {
+      const steps = f32(row[i] * inverse),
+        code = up ? Math.floor(steps) + up(i) : roundEven(steps);
+      to[i] = Math.min(Math.max(code, low), high) * step;
+    }
   }
 }

@@ -1,6 +1,7 @@
 // What a page has of the engine: one worker, loaded when it is first wanted, and `window.qlibMeasure`.
 const FOLDER = "_static/measure/", // as in bundle.py
   BENCH = "digits-",
+  SHIPPED = { base: ["adaround", "blocks"] }, // by network, methods whose roundings lie beside it: as roundings.py
   NO_SIMD =
     "This browser cannot run what measures here (WebAssembly with SIMD: Chrome and Edge have it since version 91, Firefox since 89, " +
     "Safari since 16.4). In another browser it works; in JupyterLab and Colab qlib.explore measures with any.";
@@ -44,15 +45,21 @@ function sum(text) {
   return ~rest >>> 0;
 }
 
-/** The worker, with a network in it. */
-export async function load(network) {
-  const [engine, weights] = await Promise.all([file("engine"), file(BENCH + network)]);
-  if (engine.version !== weights.version) throw new Error("The files beside this page come from two builds of it: reload the page.");
+/** The worker, with a network in it, and with what a method has learned of it where that is shipped. */
+export async function load(network, method) {
+  const rounded = SHIPPED[network]?.includes(method) ? [`${network}-${method}`] : [],
+    [engine, weights, rounding] = await Promise.all([file("engine"), ...[network, ...rounded].map((name) => file(BENCH + name))]);
+  if ([weights, rounding].some((part) => part && part.version !== engine.version))
+    throw new Error("The files beside this page come from two builds of it: reload the page.");
   const here = shared();
   here.worker ??= begin(engine);
   here.loaded ??= new Set();
-  if (!here.loaded.has(network)) here.worker.postMessage({ load: weights });
-  here.loaded.add(network);
+  const give = (name, message) => {
+    if (!here.loaded.has(name)) here.worker.postMessage(message);
+    here.loaded.add(name);
+  };
+  give(network, { load: weights });
+  if (rounding) give(`${network}-${method}`, { rounding, network });
   return here.worker;
 }
 
@@ -73,7 +80,7 @@ export const named = () => `panel ${++shared().count}`;
 
 /** Asks the worker; `part(found)` hears every answer but the last, which is what the promise gives. */
 export async function ask(network, question, part = () => {}) {
-  const worker = await load(network),
+  const worker = await load(network, question.method),
     { waiting } = shared(),
     id = ++shared().count;
   return new Promise((go, stop) => {

@@ -1,20 +1,26 @@
 // How a clipping range is found, as qlib.ranges does it: of one array of values, or of several that come one after the other.
+import { analyticRange } from "./analytic.js";
+
 const f32 = Math.fround,
   BINS = 8192,
   STEPS = 100,
   TINY = 1.1754943508222875e-38; // float32's smallest normal number
 
-/** The range of `values`, exactly. `kernel`: see Engine; `make(low, high)`: the grid whose squared error `mse` minimises. */
+/** The range of `values`, exactly. `kernel`: see Engine; `make(low, high)`: the grid whose squared error is least. */
 export function findRange(values, method, percentile, make, kernel) {
-  const found = collector(method === "mse" ? "minmax" : method, percentile, values.length);
+  const exact = { mse: (ends) => shrink(values, null, ends, make, kernel), aciq: (ends) => analyticRange(values, null, ends, make) }[method],
+    found = collector(exact ? "minmax" : method, percentile, values.length);
   found.update(values);
-  return method === "mse" ? shrink(values, null, found.range(), make, kernel) : found.range();
+  return exact ? exact(found.range()) : found.range();
 }
 
 /** Finds the range of `total` values that come in parts. */
 export function collector(method, percentile, total, kernel) {
   if (method === "minmax") return new MinMax();
-  return method === "percentile" ? new Percentile(percentile, total) : new SquaredError(kernel);
+  if (method === "percentile") return new Percentile(percentile, total);
+  if (method === "mse") return new SquaredError(kernel);
+  if (method === "aciq") return new Analytic(kernel);
+  throw new Error(`the page finds no range by ${JSON.stringify(method)}`);
 }
 
 class MinMax {
@@ -117,7 +123,8 @@ class SquaredError {
     this.extent *= 2;
   }
 
-  range(make) {
+  /** The centres of bins with values, and their share of all values. */
+  seen() {
     const total = this.counts.reduce((a, b) => a + b, 0),
       centres = [],
       shares = [];
@@ -126,7 +133,18 @@ class SquaredError {
       centres.push(f32(f32(f32(f32(i + 0.5) * (2 / BINS)) - 1) * this.extent));
       shares.push(count / total);
     });
-    return shrink(Float32Array.from(centres), shares, this.ends.range(), make, this.kernel);
+    return [Float32Array.from(centres), shares];
+  }
+
+  range(make) {
+    return shrink(...this.seen(), this.ends.range(), make, this.kernel);
+  }
+}
+
+/** Least expected squared error, from the same histogram; 0 falls into the bin above it. */
+class Analytic extends SquaredError {
+  range(make) {
+    return analyticRange(...this.seen(), this.ends.range(), make, this.extent * (2 / BINS));
   }
 }
 

@@ -20,13 +20,14 @@ RULES = {
         for p in PERCENTILES
     },
     "per_tensor mse": {"activation_range": "mse"},
+    "per_tensor aciq": {"activation_range": "aciq"},
     "per_channel minmax": {"activation_range": "minmax", "activation_granularity": "per_channel"},
     f"per_channel percentile {USUAL.percentile:g}": {
         "activation_range": "percentile",
         "activation_granularity": "per_channel",
     },
 }
-BITS = range(1, 9)  # for which the least squared error is found, of asymmetric codes
+BITS = range(1, 9)  # for which the least squared error, seen or expected, is found, of asymmetric codes
 
 Range = tuple[Tensor, Tensor]
 
@@ -62,7 +63,7 @@ def usual_ranges(
 def _found(observers: Mapping[str, Quantizer]) -> dict[str, Range]:
     ranges = {}
     for rule, quantizer in observers.items():
-        if quantizer.config.activation_range != "mse":
+        if quantizer.config.activation_range not in ("mse", "aciq"):
             ranges[rule] = quantizer.collector.range()
             continue
         for bits in BITS:

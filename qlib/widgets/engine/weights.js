@@ -52,3 +52,16 @@ export function pack(weight, [out, into, ...size], to) {
   for (let o = 0; o < out; o += 4)
     for (let k = 0; k < area; k++) for (let i = 0; i < into; i++) for (let j = 0; j < 4; j++) to[at++] = weight[((o + j) * into + i) * area + k];
 }
+
+/** By layer, which of its weights are rounded up: a function of the weight's place. `ups`: eight a byte, in base64, layer by layer. */
+export function upsByLayer(layers, ups) {
+  const bytes = Uint8Array.from(atob(ups), (c) => c.charCodeAt(0));
+  let start = 0;
+  return Object.fromEntries(
+    Object.entries(layers).map(([name, { weight }]) => {
+      const from = start;
+      start += weight.length;
+      return [name, (i) => (bytes[(from + i) >> 3] >> (7 - ((from + i) & 7))) & 1];
+    }),
+  );
+}

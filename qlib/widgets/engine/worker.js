@@ -51,6 +51,7 @@ onmessage = async ({ data }) => {
   try {
     if (data.engine) begin(data.engine);
     else if (data.load) load(data.load);
+    else if (data.rounding) engines[data.network].learnRounding(data.rounding);
     else if (data.draw) postMessage({ id: data.id, ...drawn(data.draw) });
     else {
       if (data.panel) moves[data.panel] = data.move;
