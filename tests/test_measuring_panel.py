@@ -70,6 +70,12 @@ def test_nothing_is_loaded_before_a_click_and_then_two_files(opened):
     assert names == ["digits-base.js", "engine.js"]
 
 
+def test_a_click_loads_as_much_as_it_says(measured_site):
+    (megabytes,) = {each["megabytes"] for each in measuring_panel().state["networks"].values()}
+    files = [measured_site / bundle.FOLDER / f"{name}.js" for name in ("engine", "digits-base")]
+    assert sum(file.stat().st_size for file in files) / 1e6 == pytest.approx(megabytes, abs=0.1)
+
+
 def test_it_says_what_python_says_and_its_card_is_that_of_the_run(opened):
     config = qlib.QuantConfig(weight_bits=4, activation_bits=5, activation_range="percentile")
     page = opened(

@@ -291,9 +291,9 @@ function byChannel(name, [low, high], period) {
 /** A function that gives the ranges of a tensor's channels that Python found, where it did. */
 function shippedRanges({ ids, rules }, ops) {
   const known = Object.fromEntries(Object.entries(rules).map(([rule, ends]) => [rule, byTensor(rule, floats(ends))]));
-  return ({ activation_granularity: granularity, activation_range: range, activation_symmetric, percentile }, id, bits) => {
-    if ((range === "mse" || range === "aciq") && activation_symmetric) return undefined;
-    const detail = { percentile: ` ${percentile}`, mse: ` ${bits}`, aciq: ` ${bits}` }[range] ?? "";
+  return ({ activation_granularity: granularity, activation_range: range, activation_symmetric: symmetric, symmetric_grid, percentile }, id, bits) => {
+    const ofGrid = ` ${bits}${symmetric ? ` ${symmetric_grid}` : ""}`,
+      detail = { percentile: ` ${percentile}`, mse: ofGrid, aciq: ofGrid }[range] ?? "";
     return known[`${granularity} ${range}${detail}`]?.get(id);
   };
 

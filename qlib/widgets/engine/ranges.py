@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from torch import Tensor, fx, inference_mode
 
-from ...config import QuantConfig
+from ...config import SYMMETRIC_GRIDS, QuantConfig
 from ...network import Network
 from ...quantizer import Quantizer
 from ..controls import PERCENTILES
@@ -27,7 +28,11 @@ RULES = {
         "activation_granularity": "per_channel",
     },
 }
-BITS = range(1, 9)  # for which the least squared error, seen or expected, is found, of asymmetric codes
+BITS = range(1, 9)  # for which the least squared error, seen or expected, is found
+GRIDS = {  # and the grids, by what is added to the rule's name
+    "": {"activation_symmetric": False},
+    **{f" {grid}": {"activation_symmetric": True, "symmetric_grid": grid} for grid in SYMMETRIC_GRIDS},
+}
 
 Range = tuple[Tensor, Tensor]
 
@@ -35,9 +40,10 @@ Range = tuple[Tensor, Tensor]
 def usual_ranges(
     network: Network, nodes: Iterable[fx.Node], batches: Sequence[tuple[Tensor, Any]]
 ) -> dict[str, dict[fx.Node, Range]]:
-    """By rule (``"per_tensor minmax"``, ``"per_tensor percentile 99.9"``, ``"per_tensor mse 4"`` for 4 bits,
-    ``"per_channel minmax"``) and node, the ends ``(1,)`` or ``(channels,)`` of what the node gives: found
-    with layers upstream in float, so that they hold under every placement.
+    """By rule and node, the ends ``(1,)`` or ``(channels,)`` of what the node gives: found with layers
+    upstream in float, so that they hold under every placement. A rule is such as ``"per_tensor minmax"``,
+    ``"per_tensor percentile 99.9"``, ``"per_tensor mse 4"`` for 4 asymmetric bits or ``"per_tensor mse 4
+    full"`` for symmetric ones, ``"per_channel minmax"``.
     """
     observers = {
         node: {
@@ -66,9 +72,12 @@ def _found(observers: Mapping[str, Quantizer]) -> dict[str, Range]:
         if quantizer.config.activation_range not in ("mse", "aciq"):
             ranges[rule] = quantizer.collector.range()
             continue
-        for bits in BITS:
-            quantizer.bits = bits  # for which its collector makes grids
-            ranges[f"{rule} {bits}"] = quantizer.collector.range()
+        usual = quantizer.config
+        for (grid, fields), bits in product(GRIDS.items(), BITS):
+            if bits == 1 and fields["activation_symmetric"]:
+                continue
+            quantizer.config, quantizer.bits = usual.replace(**fields), bits  # of the grids that are tried
+            ranges[f"{rule} {bits}{grid}"] = quantizer.collector.range()
     return ranges
 
 
