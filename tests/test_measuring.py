@@ -84,8 +84,9 @@ def configurations(n):
             first_last_bits=draws.choice([8, 8, 5, None]),
             calibration_upstream=draws.choice(["float", "float", "quantized"]),
         )
-        if config.activation_dynamic and config.activation_range == "aciq":
-            config = config.replace(activation_range="mse")  # hundreds of ranges an image and channel
+        if config.activation_dynamic or config.calibration_upstream == "quantized":
+            if config.activation_range == "aciq":  # hundreds of ranges for each image or batch, and channel
+                config = config.replace(activation_range="mse")
         yield with_bits(config, draws, bits(least), bits(least))
 
 
