@@ -43,6 +43,7 @@ ROOMS = (
     "tables",
     "results",
     "equal_bits",
+    "headline",
     "workers",
     "recording",
     "export",

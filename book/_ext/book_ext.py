@@ -22,6 +22,7 @@ from qlib.book import (
     costs,
     evidence_page,
     glossary,
+    headline_page,
     networks,
     notation,
     processors,
@@ -135,6 +136,7 @@ def fill_from_data(app, docname, source):
     marks = {
         **cards.MARKS,
         "<!-- evidence -->": evidence_page.as_markdown,
+        "<!-- headline -->": headline_page.as_markdown,
         "<!-- costs -->": costs.as_markdown,
         "<!-- networks -->": networks.as_markdown,
         "<!-- sessions -->": sessions.as_markdown,
