@@ -43,6 +43,7 @@ ROOMS = (
     "tables",
     "results",
     "equal_bits",
+    "shares",
     "headline",
     "workers",
     "recording",
