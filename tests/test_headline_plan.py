@@ -24,7 +24,7 @@ def levels(run, names):
 def cells(table, names, bits=None):
     """By network and method, the cells of a grid."""
     found = {}
-    for run in headline.grid(table).runs():
+    for run in headline.runs(table):
         if not run.config.in_float and bits in (None, run.config.activation_bits):
             found.setdefault((run.network, run.method), []).append(levels(run, names))
     return found
@@ -72,7 +72,7 @@ def test_slow_methods_run_on_balanced_cells_of_the_quick_ones(slow, quick, bits)
 @pytest.mark.parametrize("table", ["headline-draws", "headline-draws-slow"])
 def test_other_draws_are_of_cells_that_all_methods_have(table):
     (few,) = {tuple(sorted(some)) for some in cells("headline-w3-slow", WEIGHTS).values()}
-    for run in headline.grid(table).runs():
+    for run in headline.runs(table):
         assert (run.calibration_seed, run.rounding_seed) == (1, 1) and levels(run, WEIGHTS) in few
 
 

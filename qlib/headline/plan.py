@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from . import results
-from .experiments import Experiment, Run
-from .methods import spelled
+from .. import results
+from ..experiments import Experiment, Run
+from ..methods import spelled
 
 
 @cache
@@ -37,10 +37,16 @@ def grid(table: str) -> Experiment:
     return Experiment.load(results.experiments()[f"{plan()['bench']}/{table}"])
 
 
+@cache
+def runs(table: str) -> tuple[Run, ...]:
+    """Of the grid of a table."""
+    return tuple(grid(table).runs())
+
+
 def recorded(table: str) -> int:
     """How many rows of a grid are there."""
     path = results.table_path(plan()["bench"], table)
-    wanted = set(grid(table).runs())
+    wanted = set(runs(table))
     return sum(results.run_of(row) in wanted for row in results.load_rows(path)) if path.exists() else 0
 
 
@@ -49,9 +55,8 @@ def minutes(table: str) -> float:
     measurement a row.
     """
     seconds = {spelled(entry["method"]): entry["seconds"] for entry in plan()["methods"]}
-    runs = grid(table).runs()
-    weights = {_of_weights(run) for run in runs if not run.config.in_float}
-    found = sum(seconds[run.method] for run in weights) + len(runs) * plan()["evaluation_seconds"]
+    weights = {_of_weights(run) for run in runs(table) if not run.config.in_float}
+    found = sum(seconds[run.method] for run in weights) + len(runs(table)) * plan()["evaluation_seconds"]
     return found / 60
 
 
