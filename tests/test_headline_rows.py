@@ -6,34 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from crossed_rows import IMAGES, accuracy, keys_of, planned
 
 from qlib import headline, tables
 from qlib.comparison import UNDECIDED
 from qlib.experiments import pack
 from qlib.headline import crossing, orders
-
-IMAGES = 200
-METHOD = {"bias correction": 0.0, "equalized + bias": 0.01, "GPTQ": 0.02, "AdaRound": 0.03}
-CELL = {"per tensor": -0.2, "restricted": -0.05}
-
-
-def accuracy(method, cell):
-    return 0.7 + METHOD.get(method, 0.04) + sum(CELL.get(level, 0.0) for level in cell)
-
-
-def planned(setting, table, accuracy=accuracy):
-    """Made-up rows of all runs of a grid."""
-    found = {}
-    for network, method, cell in keys_of(setting, table):
-        found[network, method, cell] = np.arange(IMAGES) < round(IMAGES * accuracy(method, cell))
-    return found
-
-
-def keys_of(setting, table):
-    for run in headline.runs(table):
-        row = {**run.config.to_dict(), "calibration_images": run.calibration_images}
-        if crossing._of_setting(setting, row):
-            yield run.network, headline.names()[run.method], headline.level_words(row)
 
 
 @pytest.fixture
@@ -129,8 +107,7 @@ def test_flips_of_a_table_without_interaction(rows):
     assert order.apart == pytest.approx(1 - better.mean()) and 0.2 < order.apart < 0.5
 
 
-def test_other_draws_are_seen_where_they_were_planned(rows, monkeypatch):
-    monkeypatch.setattr(crossing.results, "table_path", lambda *_: crossing.results.clone())
+def test_other_draws_are_seen_where_they_were_planned(rows):
     (order,) = headline.flips(headline.crossed("W4A8", ("bias correction", "AdaRound")))
     assert order.drawn == 0
     for key in keys_of("W4A8", "headline-draws-slow"):
@@ -168,6 +145,7 @@ def test_own_cards_give_bounds(rows):
     assert (low, high) == (pytest.approx(72), 100)
     assert swapped["AdaRound"].bounds == pytest.approx((48, 48), abs=0.3)
     assert swapped["AdaRound"].common == pytest.approx(73 - 12.5, abs=0.3)
+    assert swapped["GPTQ"].filled.shape == (2, 6)
 
 
 def test_own_cards_wait_for_all_of_their_cells(rows):
@@ -183,6 +161,11 @@ def test_what_a_level_is_worth_under_each_method(rows):
         assert values == pytest.approx(20, abs=0.3) and values.shape == (6,)
 
 
+def _forget():
+    crossing.answers.cache_clear()
+    crossing._recorded.cache_clear()
+
+
 def test_rows_are_read_as_they_are_recorded(tmp_path, monkeypatch):
     path = tmp_path / "headline-w3-slow.csv"
     monkeypatch.setattr(crossing.results, "table_path", lambda bench, table: tmp_path / f"{table}.csv")
@@ -194,12 +177,12 @@ def test_rows_are_read_as_they_are_recorded(tmp_path, monkeypatch):
         "calibration_images": run.calibration_images, "calibration_seed": 0, "top1": 100 * right.mean(),
     }  # fmt: skip
     tables.write_rows(path, [{name: tables.cell(value) for name, value in row.items()}])
-    crossing.answers.cache_clear()
+    _forget()
     ((key, found),) = crossing.answers("W3A8", "headline-w3-slow").items()
     assert key == list(keys_of("W3A8", "headline-w3-slow"))[3] and (found == right).all()
     assert crossing.answers("W4A8", "headline-w3-slow") == {}
     assert not crossing._ended("headline-w3-slow") and not crossing._ended("headline-w3a8")
-    crossing.answers.cache_clear()
+    _forget()
 
 
 def test_the_images_of_a_row_that_is_not_planned_are_refused():

@@ -2,7 +2,17 @@
 say.
 """
 
-from .crossing import SETS, Crossing, crossed, level_words, methods_of, other_draws, planned_cells
+from .crossing import (
+    SETS,
+    Crossing,
+    as_recorded,
+    crossed,
+    in_float,
+    level_words,
+    methods_of,
+    other_draws,
+    planned_cells,
+)
 from .orders import Order, Swapped, flips, own_cards, own_cells, section_5
 from .plan import grid, minutes, names, plan, recorded, runs
 
@@ -11,9 +21,11 @@ __all__ = [
     "Crossing",
     "Order",
     "Swapped",
+    "as_recorded",
     "crossed",
     "flips",
     "grid",
+    "in_float",
     "level_words",
     "methods_of",
     "minutes",

@@ -86,7 +86,7 @@ def methods_of(setting: str, which: str = "published") -> tuple[str, ...]:
     if which not in SETS:
         raise ValueError(f"which must be one of {', '.join(SETS)}; got {which!r}")
     published = {entry["name"] for entry in plan()["methods"] if entry["published"]}
-    quick = {names()[run.method] for run in grid(plan()["settings"][setting]["tables"][0]).runs()}
+    quick = {names()[run.method] for run in runs(plan()["settings"][setting]["tables"][0])}
     wanted = {"published": published, "with nearest": {*names().values()}, "quick": published & quick}[which]
     return tuple(name for name in names().values() if name in wanted)
 
@@ -126,10 +126,7 @@ def other_draws(crossing: Crossing) -> np.ndarray | None:
     other roundings; NaN in cells that were not planned, ``None`` where rows are missing.
     """
     there = {
-        key: right
-        for table in plan()["draws"]
-        if results.table_path(plan()["bench"], table).exists()
-        for key, right in answers(crossing.setting, table).items()
+        key: right for table in plan()["draws"] for key, right in answers(crossing.setting, table).items()
     }
     found = np.array(
         [
@@ -153,6 +150,7 @@ def level_words(row: Mapping[str, Any]) -> Cell:
     return tuple(_level(name, row) for name in plan()["choices"])
 
 
+@cache
 def values_of(choice: str) -> dict[str, dict[str, Any]]:
     """By level of a choice, what columns of a row have there."""
     column, levels = (plan()["choices"][choice][part] for part in ("column", "levels"))
@@ -191,13 +189,18 @@ def _of_setting(setting: str, row: Mapping[str, Any]) -> bool:
 @cache
 def answers(setting: str, table: str) -> dict[tuple[str, str, Cell], np.ndarray]:
     """By (network, method, cell), which images were answered rightly."""
-    path = results.table_path(plan()["bench"], table)
-    rows = results.load_rows(path) if path.exists() else []
     return {
         (row["network"], _name(row["method"]), level_words(row)): results.accuracy_of(row).correct
-        for row in rows
+        for row in _recorded(table)
         if _of_setting(setting, row)
     }
+
+
+@cache
+def _recorded(table: str) -> list[dict[str, Any]]:
+    """The rows of a table, as many as there are."""
+    path = results.table_path(plan()["bench"], table)
+    return results.load_rows(path) if path.exists() else []
 
 
 def _name(method: Any) -> str:
@@ -206,8 +209,29 @@ def _name(method: Any) -> str:
 
 def _ended(table: str) -> bool:
     """Whether every run of a grid has a row, or has failed."""
-    path = results.table_path(plan()["bench"], table)
-    if not path.exists():
-        return False
-    rows = len(results.load_rows(path))
-    return rows + len(results.failures(path)) >= len(runs(table))
+    failed = results.failures(results.table_path(plan()["bench"], table))
+    return len(_recorded(table)) + len(failed) >= len(runs(table))
+
+
+def as_recorded(setting: str, methods: Sequence[str]) -> Crossing:
+    """`crossed`; of the quick ones among these methods alone where no network has all rows of all yet, so
+    that a page says what it can.
+    """
+    found = crossed(setting, methods)
+    quick = tuple(name for name in methods if name in methods_of(setting, "quick") or not _published(name))
+    return found if found.networks or not quick else crossed(setting, quick)
+
+
+def _published(name: str) -> bool:
+    return any(entry["published"] for entry in plan()["methods"] if entry["name"] == name)
+
+
+@cache
+def in_float() -> dict[str, float]:
+    """By network, its accuracy in float on the images of the plan, in percent."""
+    tables = [setting["tables"][0] for setting in plan()["settings"].values()]
+    return {
+        row["network"]: row["top1"]
+        for row in (row for table in tables for row in _recorded(table))
+        if row["weight_bits"] is None and row["activation_bits"] is None
+    }

@@ -77,19 +77,21 @@ class Swapped:
     ----------
     method : str
         Its name.
-    filled : tuple of float
-        Mean accuracy over networks for every way to fill in what its card does not report.
-    common : float
-        That over the cells that all methods have.
+    filled
+        Accuracy in percent for every way to fill in what its card does not report ``(ways, networks)``.
+    common
+        Its mean over the cells that all methods have ``(networks,)``.
     """
 
     method: str
-    filled: tuple[float, ...]
-    common: float
+    filled: np.ndarray
+    common: np.ndarray
 
     @property
     def bounds(self) -> tuple[float, float]:
-        return min(self.filled), max(self.filled)
+        """The least and the most that its mean over networks may be."""
+        means = self.filled.mean(1)
+        return float(means.min()), float(means.max())
 
 
 def own_cards(crossing: Crossing) -> list[Swapped]:
@@ -103,8 +105,8 @@ def own_cards(crossing: Crossing) -> list[Swapped]:
         cells = own_cells(crossing.setting, entry)
         keys = [[(network, method, cell) for network in crossing.networks] for cell in cells]
         if method in crossing.methods and keys[0] and all(key in there for some in keys for key in some):
-            filled = tuple(float(np.mean([100 * there[key].mean() for key in some])) for some in keys)
-            common = float(crossing.values[:, crossing.methods.index(method)].mean())
+            filled = np.array([[100 * there[key].mean() for key in some] for some in keys])
+            common = crossing.values[:, crossing.methods.index(method)].mean(1)
             found.append(Swapped(method, filled, common))
     return found
 
