@@ -1,4 +1,4 @@
-"""The league table: its numbers are those of rows, and one choice of one method reorders it without a kernel."""
+"""The league table has the numbers of rows, and one choice of one method reorders it without a kernel."""
 
 import numpy as np
 import pytest

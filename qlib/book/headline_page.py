@@ -5,6 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from qlib import headline
+from qlib.headline import said
+
+
+def results_as_markdown() -> str:
+    """What came out, as far as there are rows: the decision, what stands beside it, orders, cards."""
+    lines = [said.outcome(), "", said.missing(), "", *_table(said.HEADS, said.decision_rows()), ""]
+    beside = [row for setting in headline.plan()["settings"] for row in said.beside_rows(setting)]
+    if beside:
+        lines += ["### Beside the decision", "", *_table(said.HEADS, beside), ""]
+    for setting, rows in said.shown("published").items():
+        heads = ["pair", "all alike (95 % over networks)", "under their own cards", "order"]
+        lines += [f"### {setting}: orders", "", said.flip_sentence(rows), ""]
+        lines += [*_table(heads, swaps), ""] if (swaps := said.swap_rows(rows)) else []
+    for setting, rows in said.shown().items():
+        for choice in ("granularity", "weight grid"):
+            first, second = headline.plan()["choices"][choice]["levels"].values()
+            heads = ["method", f"{first} over {second}, points", "more than under nearest"]
+            lines += [f"### {setting}: {choice} under each method", ""]
+            lines += [*_table(heads, said.worth_rows(rows, choice)), ""]
+    return "\n".join(lines)
 
 
 def as_markdown() -> str:
@@ -34,9 +54,9 @@ def _methods(plan: dict[str, Any]) -> list[str]:
 
 def _choices(plan: dict[str, Any]) -> list[str]:
     rows = []
-    for name, said in plan["choices"].items():
-        by_name = isinstance(said["column"], list)  # else by value
-        rows.append([name, ", ".join(said["levels"] if by_name else said["levels"].values())])
+    for name, of in plan["choices"].items():
+        by_name = isinstance(of["column"], list)  # else by value
+        rows.append([name, ", ".join(of["levels"] if by_name else of["levels"].values())])
     return _table(["choice", "levels"], rows)
 
 
