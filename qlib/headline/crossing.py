@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import results
 from ..choices import same
+from ..comparison import SEEDS
 from ..methods import spelled
 from ..shares import Ratio, Shares, log_ratio, shares
 from .plan import grid, names, plan, runs
@@ -214,12 +215,13 @@ def _ended(table: str) -> bool:
 
 
 def as_recorded(setting: str, methods: Sequence[str]) -> Crossing:
-    """`crossed`; of the quick ones among these methods alone where no network has all rows of all yet, so
-    that a page says what it can.
+    """`crossed`; of the quick ones among these methods alone while fewer than three networks have the rows of
+    all, and more have those of the quick ones: so that a page says what it can.
     """
     found = crossed(setting, methods)
-    quick = tuple(name for name in methods if name in methods_of(setting, "quick") or not _published(name))
-    return found if found.networks or not quick else crossed(setting, quick)
+    quick = [name for name in methods if name in methods_of(setting, "quick") or not _published(name)]
+    fewer = crossed(setting, quick)
+    return found if len(found.networks) >= min(SEEDS, len(fewer.networks)) else fewer
 
 
 def _published(name: str) -> bool:

@@ -128,12 +128,16 @@ def flip_rates(orders: Sequence[Order]) -> dict[str, float | None]:
 
 def flip_sentence(rows: Crossing) -> str:
     """How often the order of two published methods turns round."""
+    if len(rows.networks) < SEEDS:
+        return (
+            f"{rows.setting}: fewer than {SEEDS} networks have all of their rows, so no order is certain yet."
+        )
     orders = flips(rows)
     sure = sum(order.certain for order in orders)
     rates = flip_rates(orders)
     of = f"Of {len(orders)} pairs, {sure} have an order that is certain over {len(rows.networks)} networks."
     if not sure:
-        return f"{rows.setting}: {of} None can turn round, or each can."
+        return f"{rows.setting}: {of}"
     drawn = (
         f", with another draw for one of the two {rates['drawn']:.0%}" if rates["drawn"] is not None else ""
     )
