@@ -114,10 +114,10 @@ def crossed(setting: str, methods: Sequence[str]) -> Crossing:
     lacking = [key for key in product(networks, methods, order) if key not in there]
     waiting = () if ended else tuple(n for n in networks if any(key[0] == n for key in lacking))
     refused = tuple(key for key in lacking if key[0] not in waiting)
-    complete = tuple(n for n in networks if n not in waiting)
     valid = tuple(cell for cell in order if cell not in {key[2] for key in refused})
+    complete = tuple(n for n in networks if n not in waiting) if valid else ()
     right = np.zeros((0, len(methods), len(valid), 0), bool)
-    if complete and valid:
+    if complete:
         right = np.array([[[there[n, m, c] for c in valid] for m in methods] for n in complete])
     return Crossing(setting, tuple(methods), complete, valid, right, waiting, refused)
 

@@ -55,13 +55,15 @@ def _look(level: str, i: int) -> tuple[str, str]:
 
 
 def shares_by_setting(found: Mapping[str, Crossing], ax: Axes | None = None) -> Axes:
-    """A bar a setting: shares of methods, of choices and of their interaction, means over networks."""
+    """A bar a setting: shares of methods, of choices and of their interaction, means over networks. What
+    image noise leaves below zero has no length.
+    """
     ax = ax or plt.subplots(figsize=(5.8, 1.2 + 0.6 * len(found)))[1]
     for i, rows in enumerate(found.values()):
         left = 0.0
         shares = shares_of(rows)
         for part in ("method", "choices", "interaction"):
-            share = 100 * float(shares[part].mean())
+            share = max(0.0, 100 * float(shares[part].mean()))
             ax.barh(i, share, left=left, color=LOOKS[part].colour, label=part if i == 0 else None)
             if share > 6:
                 ax.text(left + share / 2, i, f"{share:.0f}", ha="center", va="center", color="white")
