@@ -73,6 +73,13 @@ def test_a_refused_cell_is_left_out_for_all_and_listed(rows, monkeypatch):
     assert len(found.cells) == 7 and gone[2] not in found.cells
 
 
+def test_where_every_cell_was_refused_no_network_is_compared(rows, monkeypatch):
+    monkeypatch.setattr(crossing, "_ended", lambda table: True)
+    monkeypatch.setattr(crossing, "answers", lambda *_: {})
+    found = headline.crossed("W4A8", headline.methods_of("W4A8"))
+    assert found.networks == found.cells == found.waiting == () and len(found.refused) == 6 * 5 * 8
+
+
 def test_without_rows_all_networks_wait(rows, monkeypatch):
     monkeypatch.setattr(crossing, "answers", lambda *_: {})
     found = headline.crossed("W4A8", headline.methods_of("W4A8"))

@@ -27,6 +27,7 @@ def rows(monkeypatch):
 
     for module in (crossing, orders):
         monkeypatch.setattr(module, "answers", answers)
+    monkeypatch.setattr(crossing, "_ended", lambda table: False)
     monkeypatch.setattr(
         pictures, "in_float", lambda: dict.fromkeys(headline.grid("headline-w4a8").networks, 80)
     )
@@ -38,6 +39,7 @@ def rows(monkeypatch):
 def none(monkeypatch):
     for module in (crossing, orders):
         monkeypatch.setattr(module, "answers", lambda *_: {})
+    monkeypatch.setattr(crossing, "_ended", lambda table: False)
 
 
 def test_the_outcome_is_that_of_the_rule(rows):

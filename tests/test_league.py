@@ -22,6 +22,7 @@ def rows(monkeypatch):
 
     monkeypatch.setattr(crossing, "answers", answers)
     monkeypatch.setattr(orders, "answers", answers)
+    monkeypatch.setattr(crossing, "_ended", lambda table: False)
     monkeypatch.setattr(
         league, "in_float", lambda: dict.fromkeys(headline.grid("headline-w4a8").networks, 80.0)
     )
@@ -51,6 +52,7 @@ def rows_of_card(rows):
 
 def test_without_rows_it_says_so(monkeypatch):
     monkeypatch.setattr(crossing, "answers", lambda *_: {})
+    monkeypatch.setattr(crossing, "_ended", lambda table: False)
     figure = league.league_table()
     assert figure.state["settings"] == [] and "as they are recorded" in figure.fallback
 
