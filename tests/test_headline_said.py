@@ -64,6 +64,9 @@ def test_what_stands_beside_it(rows):
     assert "3 methods, 32 cells" in found["quick methods"][1]
     primary = said.decisions()["W4A8"][1].value
     smaller = said._without_largest(headline.crossed("W4A8", headline.methods_of("W4A8"))).value
+    assert "choices of weights alone" in said.beside_rows("W4A4")[-1][1]
+    rows_4 = headline.crossed("W4A4", headline.methods_of("W4A4"))
+    assert said._of_weights(rows_4).value == pytest.approx(rows_4.ratio().value, abs=0.1)
     assert primary - smaller == pytest.approx(np.log((20**2 + 5**2) / 5**2), abs=0.2)
 
 

@@ -8,10 +8,12 @@ from itertools import combinations
 
 import numpy as np
 
+from ..choices import choices
 from ..comparison import SEEDS
+from ..config import QuantConfig
 from ..intervals import around
 from ..shares import Ratio, log_ratio
-from .crossing import Crossing, as_recorded, crossed, methods_of
+from .crossing import Crossing, as_recorded, crossed, methods_of, values_of
 from .orders import Order, Swapped, flips, own_cards, section_5
 from .plan import plan, recorded, runs
 
@@ -62,6 +64,21 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
         yield "logits", published, published.ratio("logit")
         yield "less the luck of draws", published, published.ratio(less_luck=True)
         yield "without the largest choice", published, _without_largest(published)
+        if any(_of_activations(name) for name in published.levels):
+            yield "choices of weights alone", published, _of_weights(published)
+
+
+def _of_activations(choice: str) -> bool:
+    known = choices(QuantConfig)
+    columns = next(iter(values_of(choice).values()))
+    return all(column in known and known[column].side == "activation" for column in columns)
+
+
+def _of_weights(rows: Crossing) -> Ratio:
+    """The ratio for the choices, one by one, that act on weights."""
+    names = [name for name in rows.levels if not _of_activations(name)]
+    found = {n: (sum(s.one_by_one[name] for name in names), s.method) for n, s in rows.shares().items()}
+    return log_ratio(found, plan()["least"])
 
 
 def _without_largest(rows: Crossing) -> Ratio:
