@@ -170,20 +170,23 @@ def test_what_a_level_is_worth_under_each_method(rows):
 
 def _forget():
     crossing.answers.cache_clear()
-    crossing._recorded.cache_clear()
+    headline.rows_of.cache_clear()
 
 
 def test_rows_are_read_as_they_are_recorded(tmp_path, monkeypatch):
     path = tmp_path / "headline-w3-slow.csv"
     monkeypatch.setattr(crossing.results, "table_path", lambda bench, table: tmp_path / f"{table}.csv")
     run = headline.runs("headline-w3-slow")[3]
-    right = np.arange(IMAGES) % 3 == 0
+    right = np.arange(run.images) % 3 == 0
     row = {
         **dict.fromkeys(tables.COLUMNS), **tables.LATER, **run.config.to_dict(), "key": "x", "session": 0,
-        "bench": "digits", "network": run.network, "method": run.method, "n": IMAGES, "correct": pack(right),
+        "bench": "digits", "network": run.network, "method": run.method, "n": run.images,
+        "weights_first": True, "correct": pack(right),
         "calibration_images": run.calibration_images, "calibration_seed": 0, "top1": 100 * right.mean(),
     }  # fmt: skip
-    tables.write_rows(path, [{name: tables.cell(value) for name, value in row.items()}])
+    other = {**row, "key": "y", "calibration_seed": 1, "correct": pack(~right)}  # which is not asked for
+    rows = [{name: tables.cell(value) for name, value in each.items()} for each in (row, other)]
+    tables.write_rows(path, rows)
     _forget()
     ((key, found),) = crossing.answers("W3A8", "headline-w3-slow").items()
     assert key == list(keys_of("W3A8", "headline-w3-slow"))[3] and (found == right).all()

@@ -64,7 +64,7 @@ def _tables(plan: dict[str, Any]) -> list[str]:
     rows = [
         [
             f"`{plan['bench']}/{table}`",
-            f"{headline.recorded(table)} of {len(headline.runs(table))}",
+            f"{len(headline.rows_of(table))} of {len(headline.runs(table))}",
             f"{headline.minutes(table):.0f}",
         ]
         for table in plan["order"]

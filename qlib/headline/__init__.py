@@ -14,7 +14,7 @@ from .crossing import (
     planned_cells,
 )
 from .orders import Order, Swapped, flips, own_cards, own_cells, section_5
-from .plan import grid, minutes, names, plan, recorded, runs
+from .plan import grid, minutes, names, plan, rows_of, runs
 
 __all__ = [
     "SETS",
@@ -35,7 +35,7 @@ __all__ = [
     "own_cells",
     "plan",
     "planned_cells",
-    "recorded",
+    "rows_of",
     "runs",
     "section_5",
 ]

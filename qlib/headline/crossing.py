@@ -15,7 +15,7 @@ from ..choices import same
 from ..comparison import SEEDS
 from ..methods import spelled
 from ..shares import Ratio, Shares, log_ratio, shares
-from .plan import grid, names, plan, runs
+from .plan import grid, names, plan, rows_of, runs
 
 Cell = tuple[str, ...]  # the level of every choice, in words
 SETS = ("published", "with nearest", "quick")
@@ -192,16 +192,9 @@ def answers(setting: str, table: str) -> dict[tuple[str, str, Cell], np.ndarray]
     """By (network, method, cell), which images were answered rightly."""
     return {
         (row["network"], _name(row["method"]), level_words(row)): results.accuracy_of(row).correct
-        for row in _recorded(table)
+        for row in rows_of(table)
         if _of_setting(setting, row)
     }
-
-
-@cache
-def _recorded(table: str) -> list[dict[str, Any]]:
-    """The rows of a table, as many as there are."""
-    path = results.table_path(plan()["bench"], table)
-    return results.load_rows(path) if path.exists() else []
 
 
 def _name(method: Any) -> str:
@@ -211,7 +204,7 @@ def _name(method: Any) -> str:
 def _ended(table: str) -> bool:
     """Whether every run of a grid has a row, or has failed."""
     failed = results.failures(results.table_path(plan()["bench"], table))
-    return len(_recorded(table)) + len(failed) >= len(runs(table))
+    return len(rows_of(table)) + len(failed) >= len(runs(table))
 
 
 def as_recorded(setting: str, methods: Sequence[str]) -> Crossing:
@@ -234,6 +227,6 @@ def in_float() -> dict[str, float]:
     tables = [setting["tables"][0] for setting in plan()["settings"].values()]
     return {
         row["network"]: row["top1"]
-        for row in (row for table in tables for row in _recorded(table))
+        for row in (row for table in tables for row in rows_of(table))
         if row["weight_bits"] is None and row["activation_bits"] is None
     }

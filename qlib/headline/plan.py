@@ -43,11 +43,13 @@ def runs(table: str) -> tuple[Run, ...]:
     return tuple(grid(table).runs())
 
 
-def recorded(table: str) -> int:
-    """How many rows of a grid are there."""
+@cache
+def rows_of(table: str) -> list[dict[str, Any]]:
+    """The rows of a table that its grid asks for, as many as there are: none of other draws or images."""
     path = results.table_path(plan()["bench"], table)
     wanted = set(runs(table))
-    return sum(results.run_of(row) in wanted for row in results.load_rows(path)) if path.exists() else 0
+    rows = results.load_rows(path) if path.exists() else []
+    return [row for row in rows if results.run_of(row) in wanted]
 
 
 def minutes(table: str) -> float:

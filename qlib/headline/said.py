@@ -15,7 +15,7 @@ from ..intervals import around
 from ..shares import Ratio, log_ratio
 from .crossing import Crossing, as_recorded, crossed, methods_of, values_of
 from .orders import Order, Swapped, flips, own_cards, section_5
-from .plan import plan, recorded, runs
+from .plan import plan, rows_of, runs
 
 HEADS = ["setting", "compared", "choices over methods, variances", "verdict"]
 NOTHING = "no network has all of its rows yet"
@@ -23,7 +23,7 @@ NOTHING = "no network has all of its rows yet"
 
 def missing() -> str:
     """How much of the plan is recorded; empty where all is."""
-    counts = {table: (recorded(table), len(runs(table))) for table in plan()["order"]}
+    counts = {table: (len(rows_of(table)), len(runs(table))) for table in plan()["order"]}
     lacking = [f"{table} {there} of {all_}" for table, (there, all_) in counts.items() if there < all_]
     if not lacking:
         return ""
