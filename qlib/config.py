@@ -6,6 +6,7 @@ stands in its field's metadata, and nowhere else: see `qlib.choices`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import operator
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .choices import Settings, choice
+from .choices import Settings, choice, choices
 from .own import named
 from .strict_yaml import read_yaml
 
@@ -340,6 +341,15 @@ class QuantConfig(Settings):
     def in_float(self) -> bool:
         """Whether both sides stay in float."""
         return self.weight_bits is None and self.activation_bits is None
+
+    def of_side(self, side: str) -> QuantConfig:
+        """The choices of one side, ``"weight"`` or ``"activation"``, with the other in float and its choices
+        at their defaults.
+        """
+        other = "activation" if side == "weight" else "weight"
+        defaults = self.defaults()
+        theirs = {name: defaults[name] for name, known in choices(self).items() if known.side == other}
+        return dataclasses.replace(self, **theirs, **{f"{other}_bits": None})
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)

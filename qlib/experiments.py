@@ -52,6 +52,7 @@ IMAGES = 10_000  # evaluated, and
 CALIBRATION_IMAGES = 320  # of a draw: where nothing is said, and the bench has so many
 TRAINING = "training"
 DATA = (TRAINING, "noise", "distilled", "photographs")  # images, and what stands in for them
+ROUNDED = 64  # networks with quantized weights that are kept for the next run
 CODE_VERSION = 2  # raise it when a change to qlib changes results: every row is then recorded anew
 
 
@@ -102,6 +103,7 @@ class Allocation(LearnerSettings):
 
 
 ALLOCATION_FIELDS = tuple(f.name for f in dataclasses.fields(Allocation))
+OF_RUNS = ("method", "calibration_images")  # what a partial configuration may say beside these
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,9 @@ class Run:
         Which rounding of the weights, as for `qlib.quantize`.
     data : str
         What is calibrated and learned on: ``"training"`` images, or a kind of `qlib.benches.substitutes`.
+    weights_first : bool
+        Whether weights are quantized, by whatever method, while all activations are in float
+        (`qlib.quantization.weights_first`), and ranges of activations are found then.
     """
 
     bench: str
@@ -146,6 +151,7 @@ class Run:
     metric: str = TOP1.name
     rounding_seed: int = 0
     data: str = TRAINING
+    weights_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,8 @@ class Experiment:
         The name of the bench.
     fixed : mapping
         A partial configuration, which all runs share: from field of `QuantConfig` or of `Allocation` to
-        value, or from ``method`` to a name, a mapping of name and settings, or a list of such.
+        value, from ``method`` to a name, a mapping of name and settings, or a list of such, or from
+        ``calibration_images`` to a number, which goes before that of the grid.
     vary : tuple of tuples of mappings
         The configurations are all combinations of one element, a partial configuration like ``fixed``, from
         each list in it.
@@ -177,6 +184,8 @@ class Experiment:
         several of these the i-th go together, so that no draw has several roundings and is counted anew.
     data : tuple of str
         Each configuration is run with every kind of images to calibrate and to learn on (`Run.data`).
+    weights_first : bool
+        As for `Run`: weights that several configurations have alike are then quantized once.
     float_baseline : bool
         Whether every network is also recorded unquantized, unless it is what the metric measures against.
     own : mapping, optional
@@ -202,6 +211,7 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     rounding_seeds: tuple[int, ...] = (0,)
     data: tuple[str, ...] = (TRAINING,)
+    weights_first: bool = False
     float_baseline: bool = True
     own: Mapping[str, Any] | None = None
     metric: str | None = None
@@ -220,7 +230,7 @@ class Experiment:
     def configurations(self) -> type[QuantConfig]:
         """The class of this grid's configurations."""
         found = configuration_named(self.config_class)
-        taken = [name for name in found.defaults() if name in (*ALLOCATION_FIELDS, "method")]
+        taken = [name for name in found.defaults() if name in (*ALLOCATION_FIELDS, *OF_RUNS)]
         if taken:
             raise ValueError(
                 f"{self.config_class!r} calls a choice {taken[0]!r}, which a grid has: rename it"
@@ -302,13 +312,27 @@ class Experiment:
                 fields = {**self.fixed, **functools.reduce(lambda a, b: {**a, **b}, parts, {})}
                 chosen = {name: fields.pop(name) for name in ALLOCATION_FIELDS if name in fields}
                 method = spelled(fields.pop("method", "nearest"))
+                own = _own_number(fields.pop("calibration_images", None)) or draws
                 config = kind.from_dict(fields)
                 method = "nearest" if config.in_float else method  # which then has nothing to do
                 allocation = Allocation(**chosen) if chosen else None
-                for n, data, (seed, rounding) in itertools.product(draws, self.data, self._throws()):
-                    how = (allocation, method, metric, rounding, data)
+                first = self.weights_first and None not in (config.weight_bits, config.activation_bits)
+                if first and allocation:
+                    raise ValueError(
+                        "weights_first quantizes at given bits: leave it out where bits are chosen"
+                    )
+                for n, data, (seed, rounding) in itertools.product(own, self.data, self._throws()):
+                    how = (allocation, method, metric, rounding, data, first)
                     runs[Run(self.bench, network, config, n, seed, images, *how)] = None
         return list(runs)
+
+
+def _own_number(images: Any) -> tuple[int, ...]:
+    """That of calibration images of a partial configuration; empty where it says none."""
+    right, what = _FIELDS["calibration_images"]
+    if images is not None and not right((images,)):
+        raise ValueError(f"calibration_images must be {what}, got {cut(images)}")
+    return () if images is None else (images,)
 
 
 def name_of(own: Any) -> str:
@@ -345,6 +369,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seeds": (_each(lambda n: _whole(n, 0)), "whole numbers from 0"),
     "rounding_seeds": (_each(lambda n: _whole(n, 0)), "whole numbers from 0"),
     "data": (_each(lambda kind: kind in DATA), f"kinds of images, {', '.join(DATA)}"),
+    "weights_first": (lambda value: isinstance(value, bool), "true or false"),
     "float_baseline": (lambda value: isinstance(value, bool), "true or false"),
     "own": (
         _optional(lambda value: isinstance(value, Mapping) and bool(value)),
@@ -398,6 +423,7 @@ class Laboratory:
         self.training = functools.cache(self.bench.training)
         self.validation = functools.lru_cache(1)(self.bench.validation)
         self.substitute = functools.cache(self._substitute)  # distilling takes minutes
+        self.rounded = functools.lru_cache(ROUNDED)(self._rounded)
         self.hash = functools.cache(lambda stream, *arguments: data_hash(getattr(self, stream)(*arguments)))
 
     def network(self, name: str) -> torch.nn.Module:
@@ -426,6 +452,7 @@ class Laboratory:
             **({"precision": self.precision} if self.precision != "float32" else {}),
             **({"rounding_seed": run.rounding_seed} if run.rounding_seed else {}),
             **({"kind_of_data": run.data} if run.data != TRAINING else {}),
+            **({"weights_first": True} if run.weights_first else {}),
             "n": run.images,
         }
         key = dict(depends)
@@ -480,8 +507,12 @@ class Laboratory:
                 "average_activation_bits": size.average_activation_bits,
                 "bits": {e.name: [round(e.weight_bits, 4), round(e.activation_bits, 4)] for e in size.layers},
             }
+        method = run.method
+        if run.weights_first:
+            rounded = dataclasses.replace(run, config=config.of_side("weight"))
+            network, config, method = self.rounded(rounded), config.of_side("activation"), "nearest"
         quantized = quantize(
-            network, config, calibration, unspelled(run.method), ranges, rounding_seed=run.rounding_seed
+            network, config, calibration, unspelled(method), ranges, rounding_seed=run.rounding_seed
         )
         validation = self.on_device(self.validation(run.images))
         return {**cells, **_measured(evaluate(quantized, validation, run.metric, reference=given))}
@@ -500,6 +531,16 @@ class Laboratory:
         from .benches.substitutes import substitute
 
         return substitute(kind, self.bench, self.network(network), n, seed)
+
+    def _rounded(self, run: Run) -> Network:
+        """Weights quantized, and all activations in float. Kept for runs that have these weights alike."""
+        from .quantization import weights_first
+
+        calibration = self.on_device(self._images(run, (run.calibration_images, run.calibration_seed), False))
+        network = self.network(run.network)
+        return weights_first(
+            network, run.config, calibration, unspelled(run.method), rounding_seed=run.rounding_seed
+        )
 
     def _learn(
         self, run: Run, given: torch.nn.Module, network: Network, training: Batches

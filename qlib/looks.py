@@ -72,6 +72,14 @@ LOOKS = {
     # what a quantizer stands behind
     **_same("blue", "o", "weights"),
     **_same("orange", "s", "activations"),
+    # methods, and what accuracy varies by
+    **_same("grey", "o", "nearest", "interaction"),
+    **_same("orange", "s", "bias correction"),
+    **_same("brown", "D", "equalized + bias"),
+    **_same("blue", "^", "GPTQ", "method"),
+    **_same("green", "v", "AdaRound"),
+    **_same("purple", "P", "by blocks (BRECQ)"),
+    **_same("red", "s", "choices"),
     # verdicts
     **_same("green", "o", "holds"),
     **_same("red", "s", "does not hold"),

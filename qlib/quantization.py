@@ -92,6 +92,23 @@ def quantize(
     return work.network.module
 
 
+def weights_first(
+    model: nn.Module | Network,
+    config: QuantConfig,
+    calibration: Iterable | Tensor | None = None,
+    method: Any = "nearest",
+    rounding_seed: int = 0,
+) -> Network:
+    """A network whose weights are quantized while all activations are in float, which is what methods see.
+    `quantize` gives it quantizers under ``config.of_side("activation")``, as often as is wanted; ranges are
+    then found with weights quantized.
+
+    Parameters and errors are those of `quantize`.
+    """
+    only = config.of_side("weight")
+    return prepare(model, only, calibration, find_methods(method), rounding_seed=rounding_seed).network
+
+
 def prepare(
     model: nn.Module | Network,
     config: QuantConfig,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SIDES = ("weight", "activation")
 SETTING = (
     *(*FIELDS, "bench", "network", "allocation", "method", "metric"),
-    *("calibration_images", "kind_of_data", "precision"),
+    *("calibration_images", "kind_of_data", "weights_first", "precision"),
 )
 
 
@@ -440,7 +440,7 @@ def run_of(row: Mapping[str, Any], config_class: type[QuantConfig] = QuantConfig
     allocation = row["allocation"] and Allocation(**row["allocation"])
     metric = row["metric"] if isinstance(row["metric"], str) else row["metric"]["name"]
     method = cell(row["method"]) if not isinstance(row["method"], str) else row["method"]
-    more = (int(row["rounding_seed"]), row["kind_of_data"])
+    more = (int(row["rounding_seed"]), row["kind_of_data"], row["weights_first"])
     return Run(row["bench"], row["network"], config, *numbers, allocation, method, metric, *more)
 
 

@@ -40,6 +40,7 @@ COLUMNS = (
     "precision",
     "rounding_seed",
     "kind_of_data",
+    "weights_first",
     "metric",
     "n",
     "top1",
@@ -59,6 +60,7 @@ LATER = {  # columns that older tables lack, and what their rows would hold ther
     "precision": "float32",
     "rounding_seed": 0,
     "kind_of_data": "training",
+    "weights_first": False,
     "metric": "top1",
     "feasible": True,  # else learning met no limit, and what is measured has more bits
     "value": None,  # of top-1: the column of that name

@@ -307,6 +307,7 @@ def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):
         "float_layers",
         "method",
         "kind_of_data",
+        "weights_first",
         "metric",
         "rounding_seed",
         "value",

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import qlib
+from qlib.book import cards as pages
 from qlib.book import worths as made
-from qlib.cards import worth
+from qlib.cards import catalogue, compare, methods, worth
 
 PACKAGE = Path(qlib.__file__).parent
 SHIPPED = json.loads(made.PATH.read_text("utf8"))
@@ -78,3 +79,30 @@ def test_it_is_among_the_files_that_are_packed():
     found = {path for pattern in packed for path in folder.glob(pattern)}
     assert made.PATH in found
     assert {path for path in folder.rglob("*.*") if path.suffix in (".json", ".yaml")} == found
+
+
+METHODS_STALE = "the tables say something else than qlib/cards/methods.json: run python -m qlib.book.worths"
+
+
+def test_what_methods_were_worth_is_what_tables_say():
+    assert made.methods_as_json() == made.METHODS.read_text("utf8"), METHODS_STALE
+
+
+def test_a_comparison_of_cards_says_what_their_methods_were_worth(monkeypatch):
+    record = {
+        **{"a": "GPTQ", "b": "AdaRound", "bench": "digits", "setting": "W4A8", "points": -1.5},
+        **{"interval": [-2.0, -1.0], "networks": 6, "cells": 8},
+    }
+    monkeypatch.setattr(methods, "recorded", lambda: [record])
+    cards = catalogue()
+    text = compare.report(cards["adaround"], cards["gptq"], [])
+    assert "AdaRound over GPTQ, W4A8 on digits, all else alike: +1.50 points" in text
+    assert "(95 % interval +1.00 to +2.00, 6 networks, 8 combinations of choices)" in text
+    assert "Their methods alone" not in compare.report(cards["brecq"], cards["gptq"], [])
+    assert methods.method_worth("GPTQ", "GPTQ") == []
+
+
+def test_a_card_in_the_catalogue_leads_to_our_rows_of_its_method():
+    folded = pages.catalogue_cards().split("<details>")[1:]
+    with_link = [part.split(",")[0] for part in folded if 'href="headline.html"' in part]
+    assert [part.removeprefix("<summary>") for part in with_link] == ["AdaRound", "BRECQ", "GPTQ"]

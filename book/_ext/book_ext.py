@@ -22,6 +22,7 @@ from qlib.book import (
     costs,
     evidence_page,
     glossary,
+    headline_page,
     networks,
     notation,
     processors,
@@ -30,6 +31,7 @@ from qlib.book import (
 from qlib.book.address import is_placeholder, site
 from qlib.book.status import as_markdown
 from qlib.cards import catalogue
+from qlib.headline import said
 from qlib.widgets.checkpoint import checkpoint_reader
 from qlib.widgets.comparison import card_comparison
 from qlib.widgets.engine.bundle import FOLDER, write_bundle
@@ -135,6 +137,9 @@ def fill_from_data(app, docname, source):
     marks = {
         **cards.MARKS,
         "<!-- evidence -->": evidence_page.as_markdown,
+        "<!-- headline -->": headline_page.as_markdown,
+        "<!-- headline results -->": headline_page.results_as_markdown,
+        "<!-- headline outcome -->": said.outcome,
         "<!-- costs -->": costs.as_markdown,
         "<!-- networks -->": networks.as_markdown,
         "<!-- sessions -->": sessions.as_markdown,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from qlib import headline
 from qlib.cards import CATEGORIES, FIELDS, NOT_REPORTED, SCHEMA, catalogue
 from qlib.cards.render import shown
 
@@ -50,11 +51,15 @@ def catalogue_table() -> str:
 
 
 def catalogue_cards() -> str:
-    """Every card of the catalogue, folded."""
+    """Every card of the catalogue, folded; of methods that were crossed with choices here, with the way to
+    our rows.
+    """
+    ours = {entry.get("card") for entry in headline.plan()["methods"]}
+    link = '<p><a href="headline.html">Our rows</a>: this method and others, under every choice alike.</p>'
     return "\n".join(
         f"<details><summary>{escape(card.name)}, "
-        f"{escape(card.data['authors'])}</summary>{card.to_html()}</details>"
-        for card in catalogue().values()
+        f"{escape(card.data['authors'])}</summary>{card.to_html()}{link if short in ours else ''}</details>"
+        for short, card in catalogue().items()
     )
 
 

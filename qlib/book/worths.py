@@ -12,13 +12,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from qlib import results
+from qlib import headline, results
+from qlib.cards import catalogue
 from qlib.cards.worth import BENCHES, entries
-from qlib.comparison import compare
+from qlib.comparison import SEEDS, compare
 from qlib.equal_bits import TARGET, at_equal_bits
 from qlib.files import write_whole
 
 PATH = Path(str(files("qlib.cards"))) / "worths.json"
+METHODS = PATH.with_name("methods.json")
 USUAL = {"metric": "top1", "method": "nearest"}
 
 
@@ -26,6 +28,33 @@ def as_json() -> str:
     """All records, a line each."""
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records())
     return f"[\n{lines}\n]\n"
+
+
+def methods_as_json() -> str:
+    """What methods of the catalogue were worth over one another, a line each."""
+    lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in method_records())
+    return f"[\n{lines}\n]\n" if lines else "[]\n"
+
+
+def method_records() -> Iterator[dict[str, Any]]:
+    """For every two methods of the catalogue that were crossed with choices, at every setting that three
+    networks have: what the first was worth over the second.
+    """
+    cards = {m["name"]: catalogue()[m["card"]].name for m in headline.plan()["methods"] if "card" in m}
+    for setting in headline.plan()["settings"]:
+        rows = headline.as_recorded(setting, headline.methods_of(setting))
+        for order in headline.flips(rows) if len(rows.networks) >= SEEDS else ():
+            if order.a in cards and order.b in cards:
+                yield {
+                    "a": cards[order.a],
+                    "b": cards[order.b],
+                    "bench": headline.plan()["bench"],
+                    "setting": setting,
+                    "points": round(order.difference, 4),
+                    "interval": [round(end, 4) for end in order.interval],
+                    "networks": len(rows.networks),
+                    "cells": len(rows.cells),
+                }
 
 
 def records() -> Iterator[dict[str, Any]]:
@@ -93,4 +122,5 @@ def _rows(bench: str, table: str) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     write_whole(PATH, as_json())
-    print(f"wrote {PATH}")
+    write_whole(METHODS, methods_as_json())
+    print(f"wrote {PATH} and {METHODS}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..choices import same
 from .fields import NOT_REPORTED, PLAIN, Card, Fields
+from .methods import method_worth
 from .render import faults, shown
 from .worth import Worth, known, number, worth
 
@@ -214,6 +215,7 @@ def report(a: Card, b: Card, found: Iterable[Choice]) -> str:
         )
     neither = [c for c in found if c.a == c.b == NOT_REPORTED]
     parts = {
+        "Their methods alone": method_worth(a.name, b.name),
         "They differ in": [line for c in found if not c.confound for line in str(c).splitlines()],
         "What follows from choices differs, too": _follows(a, b),
         "Their files contradict each other or are broken": [

@@ -129,6 +129,8 @@ def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:
     remarks = [] if row["feasible"] else ["Learning met no limit on bits, and ended above it."]
     if row["precision"] != "float32":
         remarks.append(f"Products and their sums in {row['precision']}.")
+    if row["weights_first"]:
+        remarks.append("Weights were quantized while activations were in float.")
     if remarks:
         fields["remarks"] = " ".join(remarks)
     fields |= {name: round(row[name], 4) for name in AVERAGES if row[name] is not None}

@@ -1,0 +1,210 @@
+"""What recorded rows say of the paper's sentence, in words and tables; what is still missing, too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from ..choices import choices
+from ..comparison import SEEDS
+from ..config import QuantConfig
+from ..intervals import around
+from ..shares import Ratio, log_ratio
+from .crossing import Crossing, as_recorded, crossed, methods_of, values_of
+from .orders import Order, Swapped, flips, own_cards, section_5
+from .plan import plan, rows_of, runs
+
+HEADS = ["setting", "compared", "choices over methods, variances", "verdict"]
+NOTHING = "no network has all of its rows yet"
+
+
+def missing() -> str:
+    """How much of the plan is recorded; empty where all is."""
+    counts = {table: (len(rows_of(table)), len(runs(table))) for table in plan()["order"]}
+    lacking = [f"{table} {there} of {all_}" for table, (there, all_) in counts.items() if there < all_]
+    if not lacking:
+        return ""
+    return f"Rows still to come, or refused: {', '.join(lacking)}. What follows is of those that are there."
+
+
+def decisions() -> dict[str, tuple[Crossing, Ratio | None]]:
+    """By setting, the primary comparison: the rows, and the ratio where a network has all of them."""
+    found = {setting: crossed(setting, methods_of(setting)) for setting in plan()["settings"]}
+    return {setting: (rows, rows.ratio() if rows.networks else None) for setting, rows in found.items()}
+
+
+def decision_rows() -> list[list[str]]:
+    """Of a table of the primary comparison, the cells below `HEADS`."""
+    return [
+        [setting, _of(rows), said(ratio), f"**{ratio.verdict}**" if ratio else NOTHING]
+        for setting, (rows, ratio) in decisions().items()
+    ]
+
+
+def beside_rows(setting: str) -> list[list[str]]:
+    """Of a table of what stands beside the decision, the cells below `HEADS`."""
+    return [
+        [setting, f"{name}: {_of(rows)}", said(ratio), ratio.verdict]
+        for name, rows, ratio in _beside(setting)
+    ]
+
+
+def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
+    published = crossed(setting, methods_of(setting))
+    others = [("with nearest", "with nearest"), ("quick methods", "quick")]
+    for name, which in others:
+        rows = crossed(setting, methods_of(setting, which))
+        if rows.networks:
+            yield name, rows, rows.ratio()
+    if published.networks:
+        yield "clipping is part of the method", published, published.ratio(as_method=["clipping"])
+        yield "logits", published, published.ratio("logit")
+        yield "less the luck of draws", published, published.ratio(less_luck=True)
+        yield "without the largest choice", published, _without_largest(published)
+        if any(_of_activations(name) for name in published.levels):
+            yield "choices of weights alone", published, _of_weights(published)
+
+
+def _of_activations(choice: str) -> bool:
+    known = choices(QuantConfig)
+    columns = next(iter(values_of(choice).values()))
+    return all(column in known and known[column].side == "activation" for column in columns)
+
+
+def _of_weights(rows: Crossing) -> Ratio:
+    """The ratio for the choices, one by one, that act on weights."""
+    names = [name for name in rows.levels if not _of_activations(name)]
+    found = {n: (sum(s.one_by_one[name] for name in names), s.method) for n, s in rows.shares().items()}
+    return log_ratio(found, plan()["least"])
+
+
+def _without_largest(rows: Crossing) -> Ratio:
+    """The ratio as if the choice that moves most, over networks, had one level."""
+    found = rows.shares()
+    alone = {name: sum(s.one_by_one[name] for s in found.values()) for name in rows.levels}
+    largest = max(alone, key=lambda name: alone[name])
+    return log_ratio(
+        {n: (s.choices - s.one_by_one[largest], s.method) for n, s in found.items()}, plan()["least"]
+    )
+
+
+def said(ratio: Ratio | None) -> str:
+    """A ratio of variances, with its interval over networks."""
+    if ratio is None:
+        return ""
+    low, high = map(math.exp, ratio.interval)
+    least = f"; counted as the least in {', '.join(ratio.least)}" if ratio.least else ""
+    of = f"{len(ratio.networks)} network{'s' * (len(ratio.networks) > 1)}"
+    if len(ratio.networks) < SEEDS:
+        return f"{math.exp(ratio.value):.2g} ({of}, which decide nothing{least})"
+    return f"{math.exp(ratio.value):.2g} ({low:.2g} to {high:.2g}, {of}{least})"
+
+
+def _of(rows: Crossing) -> str:
+    refused = f", {len(rows.refused)} runs refused" if rows.refused else ""
+    return f"{len(rows.methods)} methods, {len(rows.cells)} cells{refused}"
+
+
+def outcome() -> str:
+    """The paper's sentence, judged, in one line."""
+    found = {setting: ratio for setting, (_, ratio) in decisions().items() if ratio}
+    if not found:
+        return "The sentence is not judged yet: no network has all of the rows that the plan asks for."
+    parts = [
+        f"**{ratio.verdict}** at {setting} (choices vary {said(ratio)} times as much as published methods do)"
+        for setting, ratio in found.items()
+    ]
+    waiting = [setting for setting in plan()["settings"] if setting not in found]
+    more = f" Still to come: {', '.join(waiting)}." if waiting else ""
+    return f'"Tradeoffs may have a larger impact than methods": {"; ".join(parts)}.{more}'
+
+
+def shares_of(rows: Crossing, scale: str = "points") -> dict[str, np.ndarray]:
+    """By part (method, choices, interaction) and by choice, its share of the variance, one a network."""
+    every = list(rows.shares(scale).values())
+    parts = {name: [getattr(s, name) for s in every] for name in ("method", "choices", "interaction")}
+    parts |= {name: [s.one_by_one[name] for s in every] for name in rows.levels}
+    total = np.array([s.total for s in every])
+    return {name: np.array(values) / total for name, values in parts.items()}
+
+
+def flip_rates(orders: Sequence[Order]) -> dict[str, float | None]:
+    """Means over the pairs whose order is certain: under cells drawn apart, under one cell, and with other
+    draws; ``None`` where there is none.
+    """
+    sure = [order for order in orders if order.certain]
+    found = {}
+    for kind in ("apart", "together", "drawn"):
+        values = [getattr(order, kind) for order in sure]
+        found[kind] = None if None in values or not values else float(np.mean(values))
+    return found
+
+
+def flip_sentence(rows: Crossing) -> str:
+    """How often the order of two published methods turns round."""
+    if len(rows.networks) < SEEDS:
+        return (
+            f"{rows.setting}: fewer than {SEEDS} networks have all of their rows, so no order is certain yet."
+        )
+    orders = flips(rows)
+    sure = sum(order.certain for order in orders)
+    rates = flip_rates(orders)
+    of = f"Of {len(orders)} pairs, {sure} have an order that is certain over {len(rows.networks)} networks."
+    if not sure:
+        return f"{rows.setting}: {of}"
+    drawn = (
+        f", with another draw for one of the two {rates['drawn']:.0%}" if rates["drawn"] is not None else ""
+    )
+    return (
+        f"{rows.setting}: {of} Under choices drawn apart it turns round in **{rates['apart']:.0%}** of "
+        f"cases, under the same choices in {rates['together']:.0%}{drawn}."
+    )
+
+
+def swap_rows(rows: Crossing) -> list[list[str]]:
+    """A line for every two methods that have a card: a minus b when all are alike, and the bounds that their
+    own cards leave, in points.
+    """
+    found = own_cards(rows)
+    return [_swap(a, b) for a, b in combinations(found, 2)]
+
+
+def _swap(a: Swapped, b: Swapped) -> list[str]:
+    alike = a.common - b.common
+    low, high = around(float(alike.mean()), alike)
+    (a_low, a_high), (b_low, b_high) = a.bounds, b.bounds
+    least, most = a_low - b_high, a_high - b_low
+    same = "as alike" if least * most > 0 and least * alike.mean() > 0 else "turned round"
+    order = same if least * most > 0 else "left open"
+    return [
+        f"{a.method} minus {b.method}",
+        f"{alike.mean():+.1f} ({low:+.1f} to {high:+.1f})",
+        f"{least:+.1f}" if least == most else f"{least:+.1f} to {most:+.1f}",
+        order,
+    ]
+
+
+def worth_rows(rows: Crossing, choice: str) -> list[list[str]]:
+    """A line a method: what the first level of a choice is worth over the second, and how that differs from
+    rounding to nearest, with intervals over networks.
+    """
+    found = section_5(rows, choice)
+    return [
+        [name, _over(values), _over(values - found["nearest"])]
+        for name, values in found.items()
+        if name != "nearest"
+    ]
+
+
+def _over(values: np.ndarray) -> str:
+    low, high = around(float(values.mean()), values)
+    return f"{values.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def shown(which: str = "with nearest") -> Mapping[str, Crossing]:
+    """By setting that has a network, as many methods as are recorded."""
+    found = {setting: as_recorded(setting, methods_of(setting, which)) for setting in plan()["settings"]}
+    return {setting: rows for setting, rows in found.items() if rows.networks}

@@ -1,0 +1,152 @@
+"""What the lesson and the page say of methods crossed with choices follows from rows, whatever there is of
+them.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from crossed_rows import IMAGES, keys_of, planned
+
+from qlib import headline
+from qlib.book.headline_page import results_as_markdown
+from qlib.comparison import UNDECIDED
+from qlib.headline import crossing, orders, pictures, said
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """Made-up rows in which granularity moves most, and networks differ by an image."""
+    held = {}
+
+    def answers(setting, table):
+        if (setting, table) not in held:
+            found = planned(setting, table)
+            shifts = {name: i for i, name in enumerate(headline.grid("headline-w4a8").networks)}
+            held[setting, table] = {k: v | (np.arange(IMAGES) < shifts[k[0]]) for k, v in found.items()}
+        return held[setting, table]
+
+    for module in (crossing, orders):
+        monkeypatch.setattr(module, "answers", answers)
+    monkeypatch.setattr(crossing, "_ended", lambda table: False)
+    monkeypatch.setattr(
+        pictures, "in_float", lambda: dict.fromkeys(headline.grid("headline-w4a8").networks, 80)
+    )
+    yield answers
+    plt.close("all")
+
+
+@pytest.fixture
+def none(monkeypatch):
+    for module in (crossing, orders):
+        monkeypatch.setattr(module, "answers", lambda *_: {})
+    monkeypatch.setattr(crossing, "_ended", lambda table: False)
+
+
+def test_the_outcome_is_that_of_the_rule(rows):
+    text = said.outcome()
+    assert text.count("**holds**") == 3 and "6 networks" in text and "Still to come" not in text
+    assert [row[0] for row in said.decision_rows()] == ["W4A8", "W3A8", "W4A4"]
+    assert {row[3] for row in said.decision_rows()} == {"**holds**"}
+    assert said.decision_rows()[0][1] == "5 methods, 8 cells"
+
+
+def test_what_stands_beside_it(rows):
+    found = {row[1].split(":")[0]: row for row in said.beside_rows("W4A8")}
+    assert list(found) == [
+        "with nearest",
+        "quick methods",
+        "clipping is part of the method",
+        "logits",
+        "less the luck of draws",
+        "without the largest choice",
+    ]
+    assert "6 methods, 8 cells" in found["with nearest"][1]
+    assert "3 methods, 32 cells" in found["quick methods"][1]
+    primary = said.decisions()["W4A8"][1].value
+    smaller = said._without_largest(headline.crossed("W4A8", headline.methods_of("W4A8"))).value
+    assert "choices of weights alone" in said.beside_rows("W4A4")[-1][1]
+    rows_4 = headline.crossed("W4A4", headline.methods_of("W4A4"))
+    assert said._of_weights(rows_4).value == pytest.approx(rows_4.ratio().value, abs=0.1)
+    assert primary - smaller == pytest.approx(np.log((20**2 + 5**2) / 5**2), abs=0.2)
+
+
+def test_without_rows_it_says_that_nothing_is_judged(none):
+    assert said.outcome().startswith("The sentence is not judged yet")
+    assert {row[3] for row in said.decision_rows()} == {said.NOTHING}
+    assert said.beside_rows("W4A8") == [] and said.shown() == {}
+    assert said.NOTHING in results_as_markdown()
+
+
+def test_two_networks_are_named_as_too_few(rows):
+    for table in ("headline-w4a8", "headline-w4-slow"):
+        for key in [k for k in rows("W4A8", table) if k[0] not in ("base", "better")]:
+            del rows("W4A8", table)[key]
+    assert "2 networks, which decide nothing" in said.outcome() and UNDECIDED in said.outcome()
+    two = headline.crossed("W4A8", headline.methods_of("W4A8"))
+    assert "no order is certain yet" in said.flip_sentence(two)
+
+
+def test_the_page_has_every_setting(rows):
+    text = results_as_markdown()
+    for setting in headline.plan()["settings"]:
+        assert f"### {setting}: orders" in text and f"### {setting}: granularity under each method" in text
+
+
+def test_flips_are_said_of_pairs_whose_order_is_certain(rows):
+    found = headline.crossed("W4A8", headline.methods_of("W4A8"))
+    rates = said.flip_rates(headline.flips(found))
+    assert rates["together"] == rates["drawn"] == 0 and 0.3 < rates["apart"] < 0.5
+    text = said.flip_sentence(found)
+    assert "Of 10 pairs, 10 have an order that is certain over 6 networks" in text
+    assert f"**{rates['apart']:.0%}**" in text and "another draw for one of the two 0%" in text
+
+
+def test_cards_turn_an_order_round_or_leave_it_open(rows):
+    found = headline.crossed("W4A8", headline.methods_of("W4A8"))
+    swaps = {row[0]: row for row in said.swap_rows(found)}
+    # alike AdaRound is a point above GPTQ; by its card it has one range a tensor and a restricted grid
+    assert swaps["GPTQ minus AdaRound"][1].startswith("-1.0")
+    assert swaps["GPTQ minus AdaRound"][2:] == ["+24.0", "turned round"]
+    assert swaps["GPTQ minus by blocks (BRECQ)"][3] == "as alike"
+    for key in keys_of("W4A8", "headline-cards"):
+        if key[1] == "GPTQ" and "1,024" in key[2]:
+            rows("W4A8", "headline-w4a8")[key] = rows("W4A8", "headline-cards")[key] = np.arange(IMAGES) < 90
+    open_ = {row[0]: row for row in said.swap_rows(found)}["GPTQ minus AdaRound"]
+    assert open_[3] == "left open" and " to " in open_[2]
+
+
+def test_what_a_level_is_worth_under_a_method_and_more_than_under_nearest(rows):
+    found = headline.crossed("W4A8", headline.methods_of("W4A8", "with nearest"))
+    lines = said.worth_rows(found, "granularity")
+    assert [line[0] for line in lines] == list(headline.methods_of("W4A8"))
+    for _, worth, more in lines:
+        assert worth.startswith("+20.00") and more.startswith("+0.00")
+
+
+def test_strips_have_a_dot_a_cell(rows):
+    found = headline.crossed("W4A8", headline.methods_of("W4A8"))
+    ax = pictures.strips(found, "granularity")
+    dots = sum(len(line.get_xdata()) for line in ax.lines if line.get_marker() != "None")
+    assert dots == 5 * 8 and [t.get_text() for t in ax.get_yticklabels()] == list(found.methods)
+
+
+def test_bars_of_shares_are_the_whole(rows):
+    found = {"W4A8": headline.crossed("W4A8", headline.methods_of("W4A8"))}
+    bars = pictures.shares_by_setting(found).patches
+    assert len(bars) == 3 and sum(bar.get_width() for bar in bars) == pytest.approx(100, abs=0.5)
+    parts = said.shares_of(found["W4A8"])
+    assert bars[1].get_width() == pytest.approx(100 * parts["choices"].mean())
+    assert len(pictures.one_by_one(found["W4A8"]).patches) == 1 + 5
+
+
+def test_ratios_flips_and_lines_are_drawn_from_their_numbers(rows):
+    found = headline.crossed("W4A8", headline.methods_of("W4A8", "with nearest"))
+    ratio = found.ratio()
+    ax = pictures.ratios({"W4A8": ratio})
+    assert max(ax.lines[0].get_xdata()) == pytest.approx(np.exp(max(ratio.networks.values())))
+    published = headline.crossed("W4A8", headline.methods_of("W4A8"))
+    shown = [text.get_text() for text in pictures.flip_map(published).texts]
+    assert shown == [f"{100 * order.apart:.0f}" for order in headline.flips(published)]
+    axes = pictures.interaction_lines(found, ["granularity", "weight grid"])
+    low, high = axes[0].lines[0].get_ydata()
+    assert high - low == pytest.approx(20, abs=0.3) and len(axes[0].lines) == 6
