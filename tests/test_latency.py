@@ -27,10 +27,10 @@ IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.second = nn.Conv2d(8, 8, 3, padding=1)
-        self.head = nn.Linear(8, 5)
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
 
     def forward(self, x):
         x = self.norm(self.first(x)).relu()
@@ -151,7 +151,9 @@ def test_what_is_timed_takes_turns_and_has_run_before():
 
 def test_the_float_network_is_the_one_that_was_given(network, tmp_path):
     export_float(network, IMAGES, tmp_path / "float.onnx")
-    (output,) = process.started(tmp_path / "float.onnx", 1).run(None, {"input": IMAGES.numpy()})
+    (output,) = process.started(tmp_path / "float.onnx", process.options_of(1)).run(
+        None, {"input": IMAGES.numpy()}
+    )
     assert np.allclose(output, network(IMAGES).detach().numpy(), atol=1e-5)
 
 

@@ -55,8 +55,8 @@ def ask(base: Path, other: Path, inputs: Path, threads: int, seconds: float) -> 
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def started(path: str | Path, threads: int, written: str = "") -> Any:
-    """A session on the CPU; its optimized graph goes to the file ``written``."""
+def options_of(threads: int, written: str = "") -> Any:
+    """How a session runs; its optimized graph goes to the file ``written``."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -64,15 +64,31 @@ def started(path: str | Path, threads: int, written: str = "") -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.optimized_model_filepath = written
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return options
 
 
-def runner(path: str, threads: int, inputs: dict[str, Any]) -> Callable[[], object]:
-    """What runs a file once."""
-    session = started(path, threads)
+def started(model: str | Path | bytes, options: Any) -> Any:
+    """A session on the CPU, of a file or of what it holds."""
+    import onnxruntime
+
+    given = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+def inputs_of(session: Any, path: str | Path) -> dict[str, Any]:
+    """What a file of inputs holds, by a session's names."""
+    import numpy as np
+
+    with np.load(path) as arrays:
+        inputs = dict(arrays)
     names = [entry.name for entry in session.get_inputs()]
-    given = inputs if set(inputs) == set(names) else dict(zip(names, inputs.values(), strict=True))
-    return partial(session.run, None, given)
+    return inputs if set(inputs) == set(names) else dict(zip(names, inputs.values(), strict=True))
+
+
+def runner(path: str, threads: int, inputs: str) -> Callable[[], object]:
+    """What runs a file once."""
+    session = started(path, options_of(threads))
+    return partial(session.run, None, inputs_of(session, inputs))
 
 
 def busy_seconds() -> float | None:
@@ -89,11 +105,7 @@ def busy_seconds() -> float | None:
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """See `ask`. The time is that of the processor on one thread, by the clock on more."""
-    import numpy as np
-
-    with np.load(question["inputs"]) as arrays:
-        inputs = dict(arrays)
-    works = [runner(path, question["threads"], inputs) for path in question["files"]]
+    works = [runner(path, question["threads"], question["inputs"]) for path in question["files"]]
     clock = time.process_time if question["threads"] == 1 else time.perf_counter
     passed, own, busy = time.perf_counter(), time.process_time(), busy_seconds()
     pairs = alternate_for(question["seconds"], *works, clock)
