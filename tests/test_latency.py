@@ -201,6 +201,15 @@ def test_the_process_that_times_has_no_torch():
     assert done.stdout.strip() == "False"
 
 
+def test_a_card_carries_the_time(found):
+    card = qlib.QuantizationCard.from_run(FAST, latency=dataclasses.replace(found, ratio=0.31234, others=0.0))
+    assert card["latency_ratio"] == 0.3123
+    assert card["runtime"] == f"{found.runtime}, on {found.hardware}"
+    card = qlib.QuantizationCard.from_run(FAST, latency=dataclasses.replace(found, others=1.0))
+    assert card["runtime"].endswith("while other programs ran")
+    assert qlib.QuantizationCard.from_run(FAST)["latency_ratio"] == "not reported"
+
+
 def test_the_command_prints_what_was_measured(capsys, monkeypatch, found):
     asked = {}
 
