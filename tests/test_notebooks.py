@@ -26,7 +26,10 @@ SECTIONS = [
     "Exercises",
 ]
 TAGS = {"setup", "parameters", "remove-cell", "remove-input", "remove-stderr"}
-LIVING = r"\b(opening_figure|residual_block|quantizer_explorer|card_comparison)\(|^explored$|^compared$"
+LIVING = (
+    r"\b(opening_figure|residual_block|quantizer_explorer|card_comparison|tradeoff_costs)\("
+    r"|^explored$|^compared$"
+)
 PANEL = """
 import ipywidgets
 
@@ -105,6 +108,7 @@ ANSWERS = {  # the arguments of each lesson's check: right ones, and wrong ones 
     "08-float-baseline": ("(100 * top1.better[4] / floats['better'].top1,)", "(top1.better[4],)"),
     "09-learning-bitwidths": ("((8, 2),)", "((4, 4),)", "((2, 2),)"),
     "10-quantization-cards": ("(1,)", "(0,)", "(8,)"),
+    "12-what-a-tradeoff-buys": ("(network.output.in_features,)", "(network.output.out_features,)"),
 }
 CHECK = """
 def said(*answer):

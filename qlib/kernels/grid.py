@@ -46,15 +46,23 @@ CHOICES: tuple[dict[str, Any], ...] = (  # each as it differs from the base
     {"activation_dynamic": True},
 )
 FOUR = ({}, {"weight_symmetric": False}, {"activation_symmetric": True}, INPUTS_ONLY, ENDS_IN_FLOAT)
+NAMED: dict[str, dict[str, Any]] = {  # what pairs are made of
+    "zero-points of weights": {"weight_symmetric": False},
+    "one range a weight tensor": {"weight_granularity": "per_tensor"},
+    "symmetric activations": {"activation_symmetric": True},
+    "residual in float": {"quantize_residual": False},
+    "inputs only": INPUTS_ONLY,
+    "ends in float": ENDS_IN_FLOAT,
+}
 PAIRS = (
-    {"weight_symmetric": False, "activation_symmetric": True},
-    {"weight_symmetric": False, "weight_granularity": "per_tensor"},
-    {"weight_symmetric": False, "quantize_residual": False},
-    {"weight_symmetric": False, **INPUTS_ONLY},
-    {"activation_symmetric": True, "quantize_residual": False},
-    {"activation_symmetric": True, **INPUTS_ONLY},
-    {**ENDS_IN_FLOAT, "weight_symmetric": False},
-    {**ENDS_IN_FLOAT, **INPUTS_ONLY},
+    ("zero-points of weights", "symmetric activations"),
+    ("zero-points of weights", "one range a weight tensor"),
+    ("zero-points of weights", "residual in float"),
+    ("zero-points of weights", "inputs only"),
+    ("symmetric activations", "residual in float"),
+    ("symmetric activations", "inputs only"),
+    ("ends in float", "zero-points of weights"),
+    ("ends in float", "inputs only"),
 )
 
 
@@ -124,7 +132,7 @@ def cells() -> Iterator[Cell]:
     names = list(networks())
     for name in names[:2]:
         yield from (Cell(name, choices) for choices in CHOICES)
-    yield from (Cell(names[0], choices) for choices in PAIRS)
+    yield from (Cell(names[0], {**NAMED[a], **NAMED[b]}) for a, b in PAIRS)
     for name in names[2:]:
         yield from (Cell(name, choices) for choices in CHOICES)
     yield from (Cell(name, choices, 1, 2) for name in names for choices in FOUR)
