@@ -21,7 +21,8 @@ def test_a_statement_holds_where_the_interval_lies_above_one():
     first, *others = cost_statements.judged(rows)
     assert first[0] == "zero-points of weights cost time" and first[1] == "2.1"
     assert first[2] == "1.00 (b) to 2.03 (a)" and first[3] == "holds in 1 of 3, within a tenth in 1"
-    assert {each[2] for each in others if each[3] != "not judged"} == {"not timed yet"}
+    untimed = others[: len(cost_statements.STATEMENTS) - 1]
+    assert all(each[2:] == ("not timed yet", "not timed yet") for each in untimed)
     busy = [row("a", {}, 0.3, 0.3, 0.3, busy=True), row("a", ASYMMETRIC, 0.6, 0.6, 0.6)]
     assert cost_statements.judged(busy)[0][3] == "holds in 1 of 1 (busy machine)"
 
@@ -56,6 +57,22 @@ def test_what_takes_longer_is_named_with_its_interval():
     said = cost_statements.dear(rows, NAMED, "a")
     assert said == ["zero-points of weights 2.00 (2.00 to 2.00) times as long"]
     assert cost_statements.dear(rows, NAMED, "b") == []
+
+
+def test_memory_of_both_ends_is_that_of_the_papers_network():
+    # 25,502,912 weights, of which 9,408 in the first layer and 2,048,000 in the last
+    assert cost_statements.memory_of_ends() == pytest.approx(5 * 2_057_408 / (3 * 25_502_912))
+    (said,) = [each for each in cost_statements.judged([]) if "memory" in each[0]]
+    assert said[2:] == ("13.4 % more", "holds")
+
+
+def test_bytes_moved_are_those_of_activations():
+    def moving(choices, count):
+        return row("a", choices, 0.3) | {"work": {"Conv": {"activation_bytes": count, "constant_bytes": 9}}}
+
+    rows = [moving({}, 100), moving(cost_statements.INPUTS_ONLY, 250)]
+    assert cost_statements.bytes_moved(rows, cost_statements.INPUTS_ONLY) == "2.5 times the bytes"
+    assert cost_statements.bytes_moved(rows[:1], cost_statements.INPUTS_ONLY) == "not timed yet"
 
 
 def test_refused_ranges_of_channels_are_counted():

@@ -100,6 +100,7 @@ TIMES = [
         ("small", {"weight_symmetric": False}, 0.7),
         ("large", {}, 0.4),
         ("large", {"quantize_residual": False}, 0.9),
+        ("large", {"weight_symmetric": False}, 15.0),
     )
 ]
 WITHOUT_PICTURE = ("comparison", "checkpoint", "measuring")
@@ -613,7 +614,9 @@ def test_costs_show_every_choice_with_both_intervals_and_say_what_is_not_recorde
     assert rows["zero-points of weights"][1] == "0.70 (0.60 to 0.80)"
     assert rows["inputs only"][1] == "not recorded" and figure.locator("circle").count() == 1
     figure.get_by_role("combobox", name="Network").select_option("large")
-    assert "0.40 of its float time" in figure.inner_text() and figure.locator("circle").count() == 1
+    assert "0.40 of its float time" in figure.inner_text() and figure.locator("circle").count() == 2
+    far = figure.locator("circle").first.bounding_box()
+    assert far["x"] + far["width"] <= 900 and "15.0 \u2192" in figure.locator("svg").text_content()
     figure.get_by_role("slider", name="Bits").press("End")
     eight = f"{moved['inputs only'][8].points:+.2f}".replace("-", "−")
     assert eight in figure.locator("tbody tr", has_text="inputs only").inner_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ..kernels.costs import Cost, costs, find, missed, modelled_ratio
+from ..kernels.costs import Cost, costs, find, missed, modelled_ratio, total
 from ..kernels.grid import FLOAT, INPUTS_ONLY, NAMED, PAIRS, Cell
 from ..kernels.record_latency import machine_of
 
@@ -69,7 +69,37 @@ def judged(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]
     rows = list(rows)
     found = [(s, costs(rows, s.choices, s.than)) for s in STATEMENTS]
     timed = [(s.says, s.section, spread(each), holds_in(each)) for s, each in found]
-    return timed + [(says, section, why, "not judged") for says, section, why in UNTESTED]
+    more = memory_of_ends()
+    ends = f"{100 * more:.1f} % more", "holds" if round(100 * more) == 13 else "does not hold"
+    memory = ("first and last layer at 8 bits, others at 3, take ResNet-50 13 % more memory", "2.2", *ends)
+    return [*timed, memory, *((says, section, why, "not judged") for says, section, why in UNTESTED)]
+
+
+def memory_of_ends() -> float:
+    """How much more the weights of torchvision's ResNet-50 take with 3 bits, and 8 at both ends."""
+    import torch
+    from torchvision.models import resnet50
+
+    with torch.device("meta"):
+        model = resnet50()
+    kinds = torch.nn.Conv2d, torch.nn.Linear
+    sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, kinds)]
+    return (8 - 3) * (sizes[0] + sizes[-1]) / (3 * sum(sizes))
+
+
+def bytes_moved(rows: Iterable[Mapping[str, Any]], choices: Mapping[str, Any]) -> str:
+    """How many times the bytes of activations networks move with choices, beside the base, in words."""
+    rows = list(rows)
+    base, other = (find(rows, each) for each in ({}, choices))
+    times = [
+        total(other[key]["work"], "activation_bytes") / total(base[key]["work"], "activation_bytes")
+        for key in other
+        if key in base
+    ]
+    if not times:
+        return NOT_TIMED
+    low, high = f"{min(times):.1f}", f"{max(times):.1f}"
+    return f"{low} times the bytes" if low == high else f"{low} to {high} times the bytes"
 
 
 def spread(each: list[Cost]) -> str:

@@ -68,10 +68,12 @@ function render({ model, el }) {
       const [points, below, above] = gain.points,
         [ratio, left, right] = time.ratio;
       svg.append(
-        shape("line", { x1: x(ratio), x2: x(ratio), y1: at(below), y2: at(above), stroke: colour, "stroke-width": 2 }),
+        shape("line", { x1: within(ratio), x2: within(ratio), y1: at(below), y2: at(above), stroke: colour, "stroke-width": 2 }),
         shape("line", { x1: within(left), x2: within(right), y1: at(points), y2: at(points), stroke: colour, "stroke-width": 2 }),
-        shape("circle", { cx: x(ratio), cy: at(points), r: 6, fill: colour }, shape("title", {}, name)),
-        shape("text", { x: x(ratio) + 9, y: at(points) - 7, style: "font-weight: 600" }, String(number)),
+        shape("circle", { cx: within(ratio), cy: at(points), r: 6, fill: colour }, shape("title", {}, name)),
+        ratio > most
+          ? shape("text", { x: within(ratio) - 9, y: at(points) - 7, "text-anchor": "end", style: "font-weight: 600" }, `${number}: ${ratio.toFixed(1)} →`)
+          : shape("text", { x: within(ratio) + 9, y: at(points) - 7, style: "font-weight: 600" }, String(number)),
       );
     }
     if (!shown.length) svg.append(shape("text", { x: width / 2, y: height / 2 - 30, "text-anchor": "middle" }, "no times are recorded for this setting yet"));
