@@ -194,6 +194,18 @@ def test_a_file_that_does_not_run_is_said_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_the_process_finds_the_package_where_this_one_did(network, monkeypatch, tmp_path):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **options: asked.append(options) or run(*a, **options))
+    assert qlib.latency(network, FAST, IMAGES, seconds=0.01, processes=2).ratio > 0
+    assert {options["env"]["PYTHONPATH"] for options in asked if "env" in options} == {
+        str(Path(qlib.__file__).parents[1])
+    }
+
+
 def test_the_process_that_times_has_no_torch():
     script = "import sys, qlib.kernels.process; print('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(qlib.__file__).parents[1])}

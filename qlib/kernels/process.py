@@ -43,11 +43,14 @@ def ask(base: Path, other: Path, inputs: Path, threads: int, seconds: float) -> 
         ONNX Runtime does not load or run a file.
     """
     question = {"files": [str(base), str(other)], "inputs": str(inputs)}
+    # A notebook may have found this package by a path of its own
+    found_in = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=json.dumps({**question, "threads": threads, "seconds": seconds}),
         capture_output=True,
         text=True,
+        env={**os.environ, "PYTHONPATH": found_in.rstrip(os.pathsep)},
     )
     if done.returncode:
         reason = (done.stderr.strip() or "it was ended").splitlines()[-1]

@@ -89,8 +89,10 @@ TRADED = (
 def gains(bits: Iterable[int] = range(3, 9)) -> dict[str, dict[int, Difference]]:
     """By choice and bits, the accuracy with it minus that without, on the built-in bench, as recorded."""
     found: dict[str, dict[int, Difference]] = {}
+    names = {traded.table for traded in TRADED}
+    recorded = {name: results.load_rows(results.table_path(BENCH, name)) for name in names}
     for name, _, experiment, column, where, than in TRADED:
-        rows = results.load_rows(results.table_path(BENCH, experiment))
+        rows = recorded[experiment]
         sides = {
             number: [results.measured(rows, {column: number, **side}) for side in (where, than)]
             for number in bits
