@@ -20,12 +20,12 @@ import numpy as np
 import onnxruntime
 import torch
 import torchvision
-from alternating import alternate, seconds
 from onnxruntime import quantization
 from sessions import session
 
 from qlib import QuantConfig
 from qlib.export import export_onnx
+from qlib.kernels.alternating import alternate, seconds
 
 SYMMETRIC_WEIGHTS = {"weight_symmetric": True, "symmetric_grid": "restricted"}  # as quantize_static has them
 CHOICES = {

@@ -30,9 +30,10 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 import onnx_networks as networks  # noqa: E402
-from alternating import alternate, median_and_interval  # noqa: E402
 from onnxruntime_statements import ONLY, STATEMENTS, UNSEEN  # noqa: E402
 from sessions import session  # noqa: E402
+
+from qlib.kernels.alternating import alternate, median_and_interval  # noqa: E402
 
 RECORD = Path(__file__).with_suffix(".yaml")
 SOURCE = "measured: benchmarks/onnxruntime_profile.py"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for tools that read and do not run; the same as the table
     from .diagnosis import diagnose
     from .evaluation import evaluate
     from .footprints import Footprint, footprint
+    from .kernels.latency import Latency, latency
     from .metrics import Accuracy, Measurement, Metric
     from .quantization import quantize
     from .widgets import explore as explore
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Accuracy",
     "Footprint",
+    "Latency",
     "LearnedBitwidths",
     "Measurement",
     "Metric",
@@ -41,6 +43,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "footprint",
+    "latency",
     "learn_bitwidths",
     "load_bench",
     "pseudo_labels",
@@ -58,6 +61,7 @@ _NAMES_OF = {
     "evaluation": ("evaluate",),
     "comparison": ("compare", "verdict"),
     "footprints": ("Footprint", "footprint"),
+    "kernels.latency": ("Latency", "latency"),
     "metrics": ("Accuracy", "Measurement", "Metric"),
     "quantization": ("quantize",),
     "widgets": ("explore",),  # not in __all__: it needs ipywidgets, which measuring does not

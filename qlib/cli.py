@@ -12,7 +12,7 @@ import sys
 import warnings
 
 from . import __version__
-from .commands import Parser, cards, diagnose, in_one_line, measure, recorded
+from .commands import Parser, cards, diagnose, in_one_line, measure, recorded, timing
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="qlib", description="Measure what quantization papers leave out.")
     parser.add_argument("--version", action="version", version=f"qlib {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for part in (recorded, measure, diagnose, cards):
+    for part in (recorded, measure, diagnose, timing, cards):
         part.add(commands)
     arguments = parser.parse_args(argv)
     arguments.said = shlex.join(["qlib", *(sys.argv[1:] if argv is None else argv)])

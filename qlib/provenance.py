@@ -44,7 +44,7 @@ def session(
         "seeds": list(seeds),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "hardware": f"{_processor()}, {threads or torch.get_num_threads()} threads",
+        "hardware": f"{processor()}, {threads or torch.get_num_threads()} threads",
         **({"device": torch.cuda.get_device_name(laboratory.device)} if gpu else {}),
         "precision": laboratory.precision,
         **({"folder": str(Path.cwd()), "own": dict(own), "sha256": _hashes(own)} if own else {}),
@@ -73,7 +73,8 @@ def commit() -> str:
         return "unknown"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the one that runs this."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -21,6 +21,7 @@ from qlib.looks import LOOKS
 from qlib.widgets import (
     checkpoint,
     comparison,
+    costs,
     learning,
     measuring,
     opening,
@@ -79,6 +80,8 @@ def figure(name):
         return measuring.measuring_panel()
     if name == "checkpoint":
         return checkpoint.checkpoint_reader()
+    if name == "costs":
+        return costs.tradeoff_costs(TIMES)
     if name == "rounding":
         return rounding.rounding_ways(WEIGHTS, LEVELS, WAYS)
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
@@ -89,8 +92,29 @@ WAYS = {
     "nearest": rounding.Way([WEIGHTS, [0, -1, 1]], [0, 2.0]),
     "other": rounding.Way([WEIGHTS, [0, -0.7, 0.8], [0, 0, 0.8], [0, 0, 1]], [0, 0.25, 0.5, 1.0], "column"),
 }
+TIME = {"hardware": "a chip", "runtime": "a runtime, 1 thread", "threads": 1, "busy": False}
+TIMES = [
+    TIME | {"network": network, "choices": choices, "batch": 1, "ratio": r, "low": r - 0.1, "high": r + 0.1}
+    for network, choices, r in (
+        ("small", {}, 0.3),
+        ("small", {"weight_symmetric": False}, 0.7),
+        ("large", {}, 0.4),
+        ("large", {"quantize_residual": False}, 0.9),
+        ("large", {"weight_symmetric": False}, 15.0),
+    )
+]
 WITHOUT_PICTURE = ("comparison", "checkpoint", "measuring")
-NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "forest", "rounding", *WITHOUT_PICTURE)
+NAMES = (
+    "quantizer",
+    "tradeoffs",
+    "opening",
+    "painter",
+    "learning",
+    "forest",
+    "rounding",
+    "costs",
+    *WITHOUT_PICTURE,
+)
 
 
 @pytest.fixture
@@ -574,3 +598,36 @@ def test_painted_bits_are_measured_where_there_is_a_kernel(bench):
     )
     assert (painted.panel.accuracy.correct == expected.correct).all()
     assert {"text/html", "application/vnd.jupyter.widget-view+json"} <= set(painted._repr_mimebundle_())
+
+
+def test_costs_show_every_choice_with_both_intervals_and_say_what_is_not_recorded(show):
+    page = show("costs")
+    moved = costs.gains()
+    figure = page.get_by_role("region", name="What a tradeoff buys")
+    rows = {
+        row.locator("th").inner_text()[2:]: row.locator("td").all_inner_texts()
+        for row in figure.locator("tbody tr").all()
+    }
+    assert list(rows) == [traded.name for traded in costs.TRADED]
+    difference = moved["zero-points of weights"][4]
+    assert rows["zero-points of weights"][0].startswith(f"{difference.points:+.2f}".replace("-", "−"))
+    assert rows["zero-points of weights"][1] == "0.70 (0.60 to 0.80)"
+    assert rows["inputs only"][1] == "not recorded" and figure.locator("circle").count() == 1
+    figure.get_by_role("combobox", name="Network").select_option("large")
+    assert "0.40 of its float time" in figure.inner_text() and figure.locator("circle").count() == 2
+    far = figure.locator("circle").first.bounding_box()
+    assert far["x"] + far["width"] <= 900 and "15.0 \u2192" in figure.locator("svg").text_content()
+    figure.get_by_role("slider", name="Bits").press("End")
+    eight = f"{moved['inputs only'][8].points:+.2f}".replace("-", "−")
+    assert eight in figure.locator("tbody tr", has_text="inputs only").inner_text()
+
+
+def test_costs_without_times_show_the_points(browser, tmp_path):
+    (tmp_path / "empty.html").write_text(PAGE.format(html=costs.tradeoff_costs([]).to_html()), "utf8")
+    page = browser.new_context().new_page()
+    page.goto((tmp_path / "empty.html").as_uri())
+    figure = page.get_by_role("region", name="What a tradeoff buys")
+    figure.get_by_text("no times are recorded").wait_for()
+    assert "Times are not recorded yet" in figure.inner_text()
+    assert figure.locator("tbody tr").count() == len(costs.TRADED)
+    page.context.close()

@@ -26,7 +26,10 @@ SECTIONS = [
     "Exercises",
 ]
 TAGS = {"setup", "parameters", "remove-cell", "remove-input", "remove-stderr"}
-LIVING = r"\b(opening_figure|residual_block|quantizer_explorer|card_comparison|league_table)\(|^explored$|^compared$"  # noqa: E501
+LIVING = (
+    r"(opening_figure|residual_block|quantizer_explorer|card_comparison|league_table|tradeoff_costs)\("
+    r"|^explored$|^compared$"
+)
 PANEL = """
 import ipywidgets
 
@@ -106,6 +109,7 @@ ANSWERS = {  # the arguments of each lesson's check: right ones, and wrong ones 
     "09-learning-bitwidths": ("((8, 2),)", "((4, 4),)", "((2, 2),)"),
     "10-quantization-cards": ("(1,)", "(0,)", "(8,)"),
     "11-method-or-tradeoff": ("(4,)", "(0.25,)", "(2,)"),
+    "12-what-a-tradeoff-buys": ("(network.output.in_features,)", "(network.output.out_features,)"),
 }
 CHECK = """
 def said(*answer):

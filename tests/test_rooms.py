@@ -47,6 +47,7 @@ ROOMS = (
     "workers",
     "recording",
     "export",
+    "kernels",
     "cards",
     "plots",
     "headline",

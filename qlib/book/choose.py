@@ -6,26 +6,34 @@
     the same in whole points, with its condition but not its interval, for running text
 ``<!-- claim: WORDS -->``
     the claim of ``book/evidence.yaml`` that begins with these words, on every bench
+``<!-- time: NAME -->``
+    how often as long networks take with a choice of `qlib.kernels.grid.NAMED` as with all in codes
 ``<!-- worth: all at 4 bits -->``
     a table of all fields at these bits, the most valuable first
 """
 
 import re
 
-from qlib.book import evidence
+from qlib.book import cost_statements, evidence
 from qlib.cards import FIELDS
 from qlib.cards.render import shown
 from qlib.cards.worth import Worth, worths
+from qlib.kernels.costs import costs, tables
+from qlib.kernels.grid import NAMED
 
-MARK = re.compile(r"<!-- (worth|points|claim): (.+?) -->")
+MARK = re.compile(r"<!-- (worth|points|claim|time): (.+?) -->")
 
 
 def fill(text: str) -> str:
     """``text`` with every mark replaced. A field or a claim that has no recorded rows is an error."""
-    return MARK.sub(
-        lambda match: {"worth": _worth, "points": _points, "claim": claim}[match.group(1)](match.group(2)),
-        text,
-    )
+    return MARK.sub(lambda match: KINDS[match.group(1)](match.group(2)), text)
+
+
+def _time(name: str) -> str:
+    found = costs(tables(), NAMED[name], {})
+    if not found:
+        return "a time that is not recorded yet"
+    return f"**{cost_statements.spread(found)}** times as long as all in codes"
 
 
 def _worth(field: str) -> str:
@@ -84,3 +92,6 @@ def _judged(found: evidence.Judged) -> str:
         return text
     low, high = found.further
     return f"{text} (in {found.holds_in} networks; another of this kind may show {low:+.1f} to {high:+.1f})"
+
+
+KINDS = {"worth": _worth, "points": _points, "claim": claim, "time": _time}

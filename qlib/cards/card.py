@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..benches import Bench
     from ..footprints import Footprint
+    from ..kernels.latency import Latency
     from ..metrics import Measurement
     from .compare import Choice
     from .hardware import Finding
@@ -122,6 +123,7 @@ class QuantizationCard:
         model: nn.Module | None = None,
         bench: Bench | None = None,
         network: str = NOT_REPORTED,
+        latency: Latency | None = None,
         name: str = "a run of qlib",
         **known: Any,
     ) -> QuantizationCard:
@@ -142,6 +144,8 @@ class QuantizationCard:
             The float network.
         bench : Bench
             Which knows its data, and the network of the name ``network``.
+        latency : Latency
+            Of the quantized network, from `qlib.latency`.
         known
             What only a person can say: any field of the card or of `of`.
 
@@ -161,6 +165,7 @@ class QuantizationCard:
             model=model,
             bench=bench,
             network=network,
+            latency=latency,
         )
         return cls.of(name, config_class=type(config), **{**fields, **known})
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..footprints import Footprint
+    from ..kernels.latency import Latency
 
 SIZES = (
     "average_weight_bits",
@@ -39,6 +40,7 @@ def from_run(
     model: nn.Module | None = None,
     bench: Bench | None = None,
     network: str = NOT_REPORTED,
+    latency: Latency | None = None,
 ) -> dict[str, Any]:
     """The fields that a run knows, see `qlib.QuantizationCard.from_run`."""
     fields = {"network": network}
@@ -58,6 +60,8 @@ def from_run(
         fields |= _of_measured([accuracy] if isinstance(accuracy, Measurement) else list(accuracy))
     if baseline is not None:
         fields["float_accuracy"] = _measured([baseline])
+    if latency is not None:
+        fields |= _of_latency(latency)
     return fields if size is None else fields | _of_size(size, config)
 
 
@@ -102,6 +106,12 @@ def _measured(runs: Sequence[Measurement]) -> dict[str, Any]:
     unit = {"unit": mean.metric.unit} if mean.metric.unit else {}
     title = mean.metric.title or mean.metric.name
     return {"metric": title, **unit, "value": _rounded(mean.value), **ends, "n": mean.n}
+
+
+def _of_latency(latency: Latency) -> dict[str, Any]:
+    busy = {True: ", while other programs ran", False: "", None: ", whether others ran is not known"}
+    where = f"{latency.runtime}, on {latency.hardware}{busy[latency.busy]}"
+    return {"latency_ratio": _rounded(latency.ratio), "runtime": where}
 
 
 def _rounded(value: float) -> float:

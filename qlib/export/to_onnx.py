@@ -127,6 +127,31 @@ def export_onnx(
     return changes
 
 
+def export_float(model: nn.Module, example_input: Any, path: str | Path) -> None:
+    """Write ``model`` as ONNX in float, operation by operation as `export_onnx` writes it quantized.
+
+    Parameters
+    ----------
+    model, example_input, path
+        As for `export_onnx`.
+
+    Raises
+    ------
+    ValueError
+        ``example_input`` does not fit, or torch cannot write an operation.
+    """
+    import onnx
+
+    config = QuantConfig(None, None)
+    work = prepare(model, config, [(example_input, None)], find_methods("nearest"))
+    with whole(path) as temporary:
+        write_graph(work, {}, example_input, temporary, OPSET)
+        written = onnx.load(str(temporary))
+        _set_opset(written, OPSET)
+        _check(written)
+        onnx.save(written, str(temporary))
+
+
 def _refuse_choices(config: QuantConfig) -> None:
     values = config.in_words()
     for field, known in choices(config).items():

@@ -54,7 +54,7 @@ def write_graph(work: Work, names: dict[fx.Node, str], example: Any, path: Path,
                 opset_version=min(opset, MOST_OPSET),
                 input_names=inputs,
                 output_names=list(outputs),
-                custom_opsets={"qlib": 1},
+                custom_opsets={"qlib": 1} if names or work.grids else None,
                 dynamic_axes={name: {0: "n"} for name in batched},
             )
     except torch.onnx.errors.OnnxExporterError as error:

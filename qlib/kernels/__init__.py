@@ -1,0 +1,1 @@
+"""Integer kernels: what they answer, and how long they take."""
