@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .attention import image_of_windows, masked, windows
+from .language import causal, mean_of_tokens, rotary
 from .nodes import of_rank, overwritten, single
 
 
@@ -146,7 +147,7 @@ TABLE: dict[Kind, Known] = {
         "double half stack hstack vstack broadcast_to lerp addcmul addcdiv eq ne lt le gt ge and_ or_ xor "
         "logical_and logical_or logical_not sum prod cumsum var std norm interpolate grid_sample fold unfold "
         "size dim numel shape ndim dtype device is_cuda copy_ fill_ zeros_like ones_like",
-        (masked,),
+        (masked, causal, rotary, mean_of_tokens),
     ),
 }
 SHAPES = frozenset("size dim numel shape ndim dtype device is_cuda".split())
