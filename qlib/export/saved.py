@@ -18,6 +18,7 @@ from ..files import whole, write_whole
 from ..network import Network, evaluation_copy, read
 from ..network.inputs import one_line
 from ..network.operations import WEIGHT_LAYERS, rows_of, same_tensor, weight_of_rows
+from ..network.rotation import Rotation
 from ..placement import place
 from ..quantization import MADE_UNDER, insert_quantizers, save_passes
 from ..quantizer import Quantizer
@@ -64,7 +65,12 @@ def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path
 
 
 def _check(quantized: nn.Module, config: QuantConfig) -> None:
-    """Raises ``ValueError`` where a network was not made under ``config``."""
+    """Raises ``ValueError`` where a network was not made under ``config``, or cannot be loaded again."""
+    if turning := [name for name, module in quantized.named_modules() if isinstance(module, Rotation)]:
+        raise ValueError(
+            f"this network turns features before its layers (the method 'hadamard', at {turning[0]!r}): it "
+            "is not written, since no architecture to load it into has that"
+        )
     held = [module.config for module in quantized.modules() if isinstance(module, Quantizer)]
     made = getattr(quantized, "meta", {}).get(MADE_UNDER, held[0] if held else None)
     if made is None and not config.in_float:
