@@ -10,6 +10,7 @@ from functools import cache
 from urllib.parse import unquote
 
 import pandas as pd
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from qlib import results
 from qlib.book import evidence_page
 from qlib.cards import catalogue, hardware
 from qlib.looks import LOOKS
+from qlib.quantizer import Quantizer
 from qlib.widgets import (
     checkpoint,
     comparison,
@@ -27,6 +29,7 @@ from qlib.widgets import (
     painter,
     quantizer,
     rounding,
+    tokens,
     tradeoffs,
 )
 from qlib.widgets.figure import Figure, module
@@ -81,6 +84,8 @@ def figure(name):
         return checkpoint.checkpoint_reader()
     if name == "rounding":
         return rounding.rounding_ways(WEIGHTS, LEVELS, WAYS)
+    if name == "tokens":
+        return tokens.token_ranges(LOUD, ["a", "few", "words"])
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
@@ -89,8 +94,20 @@ WAYS = {
     "nearest": rounding.Way([WEIGHTS, [0, -1, 1]], [0, 2.0]),
     "other": rounding.Way([WEIGHTS, [0, -0.7, 0.8], [0, 0, 0.8], [0, 0, 1]], [0, 0.25, 0.5, 1.0], "column"),
 }
+LOUD = np.random.default_rng(0).normal(size=(3, 16)).round(4)
+LOUD[:, 5] += 40
 WITHOUT_PICTURE = ("comparison", "checkpoint", "measuring")
-NAMES = ("quantizer", "tradeoffs", "opening", "painter", "learning", "forest", "rounding", *WITHOUT_PICTURE)
+NAMES = (
+    "quantizer",
+    "tradeoffs",
+    "opening",
+    "painter",
+    "learning",
+    "forest",
+    "rounding",
+    "tokens",
+    *WITHOUT_PICTURE,
+)
 
 
 @pytest.fixture
@@ -574,3 +591,32 @@ def test_painted_bits_are_measured_where_there_is_a_kernel(bench):
     )
     assert (painted.panel.accuracy.correct == expected.correct).all()
     assert {"text/html", "application/vnd.jupyter.widget-view+json"} <= set(painted._repr_mimebundle_())
+
+
+def test_a_loud_channel_costs_the_others_as_python_says(show):
+    page = show("tokens")
+    bits, said = page.get_by_role("slider", name="Bits"), page.locator("p").first
+    for ranges in tokens.RANGES:
+        page.get_by_role("combobox", name="Ranges").select_option(ranges)
+        for at in (8, 5, 2):
+            bits.fill(str(at))
+            assert f"{ranges}, {at} bits" in said.inner_text()
+            assert f"{100 * tokens.lost(LOUD, at, ranges):.1f} %" in said.inner_text()
+            now = tokens.quantized(LOUD, at, ranges)
+            grey = page.locator("rect[fill='#9A9A9A']").count()
+            assert grey == (now == 0).sum()
+
+
+@pytest.mark.parametrize("ranges", tokens.RANGES)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_ranges_of_the_loud_channel_are_those_of_the_package(ranges, bits):
+    config = {
+        "per tensor": {},
+        "per token": {"activation_granularity": "per_token"},
+        "per group": {"activation_granularity": "per_token"},
+    }[ranges]
+    wanted = torch.tensor(LOUD, dtype=torch.float32)[None]
+    shape = (1, -1, tokens.GROUP) if ranges == "per group" else wanted.shape
+    dynamic = qlib.QuantConfig(activation_dynamic=True, **config)
+    found = Quantizer(dynamic, "x", bits, -1)(wanted.reshape(shape)).reshape(wanted.shape)[0]
+    assert found.numpy() == pytest.approx(tokens.quantized(LOUD, bits, ranges), abs=1e-4)
