@@ -9,8 +9,8 @@ import re
 from functools import cache
 from urllib.parse import unquote
 
-import pandas as pd
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -85,7 +85,9 @@ def figure(name):
     if name == "rounding":
         return rounding.rounding_ways(WEIGHTS, LEVELS, WAYS)
     if name == "tokens":
-        return tokens.token_ranges(LOUD, ["a", "few", "words"])
+        return tokens.token_ranges(
+            {"a layer": (["a", "few", "words"], LOUD), "other": (["x", "y"], LOUD[:2])}
+        )
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 

@@ -1,10 +1,10 @@
-"""Activations of a few tokens, one channel of which is an outlier, under ranges of three kinds. It needs no
+"""Activations of a few tokens, a channel or a token of which is loud, under ranges of three kinds. It needs no
 kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,16 +15,14 @@ GROUP = 8  # channels of a token that share a range, where it is for groups
 BITS = (2, 8)
 
 
-def token_ranges(values: Sequence[Sequence[float]], tokens: Sequence[str], bits: int = 8) -> Figure:
+def token_ranges(samples: Mapping[str, tuple[Sequence[str], np.ndarray]], bits: int = 8) -> Figure:
     """A figure in which a reader chooses what shares a range, and the bits, and sees what is left of the
-    channels beside the outlier.
+    values beside the loud ones.
 
     Parameters
     ----------
-    values : ``(tokens, channels)``
-        What a layer is given.
-    tokens : sequence of str
-        The words that the rows are of.
+    samples : mapping
+        By name, tokens as words, and what a layer is given for them ``(tokens, channels)``.
     bits : int
         With which it starts.
 
@@ -33,18 +31,22 @@ def token_ranges(values: Sequence[Sequence[float]], tokens: Sequence[str], bits:
     Figure
         Acts without a kernel.
     """
-    rows = np.asarray(values, float)
-    outlier = int(np.abs(rows).max(0).argmax())
-    found = {name: f"{100 * lost(rows, bits, name):.1f} % lost" for name in RANGES}
+    shown = {
+        name: {"tokens": list(tokens), "values": np.round(np.asarray(values, float), 5).tolist()}
+        for name, (tokens, values) in samples.items()
+    }
+    found = {
+        f"{name}, {ranges}": f"{100 * lost(np.asarray(sample['values']), bits, ranges):.1f} % lost"
+        for name, sample in shown.items()
+        for ranges in RANGES
+    }
     state = {
-        "values": np.round(rows, 5).tolist(),
-        "tokens": list(tokens),
-        "outlier": outlier,
+        "samples": shown,
         "ranges": [list(pair) for pair in RANGES.items()],
         "group": GROUP,
         "bits": [*BITS, bits],
     }
-    return Figure("tokens", state, table(f"{bits} bits: of the channels beside the outlier", found))
+    return Figure("tokens", state, table(f"{bits} bits: of the values beside the loud ones", found))
 
 
 def quantized(rows: np.ndarray, bits: int, ranges: str) -> np.ndarray:
@@ -60,7 +62,13 @@ def quantized(rows: np.ndarray, bits: int, ranges: str) -> np.ndarray:
 
 
 def lost(rows: np.ndarray, bits: int, ranges: str) -> float:
-    """The squared error of the channels beside the outlier, as a share of their squares."""
-    others = np.arange(rows.shape[1]) != np.abs(rows).max(0).argmax()
-    error = (quantized(rows, bits, ranges) - rows)[:, others]
-    return float((error**2).sum() / (rows[:, others] ** 2).sum())
+    """The squared error of the values beside the loudest channel and token, as a share of their squares."""
+    beside = others(rows)
+    error = (quantized(rows, bits, ranges) - rows)[beside]
+    return float((error**2).sum() / (rows[beside] ** 2).sum())
+
+
+def others(rows: np.ndarray) -> np.ndarray:
+    """Bool ``(tokens, channels)``: whether a value is of neither the loudest channel nor the loudest token."""
+    token, channel = np.unravel_index(np.abs(rows).argmax(), rows.shape)
+    return (np.arange(len(rows)) != token)[:, None] & (np.arange(rows.shape[1]) != channel)
