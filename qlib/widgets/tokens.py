@@ -1,5 +1,5 @@
-"""Activations of a few tokens, a channel or a token of which is loud, under ranges of three kinds. It needs no
-kernel.
+"""Activations of a few tokens, a channel or a token of which is loud, under ranges of three kinds. It needs
+no kernel.
 """
 
 from __future__ import annotations
@@ -69,6 +69,6 @@ def lost(rows: np.ndarray, bits: int, ranges: str) -> float:
 
 
 def others(rows: np.ndarray) -> np.ndarray:
-    """Bool ``(tokens, channels)``: whether a value is of neither the loudest channel nor the loudest token."""
+    """Whether each value is of neither the loudest channel nor the loudest token."""
     token, channel = np.unravel_index(np.abs(rows).argmax(), rows.shape)
     return (np.arange(len(rows)) != token)[:, None] & (np.arange(rows.shape[1]) != channel)
