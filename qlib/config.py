@@ -23,12 +23,14 @@ Bits = int | tuple[int, ...]
 SYMMETRIC_GRIDS = ("full", "restricted", "authors")  # as `qlib.affine.make_grid` makes them
 RANGES = ("minmax", "percentile", "mse", "aciq")  # as `qlib.ranges` finds them
 MAX_BITS = 16  # finer grids are not exact in float32
+MAX_GROUP = 2**20  # weights that share a range
 MAX_LAYER_BITS = 32  # 17 to 32 pass through as float and count at their bits
 
 # On a card a side may say more than a configuration: what is found in papers and in files of others.
 _LAYER_BITS = {"$ref": "#/$defs/layer_bits"}
 _TEXT = {"$ref": "#/$defs/text"}
 _BITS = {"$ref": "#/$defs/bits"}
+_UNKNOWN = "not reported"
 _CHOICES = {
     "anyOf": [
         {"const": "any integer"},
@@ -62,6 +64,17 @@ def _percentile(card: Mapping[str, Any]) -> bool:
     return any(card[f"{side}_bits"] != "float" and card[f"{side}_range"] == "percentile" for side in sides)
 
 
+def _grouped(card: Mapping[str, Any]) -> bool:
+    """Whether a size of groups is asked for, or stated where nobody says what shares a range."""
+    given = card["weight_granularity"]
+    return given == "per_group" or given == _UNKNOWN != card["group_size"]
+
+
+def _of_language(field: str, usual: str) -> Any:
+    """When a choice about language models acts: where perplexity is measured, or where it is stated."""
+    return lambda card: card.get("metric") == "perplexity" or card[field] not in (usual, _UNKNOWN)
+
+
 def _quantized(card: Mapping[str, Any]) -> bool:
     return card["weight_bits"] != "float" or card["activation_bits"] != "float"
 
@@ -85,10 +98,15 @@ class QuantConfig(Settings):
         Whether a grid has its zero-point at 0; symmetric needs 2 bits or more.
     symmetric_grid : {"full", "restricted", "authors"}
         Section 2.1 and `qlib.affine.make_grid`.
-    weight_granularity : {"per_channel", "per_tensor"}
-        One range per output channel of a weight (axis 0), or one per tensor.
-    activation_granularity : {"per_tensor", "per_channel"}
-        One range per tensor, or per channel of an activation (axis 1).
+    weight_granularity : {"per_channel", "per_tensor", "per_group"}
+        One range per output channel of a weight (axis 0), one per tensor, or one for every ``group_size``
+        weights of an output channel, as they lie in memory (inputs, then places of a kernel).
+    group_size : int
+        Weights in a group; the last group of a channel may be shorter.
+    activation_granularity : {"per_tensor", "per_channel", "per_token"}
+        One range per tensor, per channel of an activation (axis 1 of images, the last of tokens), or per
+        token: for each example and position one range of all its channels (in attention, of those of one
+        head). Ranges per token are found while the network runs, so they need ``activation_dynamic=True``.
     weight_range, activation_range : {"minmax", "percentile", "mse", "aciq"}
         How the clipping range is found, see `qlib.ranges`.
     percentile : float
@@ -111,6 +129,12 @@ class QuantConfig(Settings):
     first_last_bits : int or None
         Of the first and the last layer's weights and of what these two produce (``None``: treated like the
         rest).
+    embedding_bits : int or None
+        Of tables that tokens are looked up in, which are never the first layer (``None``: float, or, where
+        the head has the same weight, as the head). What a table gives is quantized where it enters a layer.
+    kv_bits : int or None
+        Of the keys and values of attention, which a language model keeps of earlier tokens (``None``: like
+        the rest). With ``activation_bits={"default": 32}`` nothing else of the activations is quantized.
     float_layers : tuple of str
         Names or shell patterns of modules that are left in float whole, whatever they hold (embeddings,
         recurrent layers, modules of your own, a whole submodule). What enters them is not quantized for them;
@@ -176,22 +200,36 @@ class QuantConfig(Settings):
         "per_channel",
         "Range of weights for",
         "What shares one range of the weights.",
-        values=("per_channel", "per_tensor"),
+        values=("per_channel", "per_tensor", "per_group"),
         side="weight",
-        schema={"enum": ["per_channel", "per_tensor", "per_group"]},
         observation=2,
         paper=("per-tensor or per-channel parameters", "2.1, observation 2"),
+        unwritten=("per_group",),
+    )
+    group_size: int = choice(
+        128,
+        "Weights in a group",
+        "How many weights of an output channel share one range, where ranges are for groups.",
+        least=1,
+        most=MAX_GROUP,
+        side="weight",
+        since="0.1.1",
+        card_since=2,
+        acts=_grouped,
+        schema={"type": "integer", "minimum": 1},
+        examples=(128, 32),
+        observation=2,
     )
     activation_granularity: str = choice(
         "per_tensor",
         "Range of activations for",
         "What shares one range of the activations.",
-        values=("per_tensor", "per_channel"),
+        values=("per_tensor", "per_channel", "per_token"),
         side="activation",
-        schema={"enum": ["per_tensor", "per_channel", "per_token"]},
         observation=2,
         paper=("per-tensor or per-channel parameters", "2.1, observation 2"),
-        unwritten=("per_channel",),
+        unwritten=("per_channel", "per_token"),
+        needs={"per_token": ("activation_dynamic", True)},
     )
     weight_range: str = choice(
         "minmax",
@@ -298,6 +336,30 @@ class QuantConfig(Settings):
         observation=4,
         paper=("all layers quantized, or first and last apart", "2.3, observation 4"),
     )
+    embedding_bits: int | None = choice(
+        None,
+        "Bits of embeddings",
+        "Of the tables that tokens or categories are looked up in.",
+        category="mixed_precision",
+        none="float, or as the head",
+        since="0.1.1",
+        card_since=2,
+        acts=_of_language("embedding_bits", "float, or as the head"),
+        schema=_BITS,
+        examples=(8, "float"),
+    )
+    kv_bits: int | None = choice(
+        None,
+        "Bits of keys and values",
+        "Of what attention keeps of earlier tokens.",
+        category="operations",
+        none="like the rest",
+        since="0.1.1",
+        card_since=2,
+        acts=_of_language("kv_bits", "like the rest"),
+        schema={"anyOf": [_BITS, {"enum": ["float8", "float4"]}]},
+        examples=(8, "float8", "float"),
+    )
     float_layers: tuple[str, ...] = choice(
         (),
         "Layers left in float",
@@ -326,9 +388,21 @@ class QuantConfig(Settings):
             self._set(name, _side(name, getattr(self, name), 2 if symmetric is True else 1))
         least_input = 1 + (self.activation_symmetric is True and self.activation_bits is not None)
         least_weight = 1 + (self.weight_symmetric is True and self.weight_bits is not None)
-        for name, least in (("input_bits", least_input), ("first_last_bits", max(least_weight, least_input))):
+        least_bits = {
+            "input_bits": least_input,
+            "first_last_bits": max(least_weight, least_input),
+            "embedding_bits": least_weight,
+            "kv_bits": least_input,
+        }
+        for name, least in least_bits.items():
             if getattr(self, name) is not None:
                 self._set(name, _bits(name, getattr(self, name), MAX_BITS, least))
+        for name, side in (("embedding_bits", "weight_bits"), ("kv_bits", "activation_bits")):
+            if getattr(self, name) is not None and getattr(self, side) is None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} with {side}=None, which leaves that side in float: to "
+                    f"quantize nothing else of it, give {side}={{'default': 32}}"
+                )
         super().__post_init__()
         self._set("percentile", float(self.percentile))
         self._set("float_layers", _names("float_layers", self.float_layers))

@@ -34,8 +34,9 @@ def evaluate(
         height, width)`` for maps of class scores ``(n, classes, height, width)``. A metric against a
         reference looks at no targets: they may be ``None``.
     metric
-        ``"top1"``, ``"top5"``, ``"mse"``, ``"agreement"`` and ``"sqnr"`` (these two against ``reference``), a
-        `qlib.metrics.Metric`, or a function of (outputs, targets) to a value ``(n,)``.
+        ``"top1"``, ``"top5"``, ``"mse"``, ``"perplexity"``, ``"spearman"``; ``"agreement"``, ``"sqnr"`` and
+        ``"kl"`` (these three against ``reference``); a `qlib.metrics.Metric`, or a function of (outputs,
+        targets) to a value ``(n,)``.
     reference
         The float network.
 
@@ -124,8 +125,8 @@ def _of_batch(networks: Sequence[nn.Module], batch: Any, metric: Metric, what: s
         raise ValueError(f"{what}: the metric {metric.name!r} fails: {said}") from error
     n = examples_in(x)
     shape = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-    wanted = f"({n},)" if metric.whole is None else f"({n}, parts)"
-    if not isinstance(found, Tensor) or found.dim() != (1 if metric.whole is None else 2) or len(found) != n:
+    wanted = f"({n}, parts)" if metric.in_parts else f"({n},)"
+    if not isinstance(found, Tensor) or found.dim() != 1 + metric.in_parts or len(found) != n:
         raise ValueError(f"{what}: the metric {metric.name!r} gives {shape}, not a tensor {wanted}")
     if not torch.isfinite(found).all():
         raise ValueError(f"{what}: the metric {metric.name!r} gives NaN or infinity")

@@ -580,7 +580,7 @@ def _measured(found: Measurement) -> dict[str, Any]:
 def _code_of_metric(name: str) -> dict[str, str]:
     """The code that a metric consists of: where it is named, and where its functions stand."""
     metric = find_metric(name)
-    return origin(name if is_spec(name) else None, metric.each, metric.whole)
+    return origin(name if is_spec(name) else None, metric.each, metric.whole, metric.of_all)
 
 
 def _identity_of_config(run: Run) -> dict[str, Any]:

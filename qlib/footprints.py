@@ -212,8 +212,12 @@ def footprint(model: nn.Module | Network, example_input: Any, config: QuantConfi
 
 def _ranges(weight: Tensor, operation: Operation, network: Network, config: QuantConfig) -> int:
     layer = layer_of(operation.node, network.module)
-    per_channel = config.weight_granularity == "per_channel" and layer is not None
-    return len(rows_of(weight, layer)) if per_channel else 1
+    if config.weight_granularity == "per_tensor" or layer is None:
+        return 1
+    rows = rows_of(weight, layer).flatten(1)
+    return len(rows) * (
+        -(-rows.shape[1] // config.group_size) if config.weight_granularity == "per_group" else 1
+    )
 
 
 def kind_in_words(operation: Operation) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from .intervals import around, wilson
 from .names import suggestion
 from .own import is_spec, named
+from .scores import divergence, pairs, perplexity, rank_correlation, token_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,9 @@ class Metric:
         What ``each`` looks at beside the outputs.
     whole
         From means of parts ``(..., k)`` to values ``(...)``, where a value is not a mean over examples.
+    of_all
+        From the parts of all examples ``(n, k)`` to the value, and to the values without each example
+        ``(n,)``, where it does not follow from means either, such as a correlation of ranks.
     loss
         Of (outputs, targets) to a scalar with a gradient, for what learns; less is better.
     """
@@ -61,6 +65,7 @@ class Metric:
     against: str = "targets"
     whole: Callable[[np.ndarray], np.ndarray] | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
+    of_all: Callable[[np.ndarray], tuple[float, np.ndarray]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What is built in is found by its name, so that a copy is the same one."""
@@ -72,6 +77,11 @@ class Metric:
     def of_classes(self) -> bool:
         """Whether its targets are classes; to learn by, probabilities of classes will do as well."""
         return self.loss is _cross_entropy
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether an example has parts, and not a value."""
+        return self.whole is not None or self.of_all is not None
 
     @property
     def label(self) -> str:
@@ -94,14 +104,22 @@ class Metric:
         parts
             What ``each`` gave, ``(n,)`` or ``(n, k)``.
         """
-        if self.whole is None:
+        if not self.in_parts:
             return Measurement(self, float(np.mean(parts)), parts)
-        value = float(self.whole(parts.mean(0)))
         n = len(parts)
+        value, without = self._with_and_without(parts)
         if n == 1 or not np.isfinite(value):
             return Measurement(self, value, np.full(n, value))
-        without = self.whole((parts.sum(0) - parts) / (n - 1))
         return Measurement(self, value, n * value - (n - 1) * without)
+
+    def _with_and_without(self, parts: np.ndarray) -> tuple[float, np.ndarray]:
+        """The value, and what it is without each example."""
+        if self.of_all is not None:
+            return self.of_all(parts)
+        value = float(self.whole(parts.mean(0)))
+        if len(parts) == 1 or not np.isfinite(value):
+            return value, parts[:, 0]
+        return value, self.whole((parts.sum(0) - parts) / (len(parts) - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +327,10 @@ SQNR = Metric(
     loss=_mean_squared_error,
 )
 MSE = Metric("mse", _squared_error, "squared error", greater_is_better=False, loss=_mean_squared_error)
-METRICS = {metric.name: metric for metric in (TOP1, TOP5, AGREEMENT, SQNR, MSE)}
+PERPLEXITY = Metric("perplexity", token_losses, "perplexity", greater_is_better=False, whole=perplexity)
+SPEARMAN = Metric("spearman", pairs, "rank correlation", "%", of_all=rank_correlation)
+KL = Metric("kl", divergence, "divergence from float in nats", greater_is_better=False, against="reference")
+METRICS = {m.name: m for m in (TOP1, TOP5, AGREEMENT, SQNR, MSE, PERPLEXITY, SPEARMAN, KL)}
 
 
 def description(name: str) -> str | dict[str, Any]:

@@ -30,6 +30,13 @@ channels, or of two operations, are computed in float and quantized again.
 what enters is not quantized for them, and what they give is quantized where it enters a layer. They are never
 the first or last layer.
 
+**Lookup tables** are never the first layer. One of them has ``embedding_bits``, an entry in
+``weight_bits``, or those of the layer that has the same weight, such as a head; else it is in float. What it
+gives is treated like what a float operation gives.
+
+**kv_bits** are those of the tensors that become keys and values of attention, behind all that happens to them
+in float (positions that are turned into keys).
+
 **Tied weights** are one tensor with one set of bits: those given to one of its layers, else
 ``first_last_bits`` if one of them is the first or last.
 """
@@ -46,6 +53,7 @@ from torch import fx
 from .config import MAX_BITS, MAX_LAYER_BITS, Bits, QuantConfig
 from .names import entry, is_pattern, suggestion
 from .network import Kind, Network, Operation
+from .network.attended import attentions
 from .network.operations import TUPLES, argument, data_of, known_name, moves_channels
 
 
@@ -134,18 +142,20 @@ class _Placer:
         self.wishes: dict[fx.Node, dict[fx.Node, _Wish]] = {n: {} for n in network.module.graph.nodes}
         self.quantized: set[fx.Node] = set()
         self.settled = self._settled()
+        self.kept = self._kept() if config.kv_bits is not None else frozenset()
 
     def place(self) -> Placement:
         config = self.config
         names = [o.name for o in self.network.listed()]
         left = {o.name for o in self.network.listed() if o.in_float}
-        weights = dict.fromkeys([*self.network.layers, *(name for name in names if name in left)])
+        held = [*self.network.layers, *self.network.tables]
+        weights = dict.fromkeys([*held, *(name for name in names if name in left)])
         _check_names("weight_bits", config.weight_bits, weights, left)
         _check_names("activation_bits", config.activation_bits, names, left)
         weight_bits = (
             {}
             if config.weight_bits is None
-            else {name: self.weight_bits(name) for name in self.network.layers}
+            else {name: self.weight_bits(name) for name in self._in_order(held) if self._has_codes(name)}
         )
         rest = self.ends, self.last, frozenset(self.in_float)
         if config.activation_bits is None:
@@ -191,10 +201,30 @@ class _Placer:
             for field, table in given
         )
 
-    def weight_bits(self, layer: str) -> Bits:
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        """Layers and tables in execution order, in which the first of those that share a weight has it."""
+        order = {o.node.target: i for i, o in reversed(list(enumerate(self.operations.values())))}
+        return sorted(names, key=order.__getitem__)
+
+    def _has_codes(self, name: str) -> bool:
+        """Whether a weight gets bits: a table only where it, or a layer of the same weight, is given some."""
+        tied = self._tied(name)
+        alone = set(tied) <= set(self.network.tables)
+        return not alone or self.config.embedding_bits is not None or any(map(self._own_bits, tied))
+
+    def _tied(self, layer: str) -> list[str]:
+        """Those that have its weight, itself among them."""
         first = self.network.tied.get(layer, layer)
-        tied = [first, *(name for name, other in self.network.tied.items() if other == first)]
-        given = {name: self._entry("weight_bits", name) for name in tied}
+        return [first, *(name for name, other in self.network.tied.items() if other == first)]
+
+    def _own_bits(self, name: str) -> Bits | None:
+        """Those given to a layer or table: by its name, or to all tables."""
+        given = self._entry("weight_bits", name)
+        return self.config.embedding_bits if given is None and name in self.network.tables else given
+
+    def weight_bits(self, layer: str) -> Bits:
+        tied = self._tied(layer)
+        given = {name: self._own_bits(name) for name in tied}
         given = {name: bits for name, bits in given.items() if bits is not None}
         if len(set(given.values())) > 1:
             each = " and ".join(f"{bits} for {name!r}" for name, bits in given.items())
@@ -214,6 +244,8 @@ class _Placer:
         given = self._entry("activation_bits", operation.name)
         if given is not None and operation.node not in self.in_float:
             return given
+        if operation.node in self.kept:
+            return self.config.kv_bits
         return self._usual_bits(
             "activation_bits", operation.kind is Kind.WEIGHT and operation.node.target in self.ends
         )
@@ -229,6 +261,29 @@ class _Placer:
         given = getattr(self.config, field)
         return given.get("default", 8) if isinstance(given, Mapping) else given
 
+    def _kept(self) -> frozenset[fx.Node]:
+        """The operations that give keys and values of attention."""
+        found = set()
+        for query, key, value in attentions(self.network):
+            asked, *kept = (self.producer(node) for node in (query, key, value))
+            if asked in kept:
+                raise ValueError(
+                    f"kv_bits: {asked.name!r} gives keys or values in one tensor with queries, which has one "
+                    "set of bits: make them by layers of their own"
+                )
+            if given := [operation.name for operation in kept if operation.kind is Kind.INPUT]:
+                raise ValueError(
+                    f"kv_bits: keys or values are the input {given[0]!r} as it is given, which has "
+                    "input_bits: leave kv_bits=None"
+                )
+            found |= {operation.node for operation in kept}
+        if not found:
+            raise ValueError(
+                "kv_bits: the network has no attention (a softmax between two matrix products), so it keeps "
+                "no keys and values: leave kv_bits=None"
+            )
+        return frozenset(found)
+
     # Form of every tensor
 
     def _settled(self) -> dict[fx.Node, bool]:
@@ -243,7 +298,7 @@ class _Placer:
             elif operation.kind is Kind.KEEPS_GRID:
                 settled[node] = settled[data_of(node)]
             elif self.config.quantize_skip:
-                settled[node] = operation.kind is not Kind.OTHER
+                settled[node] = operation.kind not in (Kind.OTHER, Kind.TABLE)
             else:
                 settled[node] = operation.kind is Kind.INPUT
         return settled
@@ -268,7 +323,8 @@ class _Placer:
         else:
             if any(self._receives_quantized(node, wish) for wish in wishes):
                 self.quantized.add(node)
-            if operation is None:  # the activation function of a layer, or a constant
+            # The activation function of a layer, a constant, or what tokens are looked up in
+            if operation is None or operation.kind is Kind.TABLE:
                 self._wish(node, _Wish.FLOAT)
             elif operation.kind in (Kind.WEIGHT, Kind.PRODUCT) and node not in self.in_float:
                 self._wish(node, _Wish.QUANTIZED)
@@ -293,7 +349,7 @@ class _Placer:
             return False
         if operation.kind is Kind.INPUT:
             return self.config.input_bits is not None
-        if operation.kind is Kind.OTHER or operation.node in self.in_float:
+        if operation.kind in (Kind.OTHER, Kind.TABLE) or operation.node in self.in_float:
             return wish is _Wish.QUANTIZED
         if operation.kind is Kind.POOL and self.config.quantize_skip:
             return self.config.pooling != "float"
@@ -327,6 +383,8 @@ class _Placer:
 
     def _within_channels(self, pool: fx.Node) -> bool:
         """Whether what a pooling averages has one grid, so that its codes can be averaged."""
+        if self.config.activation_granularity == "per_token":
+            return False
         if not self._by_channel():
             return True
         axes = argument(pool, 1, "dim", ()) if known_name(pool) == "mean" else ()

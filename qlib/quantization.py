@@ -237,7 +237,7 @@ def insert_quantizers(
     """
     module = network.module
     quantizers = {
-        node: Quantizer(config, name, bits, network.channels.get(node))
+        node: Quantizer(config, name, bits, _axis_of_channels(network, config, node))
         for node, (name, bits) in placement.quantizers.items()
     }
     examples = [_count_of_examples(module)] if config.activation_dynamic and quantizers else []
@@ -250,6 +250,15 @@ def insert_quantizers(
         _average_codes(module, pool, source, quantizers[source])
     module.recompile()
     return quantizers
+
+
+def _axis_of_channels(network: Network, config: QuantConfig, node: fx.Node) -> int | None:
+    """The axis of channels behind a node, where it can be told. Heads of attention are no channels, so a
+    token has the last axis, but for images.
+    """
+    axis = network.channels.get(node)
+    inside = node.op != "placeholder" and config.activation_granularity == "per_token"
+    return -1 if axis is None and inside else axis
 
 
 def _count_of_examples(module: fx.GraphModule) -> fx.Node:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import prod
 from typing import Any
 from zlib import crc32
 
@@ -47,11 +48,39 @@ def weight_grid(name: str, rows: Tensor, config: QuantConfig, bits: Bits, roundi
         raise ValueError(f"weight_bits[{name!r}] has {len(bits)} entries, but the layer {len(rows)} channels")
     refuse_mixed_rows(f"weight_bits[{name!r}]", bits, config.weight_range, config.weight_granularity)
     check_span(*torch.aminmax(rows), f"the weights of {name!r}")
+    wider = _wider(name, rounding_seed)
+    if config.weight_granularity == "per_group":
+        return _grid_by_group(rows, config, bits, wider)
     make = partial(grid_of, bits=bits, symmetric=config.weight_symmetric, variant=config.symmetric_grid)
     values = rows.flatten(1) if config.weight_granularity == "per_channel" else rows.reshape(1, -1)
     low, high = find_range(values, config.weight_range, config.percentile, make)
-    wider = _wider(name, rounding_seed)
     return make(wider * low, wider * high).reshape(-1, *[1] * (rows.dim() - 1))
+
+
+def _grid_by_group(rows: Tensor, config: QuantConfig, bits: Bits, wider: float) -> Grid:
+    """The grid of ``rows`` with a range for every ``group_size`` values of a row, spread over all of them."""
+    make = partial(grid_of, symmetric=config.weight_symmetric, variant=config.symmetric_grid)
+    flat = rows.flatten(1)
+    whole = flat.shape[1] // config.group_size * config.group_size
+    ends = []
+    for part, size in ((flat[:, :whole], config.group_size), (flat[:, whole:], flat.shape[1] - whole)):
+        if size and part.numel():
+            values = part.reshape(-1, size)
+            each = bits
+            if isinstance(bits, tuple):  # those of a row are those of its groups
+                each = tuple(b for b in bits for _ in range(len(values) // len(rows)))
+            found = find_range(values, config.weight_range, config.percentile, partial(make, bits=each))
+            ends.append(torch.stack(found).reshape(2, len(rows), -1))
+    low, high = wider * torch.cat(ends, 2)
+    grid = make(low.T, high.T, bits=bits)  # whose last axis is that of rows, as bits are
+    return Grid(
+        *(f if f is None or f.numel() == 1 else spread(f.T, config.group_size, rows.shape) for f in grid)
+    )
+
+
+def spread(by_group: Tensor, size: int, shape: Sequence[int]) -> Tensor:
+    """What is known of every group, ``(rows, groups)``, for every value of a weight of that shape."""
+    return by_group.repeat_interleave(size, 1)[:, : prod(shape[1:])].reshape(shape)
 
 
 def _wider(name: str, rounding_seed: int) -> float:
@@ -88,9 +117,10 @@ class Quantizer(nn.Module):
 
     def __init__(self, config: QuantConfig, name: str, bits: Bits, axis: int | None = 1):
         super().__init__()
-        refuse_mixed_rows(
-            f"activation_bits[{name!r}]", bits, config.activation_range, config.activation_granularity
-        )
+        what = f"activation_bits[{name!r}]"
+        refuse_mixed_rows(what, bits, config.activation_range, config.activation_granularity)
+        if isinstance(bits, tuple) and config.activation_granularity == "per_token":
+            raise ValueError(f"{what} gives every channel its own bits, but a token has one range for all")
         self.name = name
         self.bits = bits
         self.config = config
@@ -193,6 +223,8 @@ class Quantizer(nn.Module):
             )
         self._check_channels(x)
         axis = self._axis(x.dim())
+        if self.config.activation_granularity == "per_token" and x.dim() > 2:
+            return self._grid_of_each_token(x, axis)
         rows = (x.movedim(axis, 1).flatten(0, 1) if self._per_channel and x.dim() > 1 else x).detach()
         rows = rows.reshape(len(rows), -1)
 
@@ -210,6 +242,22 @@ class Quantizer(nn.Module):
         if not torch.compiler.is_compiling():
             check_span(low, high, f"the values of {self.name!r}")
         return Grid(*map(spread, make(low, high)))
+
+    def _grid_of_each_token(self, x: Tensor, axis: int) -> Grid:
+        """The grids of all vectors along ``axis``; fields broadcast against ``x``."""
+        rows = x.detach().movedim(axis, -1)
+        places = rows.shape[:-1]
+        ends = find_range(
+            rows.reshape(-1, rows.shape[-1]), self.config.activation_range, self.config.percentile, self._grid
+        )
+        if not torch.compiler.is_compiling():
+            check_span(*ends, f"the values of {self.name!r}")
+        return Grid(
+            *(
+                f if f is None or f.dim() == 0 else f.reshape(places).unsqueeze(axis if axis >= 0 else -1)
+                for f in self._grid(*ends)
+            )
+        )
 
     # Calibration
 

@@ -30,6 +30,24 @@ def _between(known, default):
     return st.floats(least, known.most, exclude_min=known.least is None)
 
 
+def possible(fields):
+    """The fields, changed where a value needs another field's, or a side that is not left in float."""
+    fields = dict(fields)
+    for name, known in choices(QuantConfig).items():
+        if known.needs and (needed := known.needs.get(fields.get(name))) is not None:
+            fields[needed[0]] = needed[1]
+    for name, side in (("embedding_bits", "weight_bits"), ("kv_bits", "activation_bits")):
+        if fields.get(side, 8) is None:
+            fields.pop(name, None)
+    return fields
+
+
 def other_values():
-    """By name, a value that is not the default, of each choice whose values are words or a switch."""
-    return {name: next(v for v in reversed(values) if v != DEFAULTS[name]) for name, values in VALUES.items()}
+    """By name, a value that is not the default and needs no other, of each choice whose values are words or a
+    switch.
+    """
+    known = choices(QuantConfig)
+    return {
+        name: next(v for v in reversed(values) if v != DEFAULTS[name] and v not in known[name].needs)
+        for name, values in VALUES.items()
+    }

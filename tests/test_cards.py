@@ -140,6 +140,8 @@ CHOICES = {
     "activation_bits": st.integers(2, 16) | LAYERS | st.none(),
     "input_bits": st.integers(2, 16) | st.none(),
     "first_last_bits": st.integers(2, 16) | st.none(),
+    "embedding_bits": st.integers(2, 16) | st.none(),
+    "kv_bits": st.integers(2, 16) | st.none(),
     "float_layers": st.sampled_from([(), ("fc",), ("fc", "layer1.*")]),
     "bit_choices": st.lists(st.integers(2, 16), min_size=1, max_size=4, unique=True).map(
         lambda b: tuple(sorted(b))

@@ -96,7 +96,9 @@ def test_what_the_others_do_not_ask_for_is_silent_unless_it_is_reported():
         "images", metric="top1", weight_granularity="per_channel", allocation="uniform"
     )
     needing = [name for name in NEW if "needs" in FIELDS[name]]
-    assert {"context", "bos", "kv_bits", "group_size", "penalty", "latency_ratio"} <= set(needing)
+    assert {"context", "bos", "column_order", "penalty", "latency_ratio"} <= set(needing)
+    needing += ["kv_bits", "embedding_bits"]  # choices, of which the same holds
+    assert QuantizationCard.of("told", group_size=32).acts("group_size") and not images.acts("group_size")
     page = str(images)
     for name in needing:
         assert not images.acts(name) and FIELDS[name]["title"] not in page
@@ -126,32 +128,6 @@ def test_a_result_is_a_value_with_a_metric():
     assert "perplexity 6.09\n" in str(card) + "\n"
     full = {"metric": "rank correlation", "value": 0.7, "low": 0.6, "high": 0.8, "n": 900}
     assert "rank correlation 0.7 (0.6 to 0.8, n = 900)" in str(QuantizationCard.of("x", accuracy=full))
-
-
-MAY_BE_CHOSEN = [name for name, field in FIELDS.items() if field.get("choice")]
-
-
-@pytest.mark.parametrize("name", MAY_BE_CHOSEN)
-def test_a_field_may_become_a_choice_and_the_card_stays_as_it_is(name):
-    field = FIELDS[name]
-    value = choice(
-        field["examples"][0],
-        field["title"],
-        field["description"],
-        category=PLAIN.category_of[name],
-        schema={"anyOf": field["anyOf"][1:]},
-        since="later",
-    )
-    later = dataclasses.make_dataclass("Later", [(name, object, value)], bases=(QuantConfig,), frozen=True)
-    before = QuantizationCard.of("x", **{name: field["examples"][0]})
-    after = QuantizationCard.from_yaml(before.to_yaml(), later)
-    assert {key: after[key] for key in FIELDS} == {key: before[key] for key in FIELDS}
-    assert QuantizationCard.from_run(later())[name] == field["examples"][0]
-    assert set(fields_of(later)) == set(FIELDS) and set(MAY_BE_CHOSEN) == {
-        "group_size",
-        "kv_bits",
-        "embedding_bits",
-    }
 
 
 def test_any_other_field_keeps_its_name():

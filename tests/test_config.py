@@ -6,7 +6,7 @@ import json
 
 import pytest
 import yaml
-from choice_strategies import allowed
+from choice_strategies import allowed, possible
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,10 +24,12 @@ STRATEGIES = {
     "activation_bits": SIDE,
     "input_bits": st.one_of(st.none(), SOME_BITS),
     "first_last_bits": st.one_of(st.none(), SOME_BITS),
+    "embedding_bits": st.one_of(st.none(), SOME_BITS),
+    "kv_bits": st.one_of(st.none(), SOME_BITS),
     "float_layers": st.lists(NAMES.filter(str.strip), max_size=3),
     "bit_choices": st.lists(st.integers(1, 16), min_size=1, max_size=5),
 }
-CONFIGS = st.builds(QuantConfig, **STRATEGIES)
+CONFIGS = st.fixed_dictionaries(STRATEGIES).map(possible).map(lambda fields: QuantConfig(**fields))
 FIELDS = {field.name: field for field in dataclasses.fields(QuantConfig)}
 
 
@@ -75,6 +77,7 @@ def test_defaults_are_those_of_the_interface():
         "activation_symmetric": False,
         "symmetric_grid": "full",
         "weight_granularity": "per_channel",
+        "group_size": 128,
         "activation_granularity": "per_tensor",
         "weight_range": "minmax",
         "activation_range": "minmax",
@@ -87,6 +90,8 @@ def test_defaults_are_those_of_the_interface():
         "quantize_output": True,
         "calibration_upstream": "float",
         "first_last_bits": 8,
+        "embedding_bits": None,
+        "kv_bits": None,
         "float_layers": [],
         "bit_choices": [1, 2, 3, 4, 5, 6, 7, 8],
     }
@@ -113,11 +118,31 @@ def test_fields_left_out_of_a_text_keep_their_default():
 
 def test_a_field_that_was_added_later_is_part_of_a_key_only_where_it_is_set():
     later = {name for name, known in choices(QuantConfig).items() if known.since}
-    assert later == {"float_layers"}
+    assert later == {"group_size", "embedding_bits", "kv_bits", "float_layers"}
     for config in (QuantConfig(), QuantConfig(weight_bits=4, float_layers=[])):
         assert config.identity() == {k: value for k, value in config.to_dict().items() if k not in later}
-    named = QuantConfig(float_layers=["fc"])
-    assert named.identity() == named.to_dict() and named.identity()["float_layers"] == ["fc"]
+    for name, value in (("float_layers", ["fc"]), ("group_size", 64), ("embedding_bits", 4), ("kv_bits", 4)):
+        named = QuantConfig(**{name: value}).identity()
+        assert named == {**QuantConfig().identity(), name: value}
+
+
+@pytest.mark.parametrize("name, side", [("embedding_bits", "weight_bits"), ("kv_bits", "activation_bits")])
+def test_bits_of_a_part_are_refused_where_their_side_is_left_in_float(name, side):
+    with pytest.raises(ValueError, match=f"{name}=4 with {side}=None.*give {side}={{'default': 32}}"):
+        QuantConfig(**{side: None, name: 4})
+    QuantConfig(**{side: {"default": 32}, name: 4})
+
+
+def test_ranges_per_token_are_refused_where_they_are_fixed_before():
+    with pytest.raises(ValueError, match="activation_granularity='per_token' needs activation_dynamic=True"):
+        QuantConfig(activation_granularity="per_token")
+    QuantConfig(activation_granularity="per_token", activation_dynamic=True)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, None])
+def test_a_group_has_a_whole_number_of_weights(size):
+    with pytest.raises(ValueError, match="group_size must be a whole number"):
+        QuantConfig(group_size=size)
 
 
 def test_yaml_reads_as_a_person_would_write_it():

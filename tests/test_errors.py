@@ -206,7 +206,7 @@ def test_weight_that_is_not_finite(name, value):
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.GRU(8, 8), nn.Bilinear(8, 8, 8), nn.Embedding(8, 8)], ids=lambda m: type(m).__name__
+    "layer", [nn.GRU(8, 8), nn.Bilinear(8, 8, 8), nn.EmbeddingBag(8, 8)], ids=lambda m: type(m).__name__
 )
 def test_layer_whose_weights_cannot_be_quantized(layer):
     with refuses(

@@ -9,6 +9,7 @@ import re
 from functools import cache
 from urllib.parse import unquote
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +19,7 @@ from qlib import results
 from qlib.book import evidence_page
 from qlib.cards import catalogue, hardware
 from qlib.looks import LOOKS
+from qlib.quantizer import Quantizer
 from qlib.widgets import (
     checkpoint,
     comparison,
@@ -28,6 +30,7 @@ from qlib.widgets import (
     painter,
     quantizer,
     rounding,
+    tokens,
     tradeoffs,
 )
 from qlib.widgets.figure import Figure, module
@@ -84,6 +87,10 @@ def figure(name):
         return costs.tradeoff_costs(TIMES)
     if name == "rounding":
         return rounding.rounding_ways(WEIGHTS, LEVELS, WAYS)
+    if name == "tokens":
+        return tokens.token_ranges(
+            {"a layer": (["a", "few", "words"], LOUD), "other": (["x", "y"], LOUD[:2])}
+        )
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
@@ -103,6 +110,8 @@ TIMES = [
         ("large", {"weight_symmetric": False}, 15.0),
     )
 ]
+LOUD = np.random.default_rng(0).normal(size=(3, 16)).round(4)
+LOUD[:, 5] += 40
 WITHOUT_PICTURE = ("comparison", "checkpoint", "measuring")
 NAMES = (
     "quantizer",
@@ -113,6 +122,7 @@ NAMES = (
     "forest",
     "rounding",
     "costs",
+    "tokens",
     *WITHOUT_PICTURE,
 )
 
@@ -631,3 +641,32 @@ def test_costs_without_times_show_the_points(browser, tmp_path):
     assert "Times are not recorded yet" in figure.inner_text()
     assert figure.locator("tbody tr").count() == len(costs.TRADED)
     page.context.close()
+
+
+def test_a_loud_channel_costs_the_others_as_python_says(show):
+    page = show("tokens")
+    bits, said = page.get_by_role("slider", name="Bits"), page.locator("p").first
+    for ranges in tokens.RANGES:
+        page.get_by_role("combobox", name="Ranges").select_option(ranges)
+        for at in (8, 5, 2):
+            bits.fill(str(at))
+            assert f"{ranges}, {at} bits" in said.inner_text()
+            assert f"{100 * tokens.lost(LOUD, at, ranges):.1f} %" in said.inner_text()
+            now = tokens.quantized(LOUD, at, ranges)
+            grey = page.locator("rect[fill='#9A9A9A']").count()
+            assert grey == (now == 0).sum()
+
+
+@pytest.mark.parametrize("ranges", tokens.RANGES)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_ranges_of_the_loud_channel_are_those_of_the_package(ranges, bits):
+    config = {
+        "per tensor": {},
+        "per token": {"activation_granularity": "per_token"},
+        "per group": {"activation_granularity": "per_token"},
+    }[ranges]
+    wanted = torch.tensor(LOUD, dtype=torch.float32)[None]
+    shape = (1, -1, tokens.GROUP) if ranges == "per group" else wanted.shape
+    dynamic = qlib.QuantConfig(activation_dynamic=True, **config)
+    found = Quantizer(dynamic, "x", bits, -1)(wanted.reshape(shape)).reshape(wanted.shape)[0]
+    assert found.numpy() == pytest.approx(tokens.quantized(LOUD, bits, ranges), abs=1e-4)

@@ -218,7 +218,8 @@ def test_a_setting_that_cannot_be_says_why(opened):
 
 def test_controls_are_those_of_the_configuration():
     controls = _controls()
-    assert set(choices(qlib.QuantConfig)) - set(controls) == {"float_layers", "bit_choices"}
+    left = {"float_layers", "bit_choices", "group_size", "embedding_bits", "kv_bits"}
+    assert set(choices(qlib.QuantConfig)) - set(controls) == left
     for name, control in controls.items():
         assert control["title"] == choices(qlib.QuantConfig)[name].title
         assert control["default"] == qlib.QuantConfig.defaults()[name]
@@ -310,3 +311,13 @@ def test_wrong_panels_are_refused():
         measuring_panel(front=["float_layers"])
     with pytest.raises(ValueError, match="weight_bits must be"):
         measuring_panel(weight_bits=99)
+
+
+def test_what_the_page_does_not_compute_is_not_offered():
+    from qlib.widgets.measuring import BEYOND, _controls
+
+    offered = {name: control["values"] for name, control in _controls().items()}
+    assert {word for values in offered.values() for word in values}.isdisjoint(BEYOND)
+    assert offered["weight_granularity"] == ["per_channel", "per_tensor"]
+    with pytest.raises(ValueError, match="the page does not compute weight_granularity='per_group'"):
+        measuring_panel(weight_granularity="per_group")

@@ -24,6 +24,7 @@ CORE = (
     "quantization",
     "footprints",
     "intervals",
+    "scores",
     "metrics",
     "evaluation",
     "comparison",

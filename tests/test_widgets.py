@@ -217,6 +217,7 @@ OTHER = {
     "percentile": 80.0,
     "input_bits": 2,
     "first_last_bits": 2,
+    "group_size": 2,
     "float_layers": ("body",),
     "bit_choices": (1,),
 }

@@ -48,6 +48,13 @@ BENCHES = {  # by name: module and what makes it
     "imagenet-generated": ("imagenet", "generated"),
     "imagenet-sample": ("imagenet_sample", "imagenet_sample"),
     "imagenet-sample-240": ("imagenet_sample", "imagenet_sample_240"),
+    "sentences": ("sentences", "sentences"),
+    "language": ("language", "language"),
+    "language-256": ("language", "language_256"),
+    "language-2048": ("language", "language_2048"),
+    "language-begin": ("language", "language_begin"),
+    "language-other": ("language", "language_other"),
+    "language-own": ("language", "own"),
 }
 
 

@@ -8,8 +8,7 @@ Beside what JSON schema knows, ``schema.json`` states of a field, where there is
 - ``since``: the version of the schema with which it came;
 - ``needs``: values of other fields of which one makes it one that is asked for; it acts where that is so or
   where it is reported, and else says nothing;
-- ``like``: the choice with which it acts;
-- ``choice``: a configuration may come to state it as a choice, which then takes its place.
+- ``like``: the choice with which it acts.
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ def _fields_of(config_class: type[QuantConfig]) -> Fields:
         entry["properties"] = {
             name: field
             for place, given in entry["properties"].items()
-            for name, field in (own.items() if place == CHOICES else [(place, given)] * (place not in own))
+            for name, field in (own.items() if place == CHOICES else [(place, given)])
         }
         later = {name for name in own if stated[name].since is not None}  # which older cards lack
         entry["required"] = [name for name in entry["properties"] if name not in later]
@@ -160,9 +159,8 @@ def _categories(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _refuse(config_class: type[QuantConfig], stated: Mapping[str, Choice], schema: Mapping[str, Any]) -> None:
     """Raises ``ValueError`` naming the first field that has no place on a card."""
     categories = _categories(schema)
-    given = {name: field for entry in categories.values() for name, field in entry["properties"].items()}
     taken = {*schema["properties"], "config_class"}
-    taken |= {name for name, field in given.items() if not field.get("choice")}
+    taken |= {name for entry in categories.values() for name in entry["properties"]}
     for field in dataclasses.fields(config_class):
         where = f"{config_class.__name__}.{field.name}"
         if field.name not in stated:
@@ -199,7 +197,8 @@ def _field(
         "anyOf": kinds,
         "examples": list(plain(known.examples or first)),
     }
-    return found if known.observation is None else {**found, "observation": known.observation}
+    stated = {"observation": known.observation, "since": known.card_since}
+    return {**found, **{word: value for word, value in stated.items() if value is not None}}
 
 
 def _value(default: Any, known: Choice) -> dict[str, Any] | None:

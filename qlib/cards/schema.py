@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..choices import same
 
 ANNOTATIONS = {"$schema", "$defs", "title", "description", "examples", "observation", "outcome"}
-ANNOTATIONS |= {"since", "needs", "like", "choice"}  # what `qlib.cards.fields` makes of them
+ANNOTATIONS |= {"since", "needs", "like"}  # what `qlib.cards.fields` makes of them
 TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),

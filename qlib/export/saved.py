@@ -18,10 +18,11 @@ from ..files import whole, write_whole
 from ..network import Network, evaluation_copy, read
 from ..network.inputs import one_line
 from ..network.operations import WEIGHT_LAYERS, rows_of, same_tensor, weight_of_rows
+from ..network.rotation import Rotation
 from ..placement import place
 from ..quantization import MADE_UNDER, insert_quantizers, save_passes
 from ..quantizer import Quantizer
-from .packed import PARTS, pack, unpack
+from .packed import GROUP, PARTS, pack, unpack
 
 VERSION = "2"  # of the files; 1 had no version, and floats alone
 WEIGHTS = "weights.safetensors"
@@ -54,7 +55,7 @@ def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path
     _check(quantized, config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state, same = _written(quantized)
+    state, same = _written(quantized, config.group_size if config.weight_granularity == "per_group" else None)
     text = config.to_yaml()
     kind = type(config).__qualname__
     metadata = {"format": "qlib", "version": VERSION, "config_class": kind, "config": text, **same}
@@ -64,7 +65,12 @@ def save_quantized(quantized: nn.Module, config: QuantConfig, folder: str | Path
 
 
 def _check(quantized: nn.Module, config: QuantConfig) -> None:
-    """Raises ``ValueError`` where a network was not made under ``config``."""
+    """Raises ``ValueError`` where a network was not made under ``config``, or cannot be loaded again."""
+    if turning := [name for name, module in quantized.named_modules() if isinstance(module, Rotation)]:
+        raise ValueError(
+            f"this network turns features before its layers (the method 'hadamard', at {turning[0]!r}): it "
+            "is not written, since no architecture to load it into has that"
+        )
     held = [module.config for module in quantized.modules() if isinstance(module, Quantizer)]
     made = getattr(quantized, "meta", {}).get(MADE_UNDER, held[0] if held else None)
     if made is None and not config.in_float:
@@ -87,21 +93,26 @@ def _differences(made: QuantConfig, given: QuantConfig) -> str:
     )
 
 
-def _written(quantized: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What is written by name, and by the name of a weight that is another's, that one's."""
+def _written(quantized: nn.Module, group: int | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What is written by name, and by the name of a weight that is another's, that one's. ``group``: as for
+    `pack`.
+    """
     state = {name: tensor.contiguous().cpu().clone() for name, tensor in quantized.state_dict().items()}
     same = {}
     first: dict[tuple, str] = {}
     for path, layer in quantized.named_modules(remove_duplicate=False):
         name = f"{path}.weight"
-        if not isinstance(layer, WEIGHT_LAYERS) or name not in state:  # computed from other parameters
+        if not isinstance(layer, (*WEIGHT_LAYERS, nn.Embedding)) or name not in state:  # computed from others
             continue
         grid = getattr(layer, "weight_grid", None)
         original = first.setdefault(same_tensor(layer.weight), name)
         if original != name:
             same[name + SAME] = original
             del state[name]
-        elif grid is not None and (parts := pack(rows_of(layer.weight.detach(), layer), grid)) is not None:
+        elif (
+            grid is not None
+            and (parts := pack(rows_of(layer.weight.detach(), layer), grid, group)) is not None
+        ):
             del state[name]
             state |= {name + PACKED + part: tensor for part, tensor in parts.items()}
     return state, same
@@ -198,7 +209,10 @@ def _unpacked(
     for weight in [name.removesuffix(f"{PACKED}codes") for name in state if name.endswith(codes)]:
         layer = _layer_of(weight, module, path)
         try:
-            rows, layer.weight_grid = unpack({part: found.pop(f"{weight}{PACKED}{part}") for part in PARTS})
+            parts = {part: found.pop(f"{weight}{PACKED}{part}") for part in PARTS}
+            if (group := found.pop(f"{weight}{PACKED}{GROUP}", None)) is not None:
+                parts[GROUP] = group
+            rows, layer.weight_grid = unpack(parts)
             found[weight] = weight_of_rows(rows, layer)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged: {weight!r} cannot be read ({one_line(error)})") from None

@@ -168,6 +168,11 @@ def _refuse_layers(network: Network, placement: Placement, config: QuantConfig) 
             raise ValueError(f"{name!r} has {bits} bits; ONNX can say {' or '.join(map(str, EXPORTED_BITS))}")
     for name in placement.weight_bits:
         layer = network.module.get_submodule(name)
+        if name in network.tables:
+            raise ValueError(
+                f"{name!r} is a lookup table with {placement.weight_bits[name]} bits, which export does not "
+                f"write as codes: leave it in float by embedding_bits=None, or by float_layers=({name!r},)"
+            )
         if config.weight_granularity == "per_channel" and _channels_are_no_axis(layer):
             raise ValueError(
                 f"{name!r} is a transposed convolution in {layer.groups} groups of several output channels: "

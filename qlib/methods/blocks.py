@@ -83,7 +83,7 @@ class Blocks(Method):
             )
         generator = torch.Generator().manual_seed(self.seed)
         parts = [part for batch in work.batches for part in split(batch, self.batch)]
-        left = {name: Soft(rows, grid) for name, rows, grid in work.weights()}
+        left = {name: Soft(*weight) for name, weight in work.of_layers()}
         with torch.no_grad():
             for turn in in_blocks(work.floats, work.network, parts, "rounding"):
                 names = [work.network.tied.get(name, name) for name in turn.block.layers]

@@ -99,8 +99,9 @@ class Work:
             yield name, rows, self.grids[name]
 
     def in_turn(self, inputs: str) -> Iterator[Turn]:
-        """Every weight that gets codes, in the order of execution, each after those before it have been put.
-        One that is used several times has its turn where it is first used.
+        """Every weight of a layer that gets codes, in the order of execution, each after those before it have
+        been put. One that is used several times has its turn where it is first used. Lookup tables, whose
+        rows are outputs as they stand, are rounded to nearest before.
 
         Parameters
         ----------
@@ -110,7 +111,7 @@ class Work:
         from ..network.operations import data_of
         from ..network.steps import first_calls
 
-        found = {name: (rows, grid) for name, rows, grid in self.weights()}
+        found = dict(self.of_layers())
         floats = first_calls(self.floats, self.batches, set(found))
         sides = ((one, one) for one in floats)
         if inputs == "quantized":
@@ -122,6 +123,17 @@ class Work:
             if inputs == "quantized":
                 for run in runs:  # as it is now
                     run.step(node)
+
+    def of_layers(self) -> Iterator[tuple[str, tuple[Tensor, Grid]]]:
+        """`weights` of layers; those of lookup tables are put at once."""
+        from ..affine import fake_quantize
+
+        tables = self.network.tables
+        for name, rows, grid in self.weights():
+            if name in tables:
+                self.put_weight(name, fake_quantize(rows, grid))
+            else:
+                yield name, (rows, grid)
 
     def put_weight(self, name: str, rows: Tensor) -> None:
         """Give layer ``name`` the values of codes ``(out channels, ...)``, in place."""

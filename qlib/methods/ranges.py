@@ -93,6 +93,12 @@ class Ranges(Method):
                 "keep: set weights=False, or another grid"
             )
 
+        if self.weights and config.weight_granularity == "per_group":
+            raise ValueError(
+                "the method 'ranges' learns a step for every channel or tensor of weights, and "
+                "weight_granularity='per_group' has more: set weights=False, or another granularity"
+            )
+
     def _learn(self, turn: Reconstruction, scales: _Scales, generator: torch.Generator) -> None:
         import torch
 

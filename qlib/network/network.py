@@ -130,10 +130,16 @@ class Network:
         """The operations whose outputs a configuration can name, in execution order."""
         return [o for o in self.operations.values() if o.kind not in (Kind.INPUT, Kind.KEEPS_GRID)]
 
+    @property
+    def tables(self) -> list[str]:
+        """Its lookup tables that are not left in float, in execution order."""
+        found = (o.node.target for o in self.operations.values() if o.kind is Kind.TABLE and not o.in_float)
+        return list(dict.fromkeys(found))
+
     def weights_of(self, operation: Operation) -> list[Tensor]:
         """The weights that an operation multiplies with."""
         layer = layer_of(operation.node, self.module)
-        if operation.kind is Kind.WEIGHT and layer is not None:
+        if operation.kind in (Kind.WEIGHT, Kind.TABLE) and layer is not None:
             return [layer.weight]
         if not operation.in_float:
             return []
@@ -274,12 +280,17 @@ def _takes_tables(node: fx.Node) -> bool:
 
 def _refuse_unknown_layer(node: fx.Node, layer: nn.Module) -> None:
     weights = [name for name, _ in layer.named_parameters()]
-    fine = is_instance(layer, WEIGHT_LAYERS) or isinstance(layer, (*NORMS, nn.PReLU))
+    fine = is_instance(layer, (*WEIGHT_LAYERS, nn.Embedding)) or isinstance(layer, (*NORMS, nn.PReLU))
     if weights and not fine:
         raise ValueError(
             f"layer {node.target!r} ({type(layer).__name__}) holds the weight {weights[0]!r}, and only "
-            "convolution (Conv1d to Conv3d, also transposed) and Linear layers can be quantized: replace it "
-            f"by these, {way_out(node)}"
+            "convolution (Conv1d to Conv3d, also transposed), Linear and Embedding layers can be quantized: "
+            f"replace it by these, {way_out(node)}"
+        )
+    if getattr(layer, "max_norm", None) is not None:
+        raise ValueError(
+            f"layer {node.target!r} changes its table while it runs (max_norm): set max_norm=None, "
+            f"{way_out(node)}"
         )
 
 

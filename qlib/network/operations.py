@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .attention import image_of_windows, masked, windows
+from .language import causal, mean_of_tokens, rotary
 from .nodes import of_rank, overwritten, single
 
 
@@ -24,6 +25,7 @@ class Kind(str, Enum):
 
     INPUT = "input"
     WEIGHT = "weight layer"
+    TABLE = "lookup table"
     ADD = "addition"
     MULTIPLY = "multiplication"
     CONCAT = "concatenation"
@@ -67,6 +69,7 @@ TABLE: dict[Kind, Known] = {
         "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear bilinear "
         "embedding embedding_bag multi_head_attention_forward",
     ),
+    Kind.TABLE: Known((nn.Embedding,)),
     Kind.ADD: Known(names="add"),
     Kind.MULTIPLY: Known(names="mul multiply"),
     Kind.CONCAT: Known(names="cat concat concatenate", functions=(overwritten,)),
@@ -109,7 +112,7 @@ TABLE: dict[Kind, Known] = {
         "stochastic_depth drop_block2d flatten view reshape permute transpose squeeze unsqueeze chunk split "
         "tensor_split narrow select getitem contiguous clone detach expand pixel_shuffle pixel_unshuffle "
         "channel_shuffle t T mT movedim moveaxis swapaxes swapdims unflatten roll flip amax amin max min "
-        "unbind tile repeat _patch_merging_pad",
+        "unbind tile repeat repeat_interleave _patch_merging_pad",
         (windows, image_of_windows, single, of_rank),
     ),
     Kind.ACTIVATION: Known(
@@ -144,7 +147,7 @@ TABLE: dict[Kind, Known] = {
         "double half stack hstack vstack broadcast_to lerp addcmul addcdiv eq ne lt le gt ge and_ or_ xor "
         "logical_and logical_or logical_not sum prod cumsum var std norm interpolate grid_sample fold unfold "
         "size dim numel shape ndim dtype device is_cuda copy_ fill_ zeros_like ones_like",
-        (masked,),
+        (masked, causal, rotary, mean_of_tokens),
     ),
 }
 SHAPES = frozenset("size dim numel shape ndim dtype device is_cuda".split())
@@ -215,7 +218,9 @@ def kind_by_table(node: fx.Node, module: nn.Module) -> Kind:
         found = next((kind for kind, known in TABLE.items() if isinstance(layer, known.modules)), Kind.OTHER)
         if type(layer).__name__ == "StochasticDepth" and _is_trusted(type(layer)):
             return Kind.KEEPS_GRID
-        return Kind.OTHER if found is Kind.WEIGHT and not is_instance(layer, WEIGHT_LAYERS) else found
+        known = TABLE[found].modules
+        changed = found in (Kind.WEIGHT, Kind.TABLE) and not is_instance(layer, known)
+        return Kind.OTHER if changed else found
     return _BY_FUNCTION.get(node.target) or _BY_NAME.get(known_name(node), Kind.OTHER)
 
 

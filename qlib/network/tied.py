@@ -36,7 +36,7 @@ def tied_layers(network: Network) -> dict[str, str]:
                     f"quantized: {both}"
                 )
             if (
-                operation.kind is not Kind.WEIGHT
+                operation.kind not in (Kind.WEIGHT, Kind.TABLE)
                 or operation.in_float
                 or earlier.node.target == operation.node.target
             ):

@@ -25,6 +25,7 @@ from .figure import Figure, table
 
 METHODS = ("nearest", "bias")  # that the page applies itself
 BESIDE = 430_000  # bytes that are loaded beside a network's weights: ranges, the graph, what computes
+BEYOND = ("per_group", "per_token")  # words of choices that the page does not compute
 OFFERED = ("switch", "words", "percentile", "bits")  # kinds of controls; other choices stay as they are
 
 
@@ -60,6 +61,9 @@ def measuring_panel(
     for name in front:
         if name not in controls:
             raise ValueError(f"the page has no control of {name!r}{suggestion(name, controls)}")
+    for name, control in controls.items():
+        if control["kind"] == "words" and getattr(config, name) not in control["values"]:
+            raise ValueError(f"the page does not compute {name}={getattr(config, name)!r}")
     state = {
         "controls": controls,
         "front": list(front),
@@ -129,7 +133,7 @@ def _controls() -> dict[str, dict[str, Any]]:
 def _values(kind: str, known: Choice) -> list[Any]:
     every: dict[str, list[Any]] = {
         "switch": [True, False],
-        "words": list(known.values),
+        "words": [word for word in known.values if word not in BEYOND],
         "percentile": list(PERCENTILES),
         "bits": [*EVERY, None],
     }

@@ -517,5 +517,6 @@ class _Until(TorchFunctionMode):
 
 def _acting(config: QuantConfig) -> set[str]:
     """The fields that mean something beside the others, or would if they named something."""
-    card = QuantizationCard.from_run(config, float_layers=config.float_layers or ("any",))
+    named = {"float_layers": ("any",), "embedding_bits": 8, "kv_bits": 8}
+    card = QuantizationCard.from_run(config, **{k: getattr(config, k) or v for k, v in named.items()})
     return {name for name in config.defaults() if card.acts(name)}
