@@ -176,6 +176,20 @@ def test_roundings_are_refused_where_they_mean_nothing(page):
         measured(page, {}, method="gptq")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weight_granularity": "per_group"},
+        {"activation_granularity": "per_token", "activation_dynamic": True},
+        {"embedding_bits": 8},
+        {"kv_bits": 8},
+    ],
+)
+def test_choices_beyond_the_page_are_refused_by_name(page, fields):
+    with pytest.raises(Exception, match=f"{next(iter(fields))} must be"):
+        measured(page, fields)
+
+
 @pytest.mark.parametrize("stream", ["validation", "calibration"])
 def test_images_are_those_of_the_bench_byte_for_byte(page, stream):
     n = bundle.IMAGES[stream]

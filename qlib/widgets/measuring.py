@@ -20,12 +20,11 @@ from ..methods import words
 from ..names import suggestion
 from .controls import EVERY, PERCENTILES, kind_of
 from .engine import roundings
-from .engine.bundle import BENCH, IMAGES
+from .engine.bundle import BENCH, BEYOND, IMAGES
 from .figure import Figure, table
 
 METHODS = ("nearest", "bias")  # that the page applies itself
 BESIDE = 430_000  # bytes that are loaded beside a network's weights: ranges, the graph, what computes
-BEYOND = ("per_group", "per_token")  # words of choices that the page does not compute
 OFFERED = ("switch", "words", "percentile", "bits")  # kinds of controls; other choices stay as they are
 
 

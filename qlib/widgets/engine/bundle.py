@@ -30,6 +30,7 @@ from .ranges import usual_ranges
 
 BENCH = "digits"
 FOLDER = "_static/measure"  # of the site
+BEYOND = ("per_group", "per_token")  # words of choices that the page does not compute
 IMAGES = {"validation": 2000, "calibration": 320}
 HERE = Path(__file__).parent
 
@@ -166,7 +167,12 @@ def fields() -> dict[str, dict[str, Any]]:
     """What is stated about the fields of `QuantConfig`, as far as they are checked by it."""
     usual = QuantConfig().to_dict()
     return {
-        name: {"default": usual[name], "values": list(known.values), "above": known.above, "most": known.most}
+        name: {
+            "default": usual[name],
+            "values": [value for value in known.values if value not in BEYOND],
+            "above": known.above,
+            "most": known.most,
+        }
         for name, known in choices(QuantConfig).items()
     }
 

@@ -15,6 +15,8 @@ export function complete(given, fields, graph) {
     if (above !== null && !(value > above && value <= most)) refuse(name, value, `a number above ${above} and at most ${most}`);
   }
   if (config.float_layers.length) refuse("float_layers", config.float_layers, "empty here: layers left in float by name need the package");
+  for (const name of ["embedding_bits", "kv_bits"])
+    if (config[name] !== null) refuse(name, config[name], "null here: no network of the page looks tokens up or attends to them");
   const least = { weight_bits: config.weight_symmetric ? 2 : 1, activation_bits: config.activation_symmetric ? 2 : 1 },
     activations = config.activation_bits === null ? 1 : least.activation_bits;
   checkSide(config, "weight_bits", least.weight_bits, graph.layers);
