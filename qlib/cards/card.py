@@ -137,15 +137,10 @@ class QuantizationCard:
             As measured, by whatever metric; several are one for each seed.
         method
             How codes and ranges were found, as for `qlib.quantize`.
-        baseline : Measurement
-            Of the network in float.
-        size : Footprint
-        model : nn.Module
-            The float network.
+        baseline, size, model, latency : Measurement, Footprint, nn.Module, Latency
+            The first and the third of the float network, the others (`qlib.latency`) of the quantized one.
         bench : Bench
             Which knows its data, and the network of the name ``network``.
-        latency : Latency
-            Of the quantized network, from `qlib.latency`.
         known
             What only a person can say: any field of the card or of `of`.
 
