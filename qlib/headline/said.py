@@ -99,8 +99,12 @@ def said(ratio: Ratio | None) -> str:
     least = f"; counted as the least in {', '.join(ratio.least)}" if ratio.least else ""
     of = f"{len(ratio.networks)} network{'s' * (len(ratio.networks) > 1)}"
     if len(ratio.networks) < SEEDS:
-        return f"{math.exp(ratio.value):.2g} ({of}, which decide nothing{least})"
-    return f"{math.exp(ratio.value):.2g} ({low:.2g} to {high:.2g}, {of}{least})"
+        return f"{_number(math.exp(ratio.value))} ({of}, which decide nothing{least})"
+    return f"{_number(math.exp(ratio.value))} ({_number(low)} to {_number(high)}, {of}{least})"
+
+
+def _number(times: float) -> str:
+    return f"{times:.0f}" if times >= 10 else f"{times:.2g}"
 
 
 def _of(rows: Crossing) -> str:
