@@ -39,9 +39,14 @@ def decisions() -> dict[str, tuple[Crossing, Ratio | None]]:
 def decision_rows() -> list[list[str]]:
     """Of a table of the primary comparison, the cells below `HEADS`."""
     return [
-        [setting, _of(rows), said(ratio), f"**{ratio.verdict}**" if ratio else NOTHING]
+        [setting, _of(rows), said(ratio), _verdict(rows, ratio) if ratio else NOTHING]
         for setting, (rows, ratio) in decisions().items()
     ]
+
+
+def _verdict(rows: Crossing, ratio: Ratio) -> str:
+    """The verdict; until all networks of the plan are there, it is not the last word."""
+    return f"**{ratio.verdict}**{' so far' if rows.waiting else ''}"
 
 
 def beside_rows(setting: str) -> list[list[str]]:
@@ -114,12 +119,12 @@ def _of(rows: Crossing) -> str:
 
 def outcome() -> str:
     """The paper's sentence, judged, in one line."""
-    found = {setting: ratio for setting, (_, ratio) in decisions().items() if ratio}
+    found = {setting: pair for setting, pair in decisions().items() if pair[1]}
     if not found:
         return "The sentence is not judged yet: no network has all of the rows that the plan asks for."
     parts = [
-        f"**{ratio.verdict}** at {setting} (choices vary {said(ratio)} times as much as published methods do)"
-        for setting, ratio in found.items()
+        f"{_verdict(rows, ratio)} at {setting} (choices vary {said(ratio)} times as much as methods)"
+        for setting, (rows, ratio) in found.items()
     ]
     waiting = [setting for setting in plan()["settings"] if setting not in found]
     more = f" Still to come: {', '.join(waiting)}." if waiting else ""
