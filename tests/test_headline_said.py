@@ -82,6 +82,7 @@ def test_two_networks_are_named_as_too_few(rows):
         for key in [k for k in rows("W4A8", table) if k[0] not in ("base", "better")]:
             del rows("W4A8", table)[key]
     assert "2 networks, which decide nothing" in said.outcome() and UNDECIDED in said.outcome()
+    assert said.decision_rows()[0][3] == f"**{UNDECIDED}** so far"
     two = headline.crossed("W4A8", headline.methods_of("W4A8"))
     assert "no order is certain yet" in said.flip_sentence(two)
 

@@ -39,9 +39,14 @@ def decisions() -> dict[str, tuple[Crossing, Ratio | None]]:
 def decision_rows() -> list[list[str]]:
     """Of a table of the primary comparison, the cells below `HEADS`."""
     return [
-        [setting, _of(rows), said(ratio), f"**{ratio.verdict}**" if ratio else NOTHING]
+        [setting, _of(rows), said(ratio), _verdict(rows, ratio) if ratio else NOTHING]
         for setting, (rows, ratio) in decisions().items()
     ]
+
+
+def _verdict(rows: Crossing, ratio: Ratio) -> str:
+    """The verdict; until all networks of the plan are there, it is not the last word."""
+    return f"**{ratio.verdict}**{' so far' if rows.waiting else ''}"
 
 
 def beside_rows(setting: str) -> list[list[str]]:
@@ -99,8 +104,12 @@ def said(ratio: Ratio | None) -> str:
     least = f"; counted as the least in {', '.join(ratio.least)}" if ratio.least else ""
     of = f"{len(ratio.networks)} network{'s' * (len(ratio.networks) > 1)}"
     if len(ratio.networks) < SEEDS:
-        return f"{math.exp(ratio.value):.2g} ({of}, which decide nothing{least})"
-    return f"{math.exp(ratio.value):.2g} ({low:.2g} to {high:.2g}, {of}{least})"
+        return f"{_number(math.exp(ratio.value))} ({of}, which decide nothing{least})"
+    return f"{_number(math.exp(ratio.value))} ({_number(low)} to {_number(high)}, {of}{least})"
+
+
+def _number(times: float) -> str:
+    return f"{times:.0f}" if times >= 10 else f"{times:.2g}"
 
 
 def _of(rows: Crossing) -> str:
@@ -110,12 +119,12 @@ def _of(rows: Crossing) -> str:
 
 def outcome() -> str:
     """The paper's sentence, judged, in one line."""
-    found = {setting: ratio for setting, (_, ratio) in decisions().items() if ratio}
+    found = {setting: pair for setting, pair in decisions().items() if pair[1]}
     if not found:
         return "The sentence is not judged yet: no network has all of the rows that the plan asks for."
     parts = [
-        f"**{ratio.verdict}** at {setting} (choices vary {said(ratio)} times as much as published methods do)"
-        for setting, ratio in found.items()
+        f"{_verdict(rows, ratio)} at {setting} (choices vary {said(ratio)} times as much as methods)"
+        for setting, (rows, ratio) in found.items()
     ]
     waiting = [setting for setting in plan()["settings"] if setting not in found]
     more = f" Still to come: {', '.join(waiting)}." if waiting else ""
