@@ -77,6 +77,7 @@ def test_bytes_moved_are_those_of_activations():
 
 def test_refused_ranges_of_channels_are_counted():
     refused = {Cell("a", cost_statements.PER_CHANNEL).key: "cannot be written"}
+    assert cost_statements.refusals(refused) == ['`activation_granularity="per_channel"` (1 networks)']
     assert "1 of 2 networks" in cost_statements.ranges_of_channels(refused, ["a", "b"])
 
 
