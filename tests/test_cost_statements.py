@@ -77,6 +77,7 @@ def test_bytes_moved_are_those_of_activations():
 
 def test_refused_ranges_of_channels_are_counted():
     refused = {Cell("a", cost_statements.PER_CHANNEL).key: "cannot be written"}
+    assert cost_statements.refusals(refused) == ['`activation_granularity="per_channel"` (1 networks)']
     assert "1 of 2 networks" in cost_statements.ranges_of_channels(refused, ["a", "b"])
 
 
@@ -85,6 +86,8 @@ def test_pages_quote_times_or_say_that_there_is_none(monkeypatch):
     rows = [row("a", {}, 0.3, 0.3, 0.3), row("a", ASYMMETRIC, 0.6, 0.6, 0.6)]
     monkeypatch.setattr(choose, "tables", lambda: rows)
     assert choose.fill(mark) == "**2.00 (2.00 to 2.00), a** times as long as all in codes"
+    monkeypatch.setattr(choose, "tables", lambda: [*rows[:1], rows[1] | {"busy": True}])
+    assert choose.fill(mark).endswith("all in codes (timed while other programs ran)")
     monkeypatch.setattr(choose, "tables", list)
     assert choose.fill(mark) == "a time that is not recorded yet"
     text = (ROOT / "book" / "choose.md").read_text("utf8")

@@ -10,7 +10,7 @@ from qlib.kernels import grid, record_latency
 from qlib.kernels.grid import Cell
 from qlib.kernels.latency import write_float, write_quantized
 from qlib.kernels.roofline import explained, machine, modelled
-from qlib.kernels.work import ZERO, work
+from qlib.kernels.work import ON_CODES, ZERO, work
 from qlib.tables import read_notes
 
 onnx = pytest.importorskip("onnx")
@@ -95,6 +95,20 @@ def test_multiplications_are_those_of_the_layers_whatever_the_kernels(counted):
     # For every place, or example, the codes that a sum has
     assert extra == (maps * 27 + maps * 144 + 2 * 16 if name == "zero-points" else 0)
     assert all(done["milliseconds"] > 0 for done in found.values())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_products_of_tokens_are_counted(tmp_path, symmetric):
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 7, 16)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 24), torch.nn.GELU(), torch.nn.Linear(24, 8)).eval()
+    write_float(model, tokens, tmp_path)
+    write_quantized(model, FAST.replace(weight_symmetric=symmetric), tokens, tmp_path)
+    found = work(tmp_path / "quantized.onnx", tmp_path / "inputs.npz")
+    assert sum(done["multiplications"] for done in found.values()) == 14 * (16 * 24 + 24 * 8)
+    assert {kind for kind, done in found.items() if done["multiplications"]} <= set(ON_CODES)
+    extra = sum(done["extra_sums"] for done in found.values())
+    assert extra == (0 if symmetric else 14 * (16 + 24))
 
 
 def test_requantizations_and_bytes_are_counted(counted):

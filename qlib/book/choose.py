@@ -33,7 +33,8 @@ def _time(name: str) -> str:
     found = costs(tables(), NAMED[name], {})
     if not found:
         return "a time that is not recorded yet"
-    return f"**{cost_statements.spread(found)}** times as long as all in codes"
+    busy = " (timed while other programs ran)" if any(cost.busy for cost in found) else ""
+    return f"**{cost_statements.spread(found)}** times as long as all in codes{busy}"
 
 
 def _worth(field: str) -> str:

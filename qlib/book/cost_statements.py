@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -121,6 +122,15 @@ def holds_in(each: list[Cost]) -> str:
     said = f"holds in {verdicts.count('holds')} of {len(each)}"
     said += f", within a tenth in {same}" if same else ""
     return said + (" (busy machine)" if any(cost.busy for cost in each) else "")
+
+
+def refusals(refused: Mapping[str, str]) -> list[str]:
+    """The choices that could not be written or run, each with the number of networks."""
+    kinds: dict[str, set[str]] = {}
+    for key in refused:
+        network, choices, *_ = json.loads(key)
+        kinds.setdefault(" ".join(f"`{n}={json.dumps(v)}`" for n, v in choices.items()), set()).add(network)
+    return [f"{kind} ({len(found)} networks)" for kind, found in kinds.items()]
 
 
 def ranges_of_channels(refused: Mapping[str, str], networks: Iterable[str]) -> str:

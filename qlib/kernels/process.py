@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def ask(base: Path, other: Path, inputs: Path, threads: int, seconds: float) -> 
         env={**os.environ, "PYTHONPATH": found_in.rstrip(os.pathsep)},
     )
     if done.returncode:
-        reason = (done.stderr.strip() or "it was ended").splitlines()[-1]
+        reason = re.sub(r"(/[^/\s]+)+/", "", (done.stderr.strip() or "it was ended").splitlines()[-1])
         raise ValueError(f"ONNX Runtime does not run this network: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 

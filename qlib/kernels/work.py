@@ -17,7 +17,10 @@ from .process import inputs_of, options_of, started
 ON_CODES = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat")
 IN_FLOAT = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 PLACE_OF_WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # else 1
-PLACE_OF_ZERO_POINT = {"QLinearConv": 5, "QLinearMatMul": 5, "QGemm": 5}
+PLACE_OF_ZERO_POINT = {  # of the weight, among the inputs
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat"), 5),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), 3),
+}
 RUNS = 9
 ZERO = {
     "count": 0,
@@ -123,9 +126,9 @@ class _Graph:
         return _type_and_shape(said["output_type_shape"][0])[1][-1]
 
     def _has_zero_points(self, node: Any) -> bool:
-        """Whether some code of the weight that stands for 0 is not in the middle of its type."""
-        place = PLACE_OF_ZERO_POINT.get(node.op_type)
-        zero = self.constants.get(node.input[place]) if place else None
+        """Whether some code of the weight that stands for 0 is not 0."""
+        place = PLACE_OF_ZERO_POINT[node.op_type]
+        zero = self.constants.get(node.input[place]) if place < len(node.input) else None
         return zero is not None and bool((zero != 0).any())
 
 

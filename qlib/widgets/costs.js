@@ -95,7 +95,7 @@ function render({ model, el }) {
     );
     said.replaceChildren(
       now
-        ? `Time: ${now.network} with 8 bits, of which fewer make nothing faster here; with all in codes and symmetric weights (the square) it takes ${now.base.ratio[0].toFixed(2)} of its float time (${now.runtime}, ${now.how}${now.base.busy ? ", on a busy machine" : ""}). ${ACCURACY}`
+        ? `Time: ${now.network} with 8 bits (fewer make nothing faster here); with all in codes and symmetric weights (the square) it takes ${now.base.ratio[0].toFixed(2)} of its float time (${now.runtime}, ${now.how}${now.base.busy ? ", on a busy machine" : ""}). ${ACCURACY}`
         : `Times are not recorded yet for this setting. ${ACCURACY}`,
     );
     spoken.say(`${bits.value} bits. ${said.textContent}`);
