@@ -42,6 +42,8 @@ LOOKS = {
     # how many values share a range
     **_same("green", "o", "per channel", "each channel"),
     **_same("purple", "s", "per tensor", "the whole tensor"),
+    **_same("blue", "^", "per token"),
+    **_same("orange", "D", "per group"),
     # what is quantized around an addition
     **_same("green", "o", "inputs only"),
     **_same("blue", "s", "skip quantized"),

@@ -26,10 +26,8 @@ SECTIONS = [
     "Exercises",
 ]
 TAGS = {"setup", "parameters", "remove-cell", "remove-input", "remove-stderr"}
-LIVING = (
-    r"(opening_figure|residual_block|quantizer_explorer|card_comparison|league_table|tradeoff_costs)\("
-    r"|^explored$|^compared$"
-)
+FIGURES = "opening_figure|residual_block|quantizer_explorer|card_comparison|league_table|tradeoff_costs|token_ranges"
+LIVING = rf"\b({FIGURES})\(|^explored$|^compared$"
 PANEL = """
 import ipywidgets
 
@@ -78,7 +76,19 @@ for step in (0, learned.step):
 assert [layer["name"] for layer in moves["layers"]] == layers and moves["kept"] == learned.step
 """  # noqa: E501
 )
+TOKENS = """
+for _, values in samples.values():
+    beside = numpy.ones(values.shape, bool)
+    token, channel = numpy.unravel_index(numpy.abs(values).argmax(), values.shape)
+    beside[token] = beside[:, channel] = False
+    for ranges, size in sizes.items():
+        for bits in (2, 4, 8):
+            error = (rounded(values, bits, size) - values)[beside]
+            share = (error**2).sum() / (values[beside] ** 2).sum()
+            assert numpy.isclose(share, lost(values, bits, ranges)), (ranges, bits)
+"""
 SLIDERS = {
+    "13-transformers": "import numpy\n" + TOKENS,
     "00-uniform-quantization": EXPLORER,
     "09-learning-bitwidths": STEPS,
     "10-quantization-cards": COMPARISON,
@@ -110,6 +120,7 @@ ANSWERS = {  # the arguments of each lesson's check: right ones, and wrong ones 
     "10-quantization-cards": ("(1,)", "(0,)", "(8,)"),
     "11-method-or-tradeoff": ("(4,)", "(0.25,)", "(2,)"),
     "12-what-a-tradeoff-buys": ("(network.output.in_features,)", "(network.output.out_features,)"),
+    "13-transformers": ("(64,)", "(16,)", "(512,)"),
 }
 CHECK = """
 def said(*answer):

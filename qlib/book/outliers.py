@@ -1,8 +1,8 @@
 """What enters two layers of a language model: a few tokens and channels, of which one is far from the others.
 
 ``python -m qlib.book.outliers`` writes ``book/results/outliers.csv``, a row a layer of `LAYERS` and a token
-of the beginning of WikiText-2's test text as SmolLM2-135M reads it (the bench ``language``): what the layer is
-given, in the channel that is largest by far and in others, evenly chosen. Lesson 13 shows it.
+of the beginning of WikiText-2's test text as SmolLM2-135M reads it (the bench ``language``): what the layer
+is given, in the channel that is largest by far and in others, evenly chosen. Lesson 13 shows it.
 """
 
 from __future__ import annotations
