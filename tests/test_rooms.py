@@ -46,6 +46,7 @@ ROOMS = (
     "workers",
     "recording",
     "export",
+    "kernels",
     "cards",
     "plots",
     "widgets",
