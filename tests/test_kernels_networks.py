@@ -5,18 +5,18 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers import Block, images, warmed
+from helpers import NETWORKS, Block, images, random_network, warmed
 from torch import nn
 from torch.nn import functional as F
 
 import qlib
-from qlib import QuantConfig, evaluate, quantize
+from qlib import QuantConfig, evaluate, footprint, quantize
 from qlib.export import load_quantized, save_quantized
 from qlib.kernels import Cause, IntegerNetwork, against_simulation, layer_differences
 from qlib.quantization import MADE_UNDER
 from qlib.quantizer import Quantizer
 
-NETWORKS = 100
+SEEDS = 100  # random networks
 EQUAL = 99  # percent of answers
 
 
@@ -105,7 +105,7 @@ def made(seed):
 
 def test_given_the_same_codes_every_layer_of_random_networks_differs_by_at_most_one_code():
     found, steps = [], Counter()
-    for seed in range(NETWORKS):
+    for seed in range(SEEDS):
         quantized, network, x = made(seed)
         layers = layer_differences(quantized, 1.5 * x)
         assert all(layer.most <= 1 for layer in layers), seed
@@ -141,6 +141,41 @@ def test_a_run_is_the_codes_of_its_layers_one_after_the_other():
         with torch.no_grad():
             simulated = quantized(x.clone())
         assert torch.allclose(IntegerNetwork(quantized)(x), simulated, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_others_are_in_integers(name):
+    x = torch.randn(2, 3, 32, 32)
+    quantized = quantize(random_network(name, x), QuantConfig(), x)
+    layers = layer_differences(quantized, x)
+    assert len(layers) == sum(isinstance(m, Quantizer) for m in quantized.modules()) - 1
+    assert all(layer.most <= 1 for layer in layers)
+
+
+class Products(nn.Module):
+    """Attention without its softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.keys, self.last = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 3)
+
+    def forward(self, x):
+        scores = torch.matmul(self.queries(x), self.keys(x).transpose(1, 2))
+        return self.last(scores @ x)
+
+
+def test_products_of_activations_are_sums_of_integers():
+    x = torch.randn(3, 5, 6)
+    quantized = quantize(Products().eval(), QuantConfig(), x)
+    layers = layer_differences(quantized, x)
+    assert len(layers) == 5 and all(layer.most <= 1 for layer in layers)
+    wrapped, saturated = (
+        against_simulation(quantized, x, overflow=overflow).layers for overflow in ("wrap", "saturate")
+    )
+    listed = [layer.name for layer in footprint(Products(), x, QuantConfig()).layers]
+    assert list(wrapped) == list(saturated) and sorted(wrapped) == sorted(listed)
+    assert [seen.products for seen in wrapped.values()] == [6, 6, 4, 5, 6]
+    assert all(seen.bits <= saturated[name].bits <= seen.bound for name, seen in wrapped.items())
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -327,6 +362,8 @@ def test_settings_and_networks_are_checked():
             IntegerNetwork(quantized, **settings)
     with pytest.raises(ValueError, match="Sequential is no quantized network"):
         IntegerNetwork(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(ValueError, match=r"on the CPU: pass quantized.cpu\(\)"):
+        IntegerNetwork(planted(8).to("meta"))
     with pytest.raises(ValueError, match="no examples"):
         against_simulation(quantized, [])
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from ..affine import Grid, quantize
+from ..export.naming import Names
 from ..network.inputs import call, names_of
 from ..network.operations import (
     Kind,
@@ -180,8 +181,9 @@ class Run(fx.Interpreter):
         one, other = (self.codes(node, v) for v in (values * 2)[:2])
         if min(one.counts.dim(), other.counts.dim()) < 2:
             self.refuse(node, "is a product of vectors")
-        part, seen = multiplied(name_of(node), one, other, self.accumulator)
-        return self._noted(Sums((part,), name_of(node)), seen)
+        name = Names(self.seen).free(name_of(node))  # as footprints number products of one name
+        part, seen = multiplied(name, one, other, self.accumulator)
+        return self._noted(Sums((part,), name), seen)
 
     def _two(self, node: fx.Node) -> list[Codes]:
         if len(node.args) + len(node.kwargs) > 2:
