@@ -1,5 +1,6 @@
 """The benchmark runs. What it measures is for people to read: no test asserts a time."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -111,3 +112,11 @@ def test_the_times_of_the_page_that_measures(browser, measured_site, capsys):
     run(browser, measured_site, repeats=1, moves=2, settings=("weights, minmax",), warm=1)
     printed = capsys.readouterr().out
     assert "2,000 images" in printed and "weights, minmax" in printed and "MB after them" in printed
+
+
+def test_answers_in_integers(capsys):
+    runpy.run_path(str(SPEED.with_name("integers.py")))["run"]("digits", "base", 8, {}, False)
+    kept, most, rounded, _ = capsys.readouterr().out.splitlines()
+    assert "of 8 answers differ" in kept and "of 8 answers differ" in rounded
+    needed, bound = re.search(r"needs (\d+), at most (\d+)", most).groups()
+    assert int(needed) <= int(bound)
