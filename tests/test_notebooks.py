@@ -26,8 +26,11 @@ SECTIONS = [
     "Exercises",
 ]
 TAGS = {"setup", "parameters", "remove-cell", "remove-input", "remove-stderr"}
-FIGURES = "opening_figure|residual_block|quantizer_explorer|card_comparison|league_table|tradeoff_costs|token_ranges"
-LIVING = rf"\b({FIGURES})\(|^explored$|^compared$"
+FIGURES = (
+    *("opening_figure", "residual_block", "quantizer_explorer", "card_comparison", "league_table"),
+    *("tradeoff_costs", "token_ranges"),
+)
+LIVING = rf"\b({'|'.join(FIGURES)})\(|^explored$|^compared$"
 PANEL = """
 import ipywidgets
 
