@@ -152,6 +152,31 @@ def test_networks_of_others_are_in_integers(name):
     assert all(layer.most <= 1 for layer in layers)
 
 
+class Moves(nn.Module):
+    """Moves its first input before it is quantized, takes a second, and gives several outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.other = nn.Linear(12, 6), nn.Linear(4, 6)
+
+    def forward(self, x, y):
+        a, b = torch.relu(self.first(x.flatten(1))), self.other(y)
+        return {"sum": a + b, "parts": [a[:, :2], b.view(-1, 3, 2)], "size": x.size(0)}
+
+
+def test_inputs_and_outputs_may_be_several():
+    x, y = torch.randn(5, 3, 4), torch.randn(5, 4)
+    quantized = quantize(Moves().eval(), QuantConfig(), [((x, y), None)])
+    with torch.no_grad():
+        simulated = quantized(x.clone(), y.clone())
+    for found in (IntegerNetwork(quantized)(x, y), IntegerNetwork(quantized)(y=y, x=x)):
+        assert found["size"] == 5 and isinstance(found["parts"], list)
+        assert torch.allclose(found["sum"], simulated["sum"], rtol=1e-5)
+        for one, other in zip(found["parts"], simulated["parts"], strict=True):
+            assert one.shape == other.shape and torch.allclose(one, other, rtol=1e-5)
+    assert all(layer.most <= 1 for layer in layer_differences(quantized, {"y": y, "x": x}))
+
+
 class Products(nn.Module):
     """Attention without its softmax."""
 
@@ -349,6 +374,17 @@ def test_a_network_that_was_saved_is_in_integers_again(tmp_path):
     save_quantized(quantized, quantized.meta[MADE_UNDER], tmp_path)
     loaded = load_quantized(network, tmp_path)
     assert torch.equal(IntegerNetwork(loaded)(x), IntegerNetwork(quantized)(x))
+
+
+def test_answers_in_float_are_sums_times_their_scales_and_are_not_moved():
+    x = images(4)
+    quantized = quantize(Block().eval(), QuantConfig(quantize_output=False), images())
+    with torch.no_grad():
+        assert torch.allclose(IntegerNetwork(quantized)(x), quantized(x.clone()), atol=0.05)
+    moved = nn.Sequential(nn.Conv2d(3, 5, 8), nn.Flatten()).eval()
+    quantized = quantize(moved, QuantConfig(quantize_output=False), images())
+    with pytest.raises(ValueError, match="'1' gets values that are not quantized.*quantize_output=True"):
+        IntegerNetwork(quantized)(x)
 
 
 def test_settings_and_networks_are_checked():

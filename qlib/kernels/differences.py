@@ -17,7 +17,7 @@ from ..metrics import AGREEMENT
 from ..network.inputs import call, copied, examples_in, inputs_of, picked_from, run
 from ..quantizer import OnCodes, Quantizer
 from .integers import IntegerNetwork
-from .run import Run
+from .run import Run, given_names
 from .sums import Seen
 from .values import CAUSES, Cause, Codes, Value
 
@@ -153,9 +153,8 @@ def layer_differences(quantized: nn.Module, inputs: Any, **settings: Any) -> lis
     """
     integers = IntegerNetwork(quantized, **settings)
     simulation = _Simulation(quantized)
-    names = [node.target for node in quantized.graph.nodes if node.op == "placeholder"]
     with torch.no_grad():
-        call(simulation.run, copied(inputs), names)
+        call(simulation.run, copied(inputs), given_names(quantized, inputs))
     passed = _FromSameCodes(integers, simulation.counts)
     passed.outputs(inputs)
     return passed.found

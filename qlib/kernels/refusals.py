@@ -18,6 +18,7 @@ from .sums import IntegerLayer
 FLOATS = {  # by choice, the value that leaves no floats between the codes
     "quantize_residual": True,
     "quantize_skip": True,
+    "quantize_output": True,
     "pooling": "high_precision",
     "input_bits": 8,
     "activation_bits": 8,

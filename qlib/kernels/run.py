@@ -60,9 +60,8 @@ class Run(fx.Interpreter):
 
     def outputs(self, inputs: Any) -> Any:
         """Of the network, for inputs as it takes them: a tensor, a tuple, or a dictionary by name."""
-        names = [node.target for node in self.module.graph.nodes if node.op == "placeholder"]
         with torch.no_grad():
-            return call(self.run, inputs, [name for name in names if name in names_of(inputs)])
+            return call(self.run, inputs, given_names(self.module, inputs))
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "placeholder":
@@ -234,6 +233,12 @@ class Run(fx.Interpreter):
         if isinstance(value, Joined):
             return replace(value, values=tuple(as_sums(v, name_of(node)).cut(*ends) for v in value.values))
         return as_sums(value, name_of(node)).cut(*ends)
+
+
+def given_names(module: fx.GraphModule, inputs: Any) -> list[str]:
+    """The names of a network's inputs, in order, that are given by name."""
+    names = [node.target for node in module.graph.nodes if node.op == "placeholder"]
+    return [name for name in names if name in names_of(inputs)]
 
 
 def cut_ends(node: fx.Node, layer: nn.Module | None) -> tuple[float, float] | None:

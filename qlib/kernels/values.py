@@ -37,6 +37,9 @@ class Floats:
 
     values: Tensor
 
+    def floats(self, through: Cause) -> Tensor:
+        return self.values
+
 
 @dataclass(frozen=True)
 class Codes:
