@@ -80,6 +80,13 @@ class Fields(Mapping):
         """
         return any(kind.get("$ref") in FLOAT_AT_32 for kind in self[name]["anyOf"])
 
+    def said(self, name: str, card: Card) -> bool:
+        """Whether there is something to show of a field: it is reported, and no choice of texts, which came
+        later, that does not act.
+        """
+        later = name in choices(self.config_class) and "since" in self[name]
+        return card[name] != NOT_REPORTED and (not later or card.acts(name))
+
     def acts(self, name: str, values: Mapping[str, Any]) -> bool:
         """Whether a field means anything beside the others' ``values``, as is stated about it."""
         field = self[name]

@@ -62,7 +62,7 @@ def phrases(card: Card, category: str) -> list[str]:
     other = [
         f"{titled(card, name)}: {shown(name, card[name], card.fields)}"
         for name in card.fields.categories[category]
-        if name not in words.told and card[name] != NOT_REPORTED
+        if name not in words.told and card.fields.said(name, card)
     ]
     return [phrase[:1].upper() + phrase[1:] for phrase in found] + other
 

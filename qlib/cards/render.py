@@ -116,7 +116,7 @@ def table(card: Card) -> Iterator[tuple[str, list[tuple[str, str, bool]]]]:
                 if card[name] != NOT_REPORTED
                 else (titled(card, name), faulty.get(name, NOT_REPORTED), False)
                 for name in known
-                if card[name] != NOT_REPORTED or name in faulty or card.acts(name)
+                if name in faulty or card.acts(name) or card.fields.said(name, card)
             ],
         )
 
