@@ -85,6 +85,10 @@ def test_two_networks_are_named_as_too_few(rows):
     assert said.decision_rows()[0][3] == f"**{UNDECIDED}** so far"
     two = headline.crossed("W4A8", headline.methods_of("W4A8"))
     assert "no order is certain yet" in said.flip_sentence(two)
+    for choice in ("granularity", "weight grid"):
+        for row in said.worth_rows(said.shown()["W4A8"], choice):
+            assert all("2 of 3 networks that an interval needs" in cell for cell in row[1:])
+    assert "nan" not in results_as_markdown()
 
 
 def test_the_page_has_every_setting(rows):

@@ -104,7 +104,8 @@ def said(ratio: Ratio | None) -> str:
     least = f"; counted as the least in {', '.join(ratio.least)}" if ratio.least else ""
     of = f"{len(ratio.networks)} network{'s' * (len(ratio.networks) > 1)}"
     if len(ratio.networks) < SEEDS:
-        return f"{_number(math.exp(ratio.value))} ({of}, which decide nothing{least})"
+        few = "decides" if len(ratio.networks) == 1 else "decide"
+        return f"{_number(math.exp(ratio.value))} ({of}, which {few} nothing{least})"
     return f"{_number(math.exp(ratio.value))} ({_number(low)} to {_number(high)}, {of}{least})"
 
 
@@ -183,14 +184,13 @@ def swap_rows(rows: Crossing) -> list[list[str]]:
 
 def _swap(a: Swapped, b: Swapped) -> list[str]:
     alike = a.common - b.common
-    low, high = around(float(alike.mean()), alike)
     (a_low, a_high), (b_low, b_high) = a.bounds, b.bounds
     least, most = a_low - b_high, a_high - b_low
     same = "as alike" if least * most > 0 and least * alike.mean() > 0 else "turned round"
     order = same if least * most > 0 else "left open"
     return [
         f"{a.method} minus {b.method}",
-        f"{alike.mean():+.1f} ({low:+.1f} to {high:+.1f})",
+        _over(alike),
         f"{least:+.1f}" if least == most else f"{least:+.1f} to {most:+.1f}",
         order,
     ]
@@ -209,6 +209,8 @@ def worth_rows(rows: Crossing, choice: str) -> list[list[str]]:
 
 
 def _over(values: np.ndarray) -> str:
+    if len(values) < SEEDS:
+        return f"{values.mean():+.2f} ({len(values)} of {SEEDS} networks that an interval needs)"
     low, high = around(float(values.mean()), values)
     return f"{values.mean():+.2f} ({low:+.2f} to {high:+.2f})"
 
