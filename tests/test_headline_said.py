@@ -58,16 +58,30 @@ def test_what_stands_beside_it(rows):
         "clipping is part of the method",
         "logits",
         "less the luck of draws",
-        "without the largest choice",
+        "without granularity, which moves most",
     ]
     assert "6 methods, 8 cells" in found["with nearest"][1]
     assert "3 methods, 32 cells" in found["quick methods"][1]
     primary = said.decisions()["W4A8"][1].value
-    smaller = said._without_largest(headline.crossed("W4A8", headline.methods_of("W4A8"))).value
-    assert "choices of weights alone" in said.beside_rows("W4A4")[-1][1]
-    rows_4 = headline.crossed("W4A4", headline.methods_of("W4A4"))
-    assert said._of_weights(rows_4).value == pytest.approx(rows_4.ratio().value, abs=0.1)
+    smaller = said._without(headline.crossed("W4A8", headline.methods_of("W4A8")), "granularity").value
     assert primary - smaller == pytest.approx(np.log((20**2 + 5**2) / 5**2), abs=0.2)
+
+
+def test_choices_that_move_activations_too_are_not_among_those_of_weights_alone(rows):
+    """With 4-bit activations, end layers and images move activations too."""
+    for table in headline.plan()["settings"]["W4A4"]["tables"]:
+        for (_, method, cell), right in rows("W4A4", table).items():
+            worth = 0.2 * ("8 bits" in cell) + 0.02 * (method == "AdaRound") + 0.05 * ("per channel" in cell)
+            right[:] = np.arange(IMAGES) < round(IMAGES * (0.5 + worth))
+    found = headline.crossed("W4A4", headline.methods_of("W4A4"))
+    assert said._acting_on("weight", found) == ["clipping", "weight grid", "granularity"]
+    assert said._acting_on("activation", found) == ["placement", "activation grid", "activation clipping"]
+    beside = {name: ratio for name, _, ratio in said._beside("W4A4")}
+    method = 2**2 * 4 / 25  # one of five methods is two points better
+    alone = np.exp(beside["choices that act on weights alone"].value)
+    both = np.exp(beside["choices that act on weights, or on both sides"].value)
+    assert alone == pytest.approx(2.5**2 / method, rel=0.05)
+    assert both == pytest.approx((2.5**2 + 10**2) / method, rel=0.05)
 
 
 def test_without_rows_it_says_that_nothing_is_judged(none):

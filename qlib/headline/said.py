@@ -68,32 +68,38 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
         yield "clipping is part of the method", published, published.ratio(as_method=["clipping"])
         yield "logits", published, published.ratio("logit")
         yield "less the luck of draws", published, published.ratio(less_luck=True)
-        yield "without the largest choice", published, _without_largest(published)
-        if any(_of_activations(name) for name in published.levels):
-            yield "choices of weights alone", published, _of_weights(published)
+        largest = _largest(published)
+        yield f"without {largest}, which moves most", published, _without(published, largest)
+        if _acting_on("activation", published):
+            of_weights = _acting_on("weight", published)
+            others = [name for name in published.levels if name not in _acting_on("activation", published)]
+            yield "choices that act on weights alone", published, _one_by_one(published, of_weights)
+            yield "choices that act on weights, or on both sides", published, _one_by_one(published, others)
 
 
-def _of_activations(choice: str) -> bool:
+def _acting_on(side: str, rows: Crossing) -> list[str]:
+    """The choices that act on one side alone; end layers and images act on both."""
     known = choices(QuantConfig)
-    columns = next(iter(values_of(choice).values()))
-    return all(column in known and known[column].side == "activation" for column in columns)
+    columns = {name: next(iter(values_of(name).values())) for name in rows.levels}
+    return [name for name, of in columns.items() if all(c in known and known[c].side == side for c in of)]
 
 
-def _of_weights(rows: Crossing) -> Ratio:
-    """The ratio for the choices, one by one, that act on weights."""
-    names = [name for name in rows.levels if not _of_activations(name)]
+def _one_by_one(rows: Crossing, names: Sequence[str]) -> Ratio:
+    """The ratio for these choices, one by one."""
     found = {n: (sum(s.one_by_one[name] for name in names), s.method) for n, s in rows.shares().items()}
     return log_ratio(found, plan()["least"])
 
 
-def _without_largest(rows: Crossing) -> Ratio:
-    """The ratio as if the choice that moves most, over networks, had one level."""
-    found = rows.shares()
-    alone = {name: sum(s.one_by_one[name] for s in found.values()) for name in rows.levels}
-    largest = max(alone, key=lambda name: alone[name])
-    return log_ratio(
-        {n: (s.choices - s.one_by_one[largest], s.method) for n, s in found.items()}, plan()["least"]
-    )
+def _largest(rows: Crossing) -> str:
+    """The choice that moves most, over networks."""
+    found = rows.shares().values()
+    return max(rows.levels, key=lambda name: sum(s.one_by_one[name] for s in found))
+
+
+def _without(rows: Crossing, choice: str) -> Ratio:
+    """The ratio as if a choice had one level."""
+    found = {n: (s.choices - s.one_by_one[choice], s.method) for n, s in rows.shares().items()}
+    return log_ratio(found, plan()["least"])
 
 
 def said(ratio: Ratio | None) -> str:
