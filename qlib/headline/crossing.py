@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -55,6 +55,11 @@ class Crossing:
     def values(self) -> np.ndarray:
         """Accuracies in percent ``(networks, methods, cells)``."""
         return 100 * self.right.mean(3)
+
+    def only(self, methods: Sequence[str]) -> Crossing:
+        """Some of the methods, on the same cells."""
+        here = [self.methods.index(name) for name in methods]
+        return replace(self, methods=tuple(methods), right=self.right[:, here])
 
     @property
     def levels(self) -> dict[str, list[str]]:

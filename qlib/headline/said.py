@@ -18,6 +18,7 @@ from .orders import Order, Swapped, flips, own_cards, section_5
 from .plan import plan, rows_of, runs
 
 HEADS = ["setting", "compared", "choices over methods, variances", "verdict"]
+OF_WEIGHTS = "choices that act on weights alone"
 NOTHING = "no network has all of its rows yet"
 
 
@@ -65,6 +66,9 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
         if rows.networks:
             yield name, rows, rows.ratio()
     if published.networks:
+        if len(rows.cells) > len(published.cells):
+            fewer = published.only(methods_of(setting, "quick"))
+            yield "quick methods, on the cells of all", fewer, fewer.ratio()
         yield "clipping is part of the method", published, published.ratio(as_method=["clipping"])
         yield "logits", published, published.ratio("logit")
         yield "less the luck of draws", published, published.ratio(less_luck=True)
@@ -73,7 +77,7 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
         if _acting_on("activation", published):
             of_weights = _acting_on("weight", published)
             others = [name for name in published.levels if name not in _acting_on("activation", published)]
-            yield "choices that act on weights alone", published, _one_by_one(published, of_weights)
+            yield OF_WEIGHTS, published, _one_by_one(published, of_weights)
             yield "choices that act on weights, or on both sides", published, _one_by_one(published, others)
 
 
@@ -116,7 +120,9 @@ def said(ratio: Ratio | None) -> str:
 
 
 def _number(times: float) -> str:
-    return f"{times:.0f}" if times >= 10 else f"{times:.2g}"
+    """Of two digits; of three next to 1, on which a verdict hangs."""
+    short = f"{times:.0f}" if times >= 10 else f"{times:.2g}"
+    return f"{times:.2f}" if short == "1" else short
 
 
 def _of(rows: Crossing) -> str:
@@ -130,12 +136,30 @@ def outcome() -> str:
     if not found:
         return "The sentence is not judged yet: no network has all of the rows that the plan asks for."
     parts = [
-        f"{_verdict(rows, ratio)} at {setting} (choices vary {said(ratio)} times as much as methods)"
+        f"{_verdict(rows, ratio)} at {setting}: {said(ratio)}{_aside(setting)}"
         for setting, (rows, ratio) in found.items()
     ]
     waiting = [setting for setting in plan()["settings"] if setting not in found]
     more = f" Still to come: {', '.join(waiting)}." if waiting else ""
-    return f'"Tradeoffs may have a larger impact than methods": {"; ".join(parts)}.{more}'
+    return (
+        '"Tradeoffs may have a larger impact than methods", judged by the variance of choices over that of '
+        f"published methods: {'; '.join(parts)}.{more}"
+    )
+
+
+def _aside(setting: str) -> str:
+    """What belongs beside a verdict where choices of activations vary: all methods here round weights."""
+    found = {name: ratio for name, _, ratio in _beside(setting)}
+    return f", but for {OF_WEIGHTS} {said(found[OF_WEIGHTS])}" if OF_WEIGHTS in found else ""
+
+
+def beside_sentence(setting: str) -> str:
+    """To which verdict every other way of looking at a setting comes; none of them decides."""
+    found: dict[str, list[str]] = {}
+    for name, _, ratio in _beside(setting):
+        found.setdefault(ratio.verdict, []).append(name)
+    parts = [f"*{verdict}*: {', '.join(names)}" for verdict, names in found.items()]
+    return f"{setting}, beside the decision: {'; '.join(parts)}."
 
 
 def shares_of(rows: Crossing, scale: str = "points") -> dict[str, np.ndarray]:
