@@ -57,15 +57,16 @@ def test_what_stands_beside_it(rows):
     assert list(found) == [
         "with nearest",
         "quick methods",
-        "quick methods, on the cells of all",
+        "quick methods on the cells of all",
         "clipping is part of the method",
+        "other images too",
         "logits",
         "less the luck of draws",
-        "without granularity, which moves most",
+        "without granularity (moves most)",
     ]
     assert "6 methods, 8 cells" in found["with nearest"][1]
     assert "3 methods, 32 cells" in found["quick methods"][1]
-    assert "3 methods, 8 cells" in found["quick methods, on the cells of all"][1]
+    assert "3 methods, 8 cells" in found["quick methods on the cells of all"][1]
     few = headline.crossed("W4A8", headline.methods_of("W4A8")).only(["GPTQ", "bias correction"])
     same = headline.crossed("W4A8", ["GPTQ", "bias correction"]).values[:, :, :1]
     assert few.methods == ("GPTQ", "bias correction") and (few.values[:, :, :1] == same).all()
@@ -100,7 +101,7 @@ def test_choices_that_move_activations_too_are_not_among_those_of_weights_alone(
     beside = {name: ratio for name, _, ratio in said._beside("W4A4")}
     method = 2**2 * 4 / 25  # one of five methods is two points better
     alone = np.exp(beside["choices that act on weights alone"].value)
-    both = np.exp(beside["choices that act on weights, or on both sides"].value)
+    both = np.exp(beside["choices that act on weights or on both sides"].value)
     assert alone == pytest.approx(2.5**2 / method, rel=0.05)
     assert both == pytest.approx((2.5**2 + 10**2) / method, rel=0.05)
 
@@ -139,6 +140,8 @@ def test_flips_are_said_of_pairs_whose_order_is_certain(rows):
     text = said.flip_sentence(found)
     assert "Of 10 pairs, 10 have an order that is certain over 6 networks" in text
     assert f"**{rates['apart']:.0%}**" in text and "another draw for one of the two 0%" in text
+    assert rates["sure_together"] == 0 < rates["sure_apart"] < rates["apart"]
+    assert text.endswith(f"chance in {rates['sure_apart']:.0%} and 0%.")
 
 
 def test_cards_turn_an_order_round_or_leave_it_open(rows):

@@ -14,7 +14,7 @@ from .. import results
 from ..choices import same
 from ..comparison import SEEDS
 from ..methods import spelled
-from ..shares import Ratio, Shares, log_ratio, shares
+from ..shares import Ratio, Shares, log_ratio, other_images_too, shares
 from .plan import grid, names, plan, rows_of, runs
 
 Cell = tuple[str, ...]  # the level of every choice, in words
@@ -83,6 +83,10 @@ class Crossing:
         return log_ratio(
             {name: s.less_luck() if less_luck else s.as_method(*as_method) for name, s in found}, least
         )
+
+    def ratio_of_other_images(self) -> Ratio:
+        """`ratio`, with an interval that holds for other images, too."""
+        return other_images_too(dict(zip(self.networks, self.right, strict=True)), plan()["least"])
 
 
 def methods_of(setting: str, which: str = "published") -> tuple[str, ...]:

@@ -68,17 +68,18 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
     if published.networks:
         if len(rows.cells) > len(published.cells):
             fewer = published.only(methods_of(setting, "quick"))
-            yield "quick methods, on the cells of all", fewer, fewer.ratio()
+            yield "quick methods on the cells of all", fewer, fewer.ratio()
         yield "clipping is part of the method", published, published.ratio(as_method=["clipping"])
+        yield "other images too", published, published.ratio_of_other_images()
         yield "logits", published, published.ratio("logit")
         yield "less the luck of draws", published, published.ratio(less_luck=True)
         largest = _largest(published)
-        yield f"without {largest}, which moves most", published, _without(published, largest)
+        yield f"without {largest} (moves most)", published, _without(published, largest)
         if _acting_on("activation", published):
             of_weights = _acting_on("weight", published)
             others = [name for name in published.levels if name not in _acting_on("activation", published)]
             yield OF_WEIGHTS, published, _one_by_one(published, of_weights)
-            yield "choices that act on weights, or on both sides", published, _one_by_one(published, others)
+            yield "choices that act on weights or on both sides", published, _one_by_one(published, others)
 
 
 def _acting_on(side: str, rows: Crossing) -> list[str]:
@@ -136,7 +137,7 @@ def outcome() -> str:
     if not found:
         return "The sentence is not judged yet: no network has all of the rows that the plan asks for."
     parts = [
-        f"{_verdict(rows, ratio)} at {setting}: {said(ratio)}{_aside(setting)}"
+        f"{_verdict(rows, ratio)} at {setting}: {said(ratio)}{_aside(rows)}"
         for setting, (rows, ratio) in found.items()
     ]
     waiting = [setting for setting in plan()["settings"] if setting not in found]
@@ -147,10 +148,11 @@ def outcome() -> str:
     )
 
 
-def _aside(setting: str) -> str:
+def _aside(rows: Crossing) -> str:
     """What belongs beside a verdict where choices of activations vary: all methods here round weights."""
-    found = {name: ratio for name, _, ratio in _beside(setting)}
-    return f", but for {OF_WEIGHTS} {said(found[OF_WEIGHTS])}" if OF_WEIGHTS in found else ""
+    if not _acting_on("activation", rows):
+        return ""
+    return f", but for {OF_WEIGHTS} {said(_one_by_one(rows, _acting_on('weight', rows)))}"
 
 
 def beside_sentence(setting: str) -> str:
@@ -173,11 +175,11 @@ def shares_of(rows: Crossing, scale: str = "points") -> dict[str, np.ndarray]:
 
 def flip_rates(orders: Sequence[Order]) -> dict[str, float | None]:
     """Means over the pairs whose order is certain: under cells drawn apart, under one cell, and with other
-    draws; ``None`` where there is none.
+    draws; of the first two, how often by more than images make by chance. ``None`` where there is none.
     """
     sure = [order for order in orders if order.certain]
     found = {}
-    for kind in ("apart", "together", "drawn"):
+    for kind in ("apart", "together", "drawn", "sure_apart", "sure_together"):
         values = [getattr(order, kind) for order in sure]
         found[kind] = None if None in values or not values else float(np.mean(values))
     return found
@@ -200,7 +202,8 @@ def flip_sentence(rows: Crossing) -> str:
     )
     return (
         f"{rows.setting}: {of} Under choices drawn apart it turns round in **{rates['apart']:.0%}** of "
-        f"cases, under the same choices in {rates['together']:.0%}{drawn}."
+        f"cases, under the same choices in {rates['together']:.0%}{drawn}; by more than images make by "
+        f"chance in {rates['sure_apart']:.0%} and {rates['sure_together']:.0%}."
     )
 
 
