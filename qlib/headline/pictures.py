@@ -95,7 +95,7 @@ def one_by_one(rows: Crossing, ax: Axes | None = None) -> Axes:
 
 
 def ratios(found: Mapping[str, Ratio], ax: Axes | None = None) -> Axes:
-    """How many times as much choices vary as methods do: networks as dots, and the interval of their mean."""
+    """The variance of choices over that of methods: networks as dots, and the interval of their mean."""
     ax = ax or plt.subplots(figsize=(5.8, 1.4 + 0.5 * len(found)))[1]
     for i, ratio in enumerate(found.values()):
         values = np.exp(list(ratio.networks.values()))
