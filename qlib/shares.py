@@ -8,14 +8,15 @@ levels are those that were planned, so a variance is a mean of squares over them
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .comparison import SEEDS, UNDECIDED
-from .intervals import around
+from .intervals import Z, around
 
 SCALES = ("points", "logit")
+BLOCKS = 20  # of images, of which one at a time is left out
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,38 @@ def log_ratio(of_networks: Mapping[str, tuple[float, float]], least: float) -> R
     return Ratio(found, around(float(np.mean(list(found.values()))), np.array(list(found.values()))), low)
 
 
+def other_images_too(right: Mapping[str, np.ndarray], least: float) -> Ratio:
+    """The log ratio, with an interval for other networks and other images: all networks answer the same
+    images, so that what these make by chance does not show in how networks differ.
+
+    Parameters
+    ----------
+    right : mapping
+        By network, ``(methods, cells, images)``, bool, of the same images.
+    least
+        As in `log_ratio`.
+
+    Source
+    ------
+    The variance of images is that of the jackknife over blocks (Quenouille 1956); it is added to that of
+    networks, which holds a part of it already, so that the interval is rather too wide.
+    """
+    from scipy.special import stdtrit
+
+    def ratio(kept: np.ndarray | slice) -> Ratio:
+        found = {name: shares(answers[..., kept]) for name, answers in right.items()}
+        return log_ratio({name: (s.choices, s.method) for name, s in found.items()}, least)
+
+    whole, block = ratio(slice(None)), np.arange(next(iter(right.values())).shape[2]) % BLOCKS
+    of_images = (BLOCKS - 1) * np.var([ratio(block != i).value for i in range(BLOCKS)])
+    of_networks = np.array(list(whole.networks.values()))
+    if len(of_networks) < 2:
+        return whole
+    spread = (of_networks.var(ddof=1) / len(of_networks) + of_images) ** 0.5
+    half = float(stdtrit(len(of_networks) - 1, 0.975) * spread)
+    return replace(whole, interval=(whole.value - half, whole.value + half))
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Orders
 
@@ -209,6 +242,24 @@ def flip_rate(a: np.ndarray, b: np.ndarray, order: float, together: bool) -> flo
     """
     difference = a - b if together else a[:, :, None] - b[:, None, :]
     return float(np.mean(0.5 - 0.5 * np.sign(difference) * np.sign(order)))
+
+
+def sure_flip_rate(a: np.ndarray, b: np.ndarray, order: float, together: bool) -> float:
+    """`flip_rate`, of what is certain image by image: how often the 95 % interval of the paired difference
+    lies on the other side of 0, so that it turns round by more than images make by chance.
+
+    Parameters
+    ----------
+    a, b
+        ``(networks, cells, images)``, bool: which images either answers rightly.
+    """
+    n = a.shape[2]
+    both = a.astype(np.float32) @ b.astype(np.float32).transpose(0, 2, 1)  # how many images
+    a_alone, b_alone = (a.sum(2)[:, :, None] - both) / n, (b.sum(2)[:, None] - both) / n
+    difference = a_alone - b_alone
+    error = np.sqrt((a_alone + b_alone - difference**2) / (n - 1))
+    turned = difference * np.sign(order) < -Z * error
+    return float(np.mean(turned.diagonal(axis1=1, axis2=2) if together else turned))
 
 
 def worth(values: np.ndarray, first: np.ndarray) -> np.ndarray:

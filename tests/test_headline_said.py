@@ -47,6 +47,8 @@ def test_the_outcome_is_that_of_the_rule(rows):
     assert text.count("**holds**") == 3 and "6 networks" in text and "Still to come" not in text
     assert [row[0] for row in said.decision_rows()] == ["W4A8", "W3A8", "W4A4"]
     assert {row[3] for row in said.decision_rows()} == {"**holds**"}
+    of_weights = [row[2] for row in said.beside_rows("W4A4") if said.OF_WEIGHTS in row[1]]
+    assert text.count(said.OF_WEIGHTS) == 1 and text.endswith(f"{said.OF_WEIGHTS} {of_weights[0]}.")
     assert said.decision_rows()[0][1] == "5 methods, 8 cells"
 
 
@@ -55,19 +57,53 @@ def test_what_stands_beside_it(rows):
     assert list(found) == [
         "with nearest",
         "quick methods",
+        "quick methods on the cells of all",
         "clipping is part of the method",
+        "other images too",
         "logits",
         "less the luck of draws",
-        "without the largest choice",
+        "without granularity (moves most)",
     ]
     assert "6 methods, 8 cells" in found["with nearest"][1]
     assert "3 methods, 32 cells" in found["quick methods"][1]
+    assert "3 methods, 8 cells" in found["quick methods on the cells of all"][1]
+    few = headline.crossed("W4A8", headline.methods_of("W4A8")).only(["GPTQ", "bias correction"])
+    same = headline.crossed("W4A8", ["GPTQ", "bias correction"]).values[:, :, :1]
+    assert few.methods == ("GPTQ", "bias correction") and (few.values[:, :, :1] == same).all()
     primary = said.decisions()["W4A8"][1].value
-    smaller = said._without_largest(headline.crossed("W4A8", headline.methods_of("W4A8"))).value
-    assert "choices of weights alone" in said.beside_rows("W4A4")[-1][1]
-    rows_4 = headline.crossed("W4A4", headline.methods_of("W4A4"))
-    assert said._of_weights(rows_4).value == pytest.approx(rows_4.ratio().value, abs=0.1)
+    smaller = said._without(headline.crossed("W4A8", headline.methods_of("W4A8")), "granularity").value
     assert primary - smaller == pytest.approx(np.log((20**2 + 5**2) / 5**2), abs=0.2)
+
+
+def test_each_way_to_look_at_a_setting_is_named_with_its_verdict(rows):
+    text = said.beside_sentence("W4A8")
+    for _, compared, _, verdict in said.beside_rows("W4A8"):
+        (part,) = [part for part in text.split("; ") if f"*{verdict}*: " in part]
+        assert compared.split(":")[0] in part
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"), [(96.8, "97"), (0.918, "0.92"), (1.03, "1.03"), (0.998, "1.00"), (1.29, "1.3")]
+)
+def test_ratios_next_to_1_have_a_digit_more(times, shown):
+    assert said._number(times) == shown
+
+
+def test_choices_that_move_activations_too_are_not_among_those_of_weights_alone(rows):
+    """With 4-bit activations, end layers and images move activations too."""
+    for table in headline.plan()["settings"]["W4A4"]["tables"]:
+        for (_, method, cell), right in rows("W4A4", table).items():
+            worth = 0.2 * ("8 bits" in cell) + 0.02 * (method == "AdaRound") + 0.05 * ("per channel" in cell)
+            right[:] = np.arange(IMAGES) < round(IMAGES * (0.5 + worth))
+    found = headline.crossed("W4A4", headline.methods_of("W4A4"))
+    assert said._acting_on("weight", found) == ["clipping", "weight grid", "granularity"]
+    assert said._acting_on("activation", found) == ["placement", "activation grid", "activation clipping"]
+    beside = {name: ratio for name, _, ratio in said._beside("W4A4")}
+    method = 2**2 * 4 / 25  # one of five methods is two points better
+    alone = np.exp(beside["choices that act on weights alone"].value)
+    both = np.exp(beside["choices that act on weights or on both sides"].value)
+    assert alone == pytest.approx(2.5**2 / method, rel=0.05)
+    assert both == pytest.approx((2.5**2 + 10**2) / method, rel=0.05)
 
 
 def test_without_rows_it_says_that_nothing_is_judged(none):
@@ -104,6 +140,8 @@ def test_flips_are_said_of_pairs_whose_order_is_certain(rows):
     text = said.flip_sentence(found)
     assert "Of 10 pairs, 10 have an order that is certain over 6 networks" in text
     assert f"**{rates['apart']:.0%}**" in text and "another draw for one of the two 0%" in text
+    assert rates["sure_together"] == 0 < rates["sure_apart"] < rates["apart"]
+    assert text.endswith(f"chance in {rates['sure_apart']:.0%} and 0%.")
 
 
 def test_cards_turn_an_order_round_or_leave_it_open(rows):
@@ -138,6 +176,8 @@ def test_strips_have_a_dot_a_cell(rows):
 def test_bars_of_shares_are_the_whole(rows):
     found = {"W4A8": headline.crossed("W4A8", headline.methods_of("W4A8"))}
     bars = pictures.shares_by_setting(found).patches
+    (label,) = [text.get_text() for text in pictures.shares_by_setting(found).get_yticklabels()]
+    assert label == "W4A8\n5 methods, 6 networks"
     assert len(bars) == 3 and sum(bar.get_width() for bar in bars) == pytest.approx(100, abs=0.5)
     parts = said.shares_of(found["W4A8"])
     assert bars[1].get_width() == pytest.approx(100 * parts["choices"].mean())

@@ -79,11 +79,15 @@ def test_one_choice_of_one_method_reorders_the_table(rows, browser, width):
     level = region.get_by_role("combobox", name="by blocks (BRECQ): level of the choice")
     level.select_option(label="per tensor")
     assert said.inner_text().startswith("AdaRound loses least")
-    assert "6 of 6 stand elsewhere" in said.inner_text() and "over 6 networks" in said.inner_text()
+    assert (
+        "6 of 6 stand elsewhere than where all have per channel" in said.inner_text()
+        and "over 6 networks" in said.inner_text()
+    )
     region.get_by_role("button", name="All alike").click()
     assert said.inner_text().startswith("by blocks (BRECQ) loses least")
     region.get_by_role("button", name="As each paper ran it").click()
     assert "what a card leaves open" in said.inner_text() and level.is_disabled()
+    assert "than by their means over all cells" in said.inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") <= width and not errors
     page.close()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qlib.comparison import UNDECIDED
-from qlib.shares import Ratio, flip_rate, log_ratio, shares, worth
+from qlib.shares import Ratio, flip_rate, log_ratio, other_images_too, shares, sure_flip_rate, worth
 
 LEVELS = {"a": [0, 0, 1, 1], "b": [0, 1, 0, 1]}
 
@@ -126,6 +126,34 @@ def test_intervals_over_networks_cover():
     assert verdicts.count("does not hold") <= 0.03 * len(verdicts) < verdicts.count("holds")
 
 
+def test_intervals_for_other_images_cover_what_all_networks_share():
+    """Networks that are alike but for luck, on the same images: how they differ tells little of what other
+    images would say.
+    """
+    generator = np.random.default_rng(7)
+    accuracy = networks(1, np.random.default_rng(8), method=0.04)[0]
+    method, choices, _ = true_parts(accuracy)
+    truth = np.log(choices / method)
+    narrow, wide = [], []
+    for _ in range(100):
+        hard, own = generator.random(300), generator.random((*accuracy.shape, 300))
+        mixed = np.where(generator.random(own.shape) < 0.5, hard, own)  # of all networks
+        each = np.where(generator.random((6, *own.shape)) < 0.2, generator.random((6, *own.shape)), mixed)
+        right = {str(i): one < accuracy[..., None] for i, one in enumerate(each)}
+        parts = {name: shares(one) for name, one in right.items()}
+        of_networks = log_ratio({name: (s.choices, s.method) for name, s in parts.items()}, 0.01)
+        both = other_images_too(right, 0.01)
+        assert both.networks == of_networks.networks
+        narrow.append(of_networks.interval[0] <= truth <= of_networks.interval[1])
+        wide.append(both.interval[0] <= truth <= both.interval[1])
+    assert np.mean(narrow) < 0.8 and np.mean(wide) >= 0.9
+
+
+def test_one_network_has_no_interval_for_other_images_either():
+    right = np.random.default_rng(9).random((2, 3, 100)) < 0.7
+    assert np.isnan(other_images_too({"x": right}, 0.01).interval).all()
+
+
 def test_a_sentence_that_is_neither_true_nor_false_is_seldom_judged():
     generator = np.random.default_rng(5)
     ratios = np.log(2) * generator.standard_normal((4000, 6))
@@ -169,6 +197,30 @@ def test_flips_of_normal_effects_are_what_theory_says():
     found = flip_rate(cells + 1, cells, 1, together=False)
     assert found == pytest.approx(0.2398, abs=0.02)  # of a normal of mean 1 and variance 2, below 0
     assert flip_rate(cells + 1, cells, 1, together=True) == 0
+
+
+def test_flips_that_images_make_by_chance_are_seldom_certain():
+    generator = np.random.default_rng(10)
+    a, b = (generator.random((1, 60, 400)) < 0.7 for _ in "ab")  # the same accuracy in all cells
+    accuracies = a.mean(2), b.mean(2)
+    assert flip_rate(*accuracies, 1, together=False) == pytest.approx(0.5, abs=0.1)
+    assert 0 < sure_flip_rate(a, b, 1, together=False) < 0.07
+    assert sure_flip_rate(a, b, 1, together=True) < 0.12
+    worse = generator.random((1, 60, 400)) < 0.4
+    assert sure_flip_rate(worse, b, 1, together=True) == sure_flip_rate(worse, b, 1, together=False) == 1
+    assert sure_flip_rate(worse, b, -1, together=True) == sure_flip_rate(a, a, 1, together=True) == 0
+
+
+def test_certain_flips_are_those_of_a_paired_test():
+    generator = np.random.default_rng(11)
+    a, b = (generator.random((2, 4, 150)) < 0.6 for _ in "ab")
+    for together in (False, True):
+        expected = []
+        for k in range(2):
+            for x, y in [(x, y) for x in range(4) for y in range(4) if x == y or not together]:
+                d = a[k, x].astype(float) - b[k, y]
+                expected.append(d.mean() < -1.959964 * d.std(ddof=1) / len(d) ** 0.5)
+        assert sure_flip_rate(a, b, 1, together) == pytest.approx(np.mean(expected))
 
 
 def test_what_a_level_is_worth_under_every_method():

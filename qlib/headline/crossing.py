@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -14,7 +14,7 @@ from .. import results
 from ..choices import same
 from ..comparison import SEEDS
 from ..methods import spelled
-from ..shares import Ratio, Shares, log_ratio, shares
+from ..shares import Ratio, Shares, log_ratio, other_images_too, shares
 from .plan import grid, names, plan, rows_of, runs
 
 Cell = tuple[str, ...]  # the level of every choice, in words
@@ -56,6 +56,11 @@ class Crossing:
         """Accuracies in percent ``(networks, methods, cells)``."""
         return 100 * self.right.mean(3)
 
+    def only(self, methods: Sequence[str]) -> Crossing:
+        """Some of the methods, on the same cells."""
+        here = [self.methods.index(name) for name in methods]
+        return replace(self, methods=tuple(methods), right=self.right[:, here])
+
     @property
     def levels(self) -> dict[str, list[str]]:
         """By choice that varies here, its level in every cell."""
@@ -78,6 +83,10 @@ class Crossing:
         return log_ratio(
             {name: s.less_luck() if less_luck else s.as_method(*as_method) for name, s in found}, least
         )
+
+    def ratio_of_other_images(self) -> Ratio:
+        """`ratio`, with an interval that holds for other images, too."""
+        return other_images_too(dict(zip(self.networks, self.right, strict=True)), plan()["least"])
 
 
 def methods_of(setting: str, which: str = "published") -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from ..cards.fields import NOT_REPORTED
 from ..choices import choices, same
 from ..config import QuantConfig
 from ..intervals import around
-from ..shares import flip_rate, worth
+from ..shares import flip_rate, sure_flip_rate, worth
 from .crossing import Cell, Crossing, answers, other_draws, planned_cells, values_of
 from .plan import plan
 
@@ -34,6 +34,8 @@ class Order:
     apart, together, drawn
         How often the order turns round when both run under cells drawn independently; under a common cell;
         and under a common cell with other draws for one of the two (``None``: not recorded).
+    sure_apart, sure_together
+        How often by more than images make by chance.
     """
 
     a: str
@@ -43,6 +45,8 @@ class Order:
     apart: float
     together: float
     drawn: float | None
+    sure_apart: float
+    sure_together: float
 
     @property
     def certain(self) -> bool:
@@ -64,8 +68,11 @@ def flips(crossing: Crossing) -> list[Order]:
             pairs = ((a, other[:, j]), (other[:, i], b))
             drawn = np.mean([flip_rate(x[:, cells], y[:, cells], difference, True) for x, y in pairs])
         rates = (flip_rate(a, b, difference, together) for together in (False, True))
+        answers_of = crossing.right[:, i], crossing.right[:, j]
+        sure = (sure_flip_rate(*answers_of, difference, together) for together in (False, True))
         interval = around(difference, of_networks)
-        found.append(Order(crossing.methods[i], crossing.methods[j], difference, interval, *rates, drawn))
+        names = crossing.methods[i], crossing.methods[j]
+        found.append(Order(*names, difference, interval, *rates, drawn, *sure))
     return found
 
 

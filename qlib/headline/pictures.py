@@ -55,8 +55,8 @@ def _look(level: str, i: int) -> tuple[str, str]:
 
 
 def shares_by_setting(found: Mapping[str, Crossing], ax: Axes | None = None) -> Axes:
-    """A bar a setting: shares of methods, of choices and of their interaction, means over networks. What
-    image noise leaves below zero has no length.
+    """A bar a setting: shares of methods, of choices and of their interaction, means over networks; how many
+    methods and networks these are is written beside it. What image noise leaves below zero has no length.
     """
     ax = ax or plt.subplots(figsize=(5.8, 1.2 + 0.6 * len(found)))[1]
     for i, rows in enumerate(found.values()):
@@ -68,12 +68,16 @@ def shares_by_setting(found: Mapping[str, Crossing], ax: Axes | None = None) -> 
             if share > 6:
                 ax.text(left + share / 2, i, f"{share:.0f}", ha="center", va="center", color="white")
             left += share
-    ax.set(
-        yticks=range(len(found)), yticklabels=list(found), xlabel="share of the variance of points lost (%)"
-    )
+    labels = [_label(rows) for rows in found.values()]
+    ax.set(yticks=range(len(found)), yticklabels=labels, xlabel="share of the variance of points lost (%)")
     ax.invert_yaxis()
     ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax
+
+
+def _label(rows: Crossing) -> str:
+    networks = len(rows.networks)
+    return f"{rows.setting}\n{len(rows.methods)} methods, {networks} network{'s' * (networks > 1)}"
 
 
 def one_by_one(rows: Crossing, ax: Axes | None = None) -> Axes:
@@ -91,7 +95,7 @@ def one_by_one(rows: Crossing, ax: Axes | None = None) -> Axes:
 
 
 def ratios(found: Mapping[str, Ratio], ax: Axes | None = None) -> Axes:
-    """How many times as much choices vary as methods do: networks as dots, and the interval of their mean."""
+    """The variance of choices over that of methods: networks as dots, and the interval of their mean."""
     ax = ax or plt.subplots(figsize=(5.8, 1.4 + 0.5 * len(found)))[1]
     for i, ratio in enumerate(found.values()):
         values = np.exp(list(ratio.networks.values()))

@@ -18,6 +18,7 @@ from .orders import Order, Swapped, flips, own_cards, section_5
 from .plan import plan, rows_of, runs
 
 HEADS = ["setting", "compared", "choices over methods, variances", "verdict"]
+OF_WEIGHTS = "choices that act on weights alone"
 NOTHING = "no network has all of its rows yet"
 
 
@@ -65,35 +66,45 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
         if rows.networks:
             yield name, rows, rows.ratio()
     if published.networks:
+        if len(rows.cells) > len(published.cells):
+            fewer = published.only(methods_of(setting, "quick"))
+            yield "quick methods on the cells of all", fewer, fewer.ratio()
         yield "clipping is part of the method", published, published.ratio(as_method=["clipping"])
+        yield "other images too", published, published.ratio_of_other_images()
         yield "logits", published, published.ratio("logit")
         yield "less the luck of draws", published, published.ratio(less_luck=True)
-        yield "without the largest choice", published, _without_largest(published)
-        if any(_of_activations(name) for name in published.levels):
-            yield "choices of weights alone", published, _of_weights(published)
+        largest = _largest(published)
+        yield f"without {largest} (moves most)", published, _without(published, largest)
+        if _acting_on("activation", published):
+            of_weights = _acting_on("weight", published)
+            others = [name for name in published.levels if name not in _acting_on("activation", published)]
+            yield OF_WEIGHTS, published, _one_by_one(published, of_weights)
+            yield "choices that act on weights or on both sides", published, _one_by_one(published, others)
 
 
-def _of_activations(choice: str) -> bool:
+def _acting_on(side: str, rows: Crossing) -> list[str]:
+    """The choices that act on one side alone; end layers and images act on both."""
     known = choices(QuantConfig)
-    columns = next(iter(values_of(choice).values()))
-    return all(column in known and known[column].side == "activation" for column in columns)
+    columns = {name: next(iter(values_of(name).values())) for name in rows.levels}
+    return [name for name, of in columns.items() if all(c in known and known[c].side == side for c in of)]
 
 
-def _of_weights(rows: Crossing) -> Ratio:
-    """The ratio for the choices, one by one, that act on weights."""
-    names = [name for name in rows.levels if not _of_activations(name)]
+def _one_by_one(rows: Crossing, names: Sequence[str]) -> Ratio:
+    """The ratio for these choices, one by one."""
     found = {n: (sum(s.one_by_one[name] for name in names), s.method) for n, s in rows.shares().items()}
     return log_ratio(found, plan()["least"])
 
 
-def _without_largest(rows: Crossing) -> Ratio:
-    """The ratio as if the choice that moves most, over networks, had one level."""
-    found = rows.shares()
-    alone = {name: sum(s.one_by_one[name] for s in found.values()) for name in rows.levels}
-    largest = max(alone, key=lambda name: alone[name])
-    return log_ratio(
-        {n: (s.choices - s.one_by_one[largest], s.method) for n, s in found.items()}, plan()["least"]
-    )
+def _largest(rows: Crossing) -> str:
+    """The choice that moves most, over networks."""
+    found = rows.shares().values()
+    return max(rows.levels, key=lambda name: sum(s.one_by_one[name] for s in found))
+
+
+def _without(rows: Crossing, choice: str) -> Ratio:
+    """The ratio as if a choice had one level."""
+    found = {n: (s.choices - s.one_by_one[choice], s.method) for n, s in rows.shares().items()}
+    return log_ratio(found, plan()["least"])
 
 
 def said(ratio: Ratio | None) -> str:
@@ -110,7 +121,9 @@ def said(ratio: Ratio | None) -> str:
 
 
 def _number(times: float) -> str:
-    return f"{times:.0f}" if times >= 10 else f"{times:.2g}"
+    """Of two digits; of three next to 1, on which a verdict hangs."""
+    short = f"{times:.0f}" if times >= 10 else f"{times:.2g}"
+    return f"{times:.2f}" if short == "1" else short
 
 
 def _of(rows: Crossing) -> str:
@@ -124,12 +137,31 @@ def outcome() -> str:
     if not found:
         return "The sentence is not judged yet: no network has all of the rows that the plan asks for."
     parts = [
-        f"{_verdict(rows, ratio)} at {setting} (choices vary {said(ratio)} times as much as methods)"
+        f"{_verdict(rows, ratio)} at {setting}: {said(ratio)}{_aside(rows)}"
         for setting, (rows, ratio) in found.items()
     ]
     waiting = [setting for setting in plan()["settings"] if setting not in found]
     more = f" Still to come: {', '.join(waiting)}." if waiting else ""
-    return f'"Tradeoffs may have a larger impact than methods": {"; ".join(parts)}.{more}'
+    return (
+        '"Tradeoffs may have a larger impact than methods", judged by the variance of choices over that of '
+        f"published methods: {'; '.join(parts)}.{more}"
+    )
+
+
+def _aside(rows: Crossing) -> str:
+    """What belongs beside a verdict where choices of activations vary: all methods here round weights."""
+    if not _acting_on("activation", rows):
+        return ""
+    return f", but for {OF_WEIGHTS} {said(_one_by_one(rows, _acting_on('weight', rows)))}"
+
+
+def beside_sentence(setting: str) -> str:
+    """To which verdict every other way of looking at a setting comes; none of them decides."""
+    found: dict[str, list[str]] = {}
+    for name, _, ratio in _beside(setting):
+        found.setdefault(ratio.verdict, []).append(name)
+    parts = [f"*{verdict}*: {', '.join(names)}" for verdict, names in found.items()]
+    return f"{setting}, beside the decision: {'; '.join(parts)}."
 
 
 def shares_of(rows: Crossing, scale: str = "points") -> dict[str, np.ndarray]:
@@ -143,11 +175,11 @@ def shares_of(rows: Crossing, scale: str = "points") -> dict[str, np.ndarray]:
 
 def flip_rates(orders: Sequence[Order]) -> dict[str, float | None]:
     """Means over the pairs whose order is certain: under cells drawn apart, under one cell, and with other
-    draws; ``None`` where there is none.
+    draws; of the first two, how often by more than images make by chance. ``None`` where there is none.
     """
     sure = [order for order in orders if order.certain]
     found = {}
-    for kind in ("apart", "together", "drawn"):
+    for kind in ("apart", "together", "drawn", "sure_apart", "sure_together"):
         values = [getattr(order, kind) for order in sure]
         found[kind] = None if None in values or not values else float(np.mean(values))
     return found
@@ -170,7 +202,8 @@ def flip_sentence(rows: Crossing) -> str:
     )
     return (
         f"{rows.setting}: {of} Under choices drawn apart it turns round in **{rates['apart']:.0%}** of "
-        f"cases, under the same choices in {rates['together']:.0%}{drawn}."
+        f"cases, under the same choices in {rates['together']:.0%}{drawn}; by more than images make by "
+        f"chance in {rates['sure_apart']:.0%} and {rates['sure_together']:.0%}."
     )
 
 

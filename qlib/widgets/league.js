@@ -29,7 +29,7 @@ function render({ model, el }) {
      @media (max-width: 460px) { .line { grid-template-columns: 5.6rem 1fr 5.2rem; gap: 0.3rem; font-size: 12px; } .line > span:first-child { line-height: 1; } }`,
   );
   const bySetting = choice("Bits", settings.map((s, i) => [i, s.title]), 0, begin);
-  const byChoice = choice("What nobody reports", [["", ""]], "", alike);
+  const byChoice = choice("What is seldom reported", [["", ""]], "", alike);
   const same = element("button", { type: "button", click: alike }, "All alike"),
     papers = element("button", { type: "button", click: asCards }, "As each paper ran it");
   let rows = [],
@@ -94,7 +94,8 @@ function render({ model, el }) {
     papers.setAttribute("aria-pressed", String(own));
     for (const row of rows) Object.assign(row, lost(row), { name: row.method.name });
     const order = [...rows].sort((a, b) => mean(a.values) - mean(b.values));
-    const alikeOrder = [...rows].sort((a, b) => mean(chosen().lost[0][a.i]) - mean(chosen().lost[0][b.i])),
+    const usual = own ? setting().all : chosen().lost[0],
+      alikeOrder = [...rows].sort((a, b) => mean(usual[a.i]) - mean(usual[b.i])),
       moved = order.filter((row, place) => alikeOrder[place] !== row).length;
     order.forEach((row, place) => {
       row.line.style.top = `${place * ROW}px`;
@@ -112,8 +113,8 @@ function render({ model, el }) {
       ` is ${mean(ahead).toFixed(2)} behind`,
       networks > 1 ? ` (95 % interval over ${networks} networks ${low.toFixed(2)} to ${high.toFixed(2)}, ` : " (one network, ",
       networks > 1 && low > 0 ? "so the order is certain here)." : "so the order is not certain).",
-      moved ? ` ${moved} of ${rows.length} stand elsewhere than where all are alike.` : "",
-      own ? " Thick lines: what a card leaves open." : ` Each is a mean over the cells that have its ${chosen().name}.`,
+      moved ? ` ${moved} of ${rows.length} stand elsewhere than ${own ? "by their means over all cells" : `where all have ${chosen().levels[0]}`}.` : "",
+      own ? " Each stands as its card has it, at these bits and as far as it speaks of these choices; without a card, at its mean over all cells. Thick lines: what a card leaves open." : ` Each is a mean over the cells that have its ${chosen().name}.`,
     );
     spoken.say(sentence.textContent);
     note.replaceChildren(
