@@ -28,7 +28,7 @@ SECTIONS = [
 TAGS = {"setup", "parameters", "remove-cell", "remove-input", "remove-stderr"}
 FIGURES = (
     *("opening_figure", "residual_block", "quantizer_explorer", "card_comparison", "league_table"),
-    *("tradeoff_costs", "token_ranges"),
+    *("tradeoff_costs", "token_ranges", "perplexity_bits"),
 )
 LIVING = rf"\b({'|'.join(FIGURES)})\(|^explored$|^compared$"
 PANEL = """

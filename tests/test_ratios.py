@@ -45,6 +45,8 @@ def test_a_bound_is_what_the_interval_is_held_against():
     found = ratios.ratio([perplexity(windows(3.0) + windows(0.2, 0.05, 1))], [perplexity(windows(3.0))])
     low, high = found.interval
     assert found.verdict(most=1.01 * high) == found.verdict(least=0.99 * low) == IMAGES_ONLY
+    assert found.on_windows(most=1.01 * high) == found.on_windows(least=0.99 * low) == "holds"
+    assert found.on_windows(most=0.99 * low) == found.on_windows(least=1.01 * high) == "does not hold"
     assert found.verdict(most=found.value) == found.verdict(least=found.value) == UNDECIDED
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from qlib import results
 from qlib.book import ROOT
-from qlib.comparison import Difference, compare
+from qlib.comparison import Difference, compare, verdict
 from qlib.metrics import PERPLEXITY, Measurement, described
 
 BENCH = "language"
@@ -46,9 +46,18 @@ class Ratio:
 
     def verdict(self, most: float | None = None, least: float | None = None) -> str:
         """Whether it is below ``most``, or above ``least``: see `qlib.comparison.Difference.verdict`."""
+        difference, way = self._held_against(most, least)
+        return difference.verdict(way)
+
+    def on_windows(self, most: float | None = None, least: float | None = None) -> str:
+        """The same of this one network and rounding, where windows alone are random."""
+        difference, way = self._held_against(most, least)
+        return verdict(difference.interval, way)
+
+    def _held_against(self, most: float | None, least: float | None) -> tuple[Difference, str]:
         if most is not None:
-            return self.losses.less(log(most)).verdict("less")
-        return self.losses.less(log(least)).verdict("greater")
+            return self.losses.less(log(most)), "less"
+        return self.losses.less(log(least)), "greater"
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -89,13 +98,15 @@ def claims() -> list[dict[str, Any]]:
     return yaml.safe_load((ROOT / "book" / "ratios.yaml").read_text("utf8"))
 
 
-def judged(claim: Mapping[str, Any]) -> tuple[Ratio, str] | None:
-    """The ratio that a claim is about, and its verdict; ``None`` where rows of a side are not recorded."""
+def judged(claim: Mapping[str, Any]) -> tuple[Ratio, str, str] | None:
+    """The ratio that a claim is about, what these windows alone say of the claim, and its verdict; ``None``
+    where rows of a side are not recorded.
+    """
     sides = [_measured(**claim[side]) for side in ("of", "over")]
     if not all(sides):
         return None
-    found = ratio(*sides)
-    return found, found.verdict(claim.get("most"), claim.get("least"))
+    found, bounds = ratio(*sides), (claim.get("most"), claim.get("least"))
+    return found, found.on_windows(*bounds), found.verdict(*bounds)
 
 
 def _measured(table: str, **where: Any) -> list[Measurement]:
