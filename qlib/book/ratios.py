@@ -60,8 +60,8 @@ class Ratio:
         return self.losses.less(log(least)), "greater"
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.3f} ({low:.3f} to {high:.3f}, n = {self.losses.n} windows)"
+        value, low, high = (f"{each:.4g}" for each in (self.value, *self.interval))
+        return f"{value} ({low} to {high}, n = {self.losses.n} windows)"
 
 
 def ratio(a: list[Measurement], b: list[Measurement]) -> Ratio:

@@ -1,6 +1,8 @@
 // Perplexity of a language model against the bits of its weights, counted in three ways.
 import { announcer, axes, choice, element, frame, fromAddress, permanentLink, responsive, scale, shape, ticks } from "./kit.js";
 
+const FAR = 60; // times the least perplexity: what lies beyond stands on the edge, with its number
+
 const four = (value) => Number(value.toPrecision(4)).toLocaleString("en-US");
 
 /** 1, 2 and 5 times powers of ten between two numbers. */
@@ -37,7 +39,7 @@ function render({ model, el }) {
       x = scale(least, most, margin.left, width - margin.right),
       known = [...shown().flatMap((p) => (p.found ? [p.found[0], p.found[2]] : [])), ...(float ? [float[0]] : [])],
       low = known.length ? Math.min(...known) / 1.3 : 10,
-      high = known.length ? Math.max(...known) * 1.3 : 1000,
+      high = known.length ? Math.min(FAR * low, Math.max(...known) * 1.3) : 1000,
       log = scale(Math.log(low), Math.log(high), bottom - 14, margin.top),
       y = (value) => log(Math.log(Math.min(high, Math.max(low, value))));
     const svg = shape("svg", { height, role: "img", "aria-label": sentence.textContent });
@@ -58,13 +60,14 @@ function render({ model, el }) {
     if (float)
       svg.append(
         shape("line", { x1: margin.left, x2: width - margin.right, y1: y(float[0]), y2: y(float[0]), stroke: "currentColor", "stroke-dasharray": "4 3", "stroke-opacity": 0.6 }),
-        shape("text", { x: width - margin.right, y: y(float[0]) - 5, "text-anchor": "end" }, `float, ${four(float[0])}`),
+        shape("text", { x: margin.left + 4, y: y(float[0]) - 5 }, `float, ${four(float[0])}`),
       );
     for (const point of shown()) {
       const { name, colour, nearest, found } = point,
         across = x(at(point)),
         up = found ? y(found[0]) : bottom,
         look = { fill: found ? colour : "none", stroke: colour, "stroke-width": 2 };
+      if (found && found[0] > high) svg.append(shape("text", { x: across + 10, y: up + 4 }, `${four(found[0])} ↑`));
       if (found) svg.append(shape("line", { x1: across, x2: across, y1: y(found[1]), y2: y(found[2]), stroke: colour, "stroke-width": 2 }));
       svg.append(
         nearest
@@ -93,7 +96,7 @@ function render({ model, el }) {
           "tr",
           {},
           element("th", { scope: "row" }, element("b", { style: `color: ${point.colour}`, "aria-hidden": "true" }, point.nearest ? "● " : "▲ "), point.name),
-          element("td", {}, at(point).toFixed(2)),
+          element("td", { style: "overflow-wrap: normal" }, at(point).toFixed(2)),
           element("td", {}, point.found ? `${four(point.found[0])} (${four(point.found[1])} to ${four(point.found[2])})` : "not recorded yet"),
         ),
       ),
