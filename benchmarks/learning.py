@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from qlib import QuantConfig, learn_bitwidths, load_bench
-from qlib.provenance import _processor
+from qlib.provenance import processor
 
 CONFIG = QuantConfig(first_last_bits=None)
 CASES = {
@@ -72,7 +72,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     print(
-        f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; median of "
+        f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; median of "
         f"{arguments.repeats}"
     )
     for name, ratio in run(**vars(arguments)).items():

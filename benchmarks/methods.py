@@ -19,7 +19,7 @@ from qlib import Measurement, QuantConfig, compare, evaluate, load_bench, quanti
 from qlib.benches import network_of
 from qlib.comparison import Difference
 from qlib.methods import spelled
-from qlib.provenance import _processor
+from qlib.provenance import processor
 
 METHODS: list[Any] = ["nearest", "bias", "gptq", "adaround", "blocks", "equalize", ["nearest", "ranges"]]
 WITH_ACTIVATIONS: list[Any] = ["smooth", {"name": "blocks", "drop": 0.5}]
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"{_processor()}, {arguments.threads} threads, torch {torch.__version__}")
+    print(f"{processor()}, {arguments.threads} threads, torch {torch.__version__}")
     if (load := os.getloadavg()[0]) > 0.5:
         print(f"the machine is busy (load {load:.1f}): seconds of the clock mean little")
     config = QuantConfig.from_dict(json.loads(arguments.config))

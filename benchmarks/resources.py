@@ -24,7 +24,7 @@ from qlib.benches.digits_training import RECIPES
 from qlib.benches.substitutes import substitute
 from qlib.book import ROOT
 from qlib.files import write_whole
-from qlib.provenance import _processor, commit
+from qlib.provenance import processor, commit
 
 TABLE = ROOT / "book" / "results" / "resources.csv"
 RECIPE = RECIPES["base"]
@@ -93,12 +93,12 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help=f"write {TABLE.relative_to(ROOT)}")
     arguments = parser.parse_args()
     shares = run(repeats=arguments.repeats)
-    print(f"{_processor()}, torch {torch.__version__}, one thread; in percent of an epoch of training")
+    print(f"{processor()}, torch {torch.__version__}, one thread; in percent of an epoch of training")
     for name, share in shares.items():
         print(f"  {name:40} {share:8.2f} %")
     if arguments.record:
         rows = [{"work": name, "share": round(share, 3)} for name, share in shares.items()]
-        more = {"processor": _processor(), "torch": str(torch.__version__), "commit": commit()}
+        more = {"processor": processor(), "torch": str(torch.__version__), "commit": commit()}
         write_whole(TABLE, pd.DataFrame([row | more for row in rows]).to_csv(index=False))
 
 

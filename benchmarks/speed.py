@@ -28,7 +28,7 @@ from torch.fx.experimental.optimization import fuse
 from qlib import Accuracy, QuantConfig, evaluate, load_bench, quantize
 from qlib.benches import Batches
 from qlib.network import read, verify
-from qlib.provenance import _processor
+from qlib.provenance import processor
 from qlib.quantizer import Quantizer
 
 BITS = 4
@@ -271,7 +271,7 @@ def main() -> None:
     if arguments.compile and not compiled:
         print("skipped --compile: no C++ compiler found")
     print(
-        f"{date.today()}; {_processor()}, {arguments.threads} threads; torch {torch.__version__}; python "
+        f"{date.today()}; {processor()}, {arguments.threads} threads; torch {torch.__version__}; python "
         f"{' '.join(sys.argv)}"
     )
     if (load := os.getloadavg()[0]) > 0.5:
