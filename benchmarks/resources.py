@@ -24,7 +24,7 @@ from qlib.benches.digits_training import RECIPES
 from qlib.benches.substitutes import substitute
 from qlib.book import ROOT
 from qlib.files import write_whole
-from qlib.provenance import processor, commit
+from qlib.provenance import commit, processor
 
 TABLE = ROOT / "book" / "results" / "resources.csv"
 RECIPE = RECIPES["base"]
