@@ -111,12 +111,14 @@ class InYaml(W.Text):
 
 def value_of(control: W.Widget, word: str | None) -> Any:
     """What a control says; ``word`` stands for ``None``."""
+    if word is not None and control.value == word:
+        return None
     if isinstance(control, InYaml):
         try:
             return yaml.safe_load(control.value)
         except yaml.YAMLError:
             return control.value  # which the check of the choice then refuses
-    return None if word is not None and control.value == word else control.value
+    return control.value
 
 
 def control_of_method(method: str) -> W.Widget:
