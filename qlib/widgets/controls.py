@@ -100,7 +100,7 @@ def kind_of(name: str, known: Choice, default: Any) -> str:
         return "several bits" if default else "modules"
     if isinstance(default, int) and known.least is not None and known.none is None:
         return "count"
-    if isinstance(default, int) and known.least is None:
+    if isinstance(default, int) and known.least is None or default is None and name.endswith("_bits"):
         return "bits"
     return "text" if isinstance(default, str) else "yaml"
 
