@@ -100,7 +100,7 @@ def kind_of(name: str, known: Choice, default: Any) -> str:
         return "several bits" if default else "modules"
     if isinstance(default, int) and known.least is not None and known.none is None:
         return "count"
-    if isinstance(default, int) and known.least is None:
+    if isinstance(default, int) and known.least is None or default is None and name.endswith("_bits"):
         return "bits"
     return "text" if isinstance(default, str) else "yaml"
 
@@ -111,12 +111,14 @@ class InYaml(W.Text):
 
 def value_of(control: W.Widget, word: str | None) -> Any:
     """What a control says; ``word`` stands for ``None``."""
+    if word is not None and control.value == word:
+        return None
     if isinstance(control, InYaml):
         try:
             return yaml.safe_load(control.value)
         except yaml.YAMLError:
             return control.value  # which the check of the choice then refuses
-    return None if word is not None and control.value == word else control.value
+    return control.value
 
 
 def control_of_method(method: str) -> W.Widget:
