@@ -82,7 +82,7 @@ for name, control in panel.controls.items():
         control.value = not control.value
     elif isinstance(control, W.SelectMultiple):
         control.value = control.options[1:4:2]
-    elif "range" not in name:
+    elif "range" not in name and hasattr(control, "options"):
         control.index = len(control.options) - 1 if control.index else 1
 panel.controls["weight_bits"].index = panel.controls["activation_bits"].index = 3
 accuracy = panel.wait(120).accuracy

@@ -93,6 +93,8 @@ REFUSED = [
     ({"activation_granularity": "per_channel"}, "per_channel"),
     ({"pooling": "low_precision"}, "low_precision"),
     ({"weight_symmetric": True, "symmetric_grid": "authors"}, "authors"),
+    ({"weight_granularity": "per_group"}, "per_group"),
+    ({"activation_granularity": "per_token", "activation_dynamic": True}, "per_token|activation_dynamic"),
     ({"first_last_bits": 6}, "features.init_block.conv.conv.* has 6 bits"),
 ]
 

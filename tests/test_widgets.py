@@ -79,11 +79,20 @@ def last(control):
         control.value = not control.value
     elif isinstance(control, ipywidgets.SelectMultiple):
         control.value = control.options[1:4:2]
+    elif isinstance(control, ipywidgets.BoundedIntText):
+        control.value += 1
+    elif "per_token" in control.options:  # which needs another choice beside it
+        control.value = "per_channel"
     else:
         control.index = len(control.options) - (2 if control.index == len(control.options) - 1 else 1)
 
 
-@pytest.mark.parametrize("name", FIELDS)
+def test_what_the_network_has_not_is_said(panel):
+    last(panel.controls["kv_bits"])
+    assert panel.wait(SOON).accuracy is None and "no attention" in panel._answer.value
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "kv_bits"])
 def test_a_move_changes_the_field_and_the_answer_is_that_of_quantize_and_evaluate(panel, name):
     before = panel.config
     last(panel.controls[name])
