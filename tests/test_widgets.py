@@ -81,8 +81,8 @@ def last(control):
         control.value = control.options[1:4:2]
     elif isinstance(control, ipywidgets.BoundedIntText):
         control.value += 1
-    elif "per_token" in control.options:  # which needs another choice beside it
-        control.value = "per_channel"
+    elif "per_token" in str(control.options):  # which needs another choice beside it
+        control.index = 1
     else:
         control.index = len(control.options) - (2 if control.index == len(control.options) - 1 else 1)
 
