@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from qlib import QuantConfig, footprint, quantize
+from qlib.methods import names, unspelled
 from qlib.network.operations import WEIGHT_LAYERS, known_name, rows_of
 from qlib.quantizer import Quantizer
 
@@ -23,6 +24,11 @@ MEASURED = ("base", "better-seed-2")  # networks that tests measure in a browser
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FLOAT = {"weight_bits": None, "activation_bits": None}
 MODES = [(True, True), (True, False), (False, True), (False, False)]  # quantize_skip, quantize_residual
+
+
+def learns(method):
+    """Whether methods, as a row spells them, take many steps, which another processor rounds otherwise."""
+    return bool({"adaround", "blocks", "ranges"} & set(names(unspelled(method))))
 
 
 class Block(nn.Module):

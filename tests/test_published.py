@@ -63,7 +63,7 @@ def test_no_page_scrolls_sideways_on_a_phone(visit, name):
 
 def test_the_quantizer_on_its_page_shows_the_numbers_of_qlib_and_its_link_holds(see, bench):
     page = see(QUANTIZER)
-    page.get_by_role("slider", name="Bits").press("ArrowLeft")
+    page.get_by_role("slider", name="Bits", exact=True).press("ArrowLeft")
     page.get_by_label("Symmetric", exact=True).uncheck()
     state = json.loads(
         page.evaluate("""async () => {
@@ -76,7 +76,7 @@ def test_the_quantizer_on_its_page_shows_the_numbers_of_qlib_and_its_link_holds(
     tensors = quantizer.tensors_of(bench.models["base"], bench.calibration(320), layers)
     expected = quantizer.measure(list(tensors.values())[which], 3, 99.99)
     assert numbers(page) == {name: pytest.approx(value, rel=5e-7) for name, value in expected.items()}
-    page.get_by_role("link", name="Link to this setting").click()
+    page.get_by_role("link", name="Link to this setting").first.click()
     before = numbers(page)
     page.reload()
     page.locator(".qlib-figure svg").first.wait_for()

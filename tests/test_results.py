@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import DATA
+from helpers import DATA, learns
 
 from qlib import Accuracy, QuantConfig, experiments, load_bench, recording, results, tables
 from qlib.cli import main
@@ -233,6 +233,8 @@ def image_files(tmp_path_factory):
 @pytest.mark.parametrize("path", recorded_tables(), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_a_random_row_of_every_table_is_recomputed(path, image_files):
     """Another processor may round a rare value otherwise: a few images may differ, the accuracy must not."""
+    if path.parent.name.startswith("language"):
+        pytest.skip("a row of it takes minutes")
     rows = results.load_table(path).to_dict("records")
     foreign = path.parent.name != "digits"
     if foreign:  # recorded on other machines and partly on a GPU, where learning takes another path
@@ -248,7 +250,7 @@ def test_a_random_row_of_every_table_is_recomputed(path, image_files):
     now = results.accuracy_of({**laboratory.measure(dataclasses.replace(run, images=n)), "n": n})
     then = Accuracy(results.accuracy_of(row).correct[:n])
     # Such a rounding changes the path of all later steps
-    learned = run.allocation is not None and run.allocation.learned
+    learned = learns(run.method) or (run.allocation is not None and run.allocation.learned)
     assert isinstance(now, Accuracy) and abs(now.top1 - then.top1) < (3 if learned else 2 if foreign else 0.5)
     assert (now.correct != then.correct).mean() < (0.2 if learned or foreign else 0.01)
 

@@ -5,7 +5,7 @@ import os
 import random
 
 import pytest
-from helpers import DATA
+from helpers import DATA, learns
 
 from qlib import results
 from qlib.book import ROOT
@@ -57,6 +57,7 @@ def test_a_row_drawn_by_the_commit_says_the_same_again(bench, monkeypatch):
         "learned"
         if (row["allocation"] or {}).get("target_weight_bits")
         or (row["allocation"] or {}).get("target_activation_bits")
+        or learns(row["method"])
         else "uniform"
     )
     assert otherwise(row, {**row, **now}) <= CHANGED[kind], said
