@@ -49,7 +49,7 @@ def load(page):
 def settled(page):
     """Waits until all images are answered."""
     page.locator("[aria-busy=false] [data-top1]").wait_for(timeout=60_000)
-    page.get_by_text("In float").wait_for(timeout=60_000)
+    page.get_by_role("rowheader", name="In float").wait_for(timeout=60_000)
 
 
 def accuracy(page):

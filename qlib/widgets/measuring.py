@@ -20,7 +20,7 @@ from ..methods import words
 from ..names import suggestion
 from .controls import EVERY, PERCENTILES, kind_of
 from .engine import roundings
-from .engine.bundle import BENCH, BEYOND, IMAGES
+from .engine.bundle import BENCH, BEYOND, IMAGES, OF_TEXTS
 from .figure import Figure, table
 
 METHODS = ("nearest", "bias")  # that the page applies itself
@@ -115,7 +115,7 @@ def _controls() -> dict[str, dict[str, Any]]:
     found = {}
     for name, known in choices(QuantConfig).items():
         kind = kind_of(name, known, usual[name])
-        if kind in OFFERED:
+        if kind in OFFERED and name not in OF_TEXTS:
             found[name] = {
                 "title": known.title,
                 "help": known.help,

@@ -31,6 +31,7 @@ from .ranges import usual_ranges
 BENCH = "digits"
 FOLDER = "_static/measure"  # of the site
 BEYOND = ("per_group", "per_token")  # words of choices that the page does not compute
+OF_TEXTS = ("embedding_bits", "kv_bits")  # choices that mean nothing in its networks
 IMAGES = {"validation": 2000, "calibration": 320}
 HERE = Path(__file__).parent
 
