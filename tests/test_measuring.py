@@ -63,7 +63,7 @@ def configurations(n):
         own = {name: draws.randint(max(2, least), 8) for name in draws.sample(layers, 3)}
         return draws.choice([draws.randint(max(3, least), 8)] * 4 + [{"default": draws.randint(4, 8), **own}])
 
-    for _ in range(n):
+    for i in range(n):
         weights, activations = draws.choice([True, False]), draws.choice([True, False])
         least = 1 + (weights or activations)
         config = qlib.QuantConfig(
@@ -72,8 +72,8 @@ def configurations(n):
             symmetric_grid=draws.choice(["full", "restricted", "authors"]),
             weight_granularity=draws.choice(["per_channel", "per_tensor"]),
             activation_granularity=draws.choice(["per_channel", "per_tensor"]),
-            weight_range=draws.choice(["minmax", "percentile", "mse", "aciq"]),
-            activation_range=draws.choice(["minmax", "percentile", "mse", "aciq"]),
+            weight_range=draws.choice(["minmax", "percentile", "mse"]),
+            activation_range=draws.choice(["minmax", "percentile", "mse"]),
             percentile=draws.choice([99.0, 99.5, 99.9, 99.99]),
             activation_dynamic=draws.random() < 0.15,
             quantize_skip=draws.choice([True, False]),
@@ -84,9 +84,11 @@ def configurations(n):
             first_last_bits=draws.choice([8, 8, 5, None]),
             calibration_upstream=draws.choice(["float", "float", "quantized"]),
         )
-        if config.activation_dynamic or config.calibration_upstream == "quantized":
-            if config.activation_range == "aciq":  # hundreds of ranges for each image or batch, and channel
-                config = config.replace(activation_range="mse")
+        if i % 2 and config.weight_range == "mse":
+            config = config.replace(weight_range="aciq")
+        if i % 2 and config.activation_range == "mse" and config.activation_granularity == "per_tensor":
+            if config.calibration_upstream == "float" and not config.activation_dynamic:
+                config = config.replace(activation_range="aciq")
         yield with_bits(config, draws, bits(least), bits(least))
 
 
