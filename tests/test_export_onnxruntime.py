@@ -1,5 +1,6 @@
 """The form for ONNX Runtime fuses, and differs from the exact one only by what is said of it."""
 
+import itertools
 import warnings
 from collections import Counter
 
@@ -127,6 +128,21 @@ def test_values_of_4_bits_that_onnx_runtime_cannot_load_are_refused_by_name(netw
     assert "\n" not in str(refused.value) and list(tmp_path.iterdir()) == []
     bits = {"default": 8, "last": 4}
     path, _ = write(network(), config.replace(activation_bits=bits), images(), tmp_path)
+    assert session(path, tmp_path / "optimized.onnx").get_outputs()
+
+
+@pytest.mark.parametrize("weights", [4, 8])
+@pytest.mark.parametrize("bits", list(itertools.product((4, 8), repeat=3)), ids=str)
+def test_what_is_written_loads_whatever_bits_stand_around_a_convolution(bits, weights, tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 5, 3)).eval()
+    layers = dict(zip("023", bits, strict=True))
+    config = QuantConfig(weights, {**layers, "default": 8}, weight_symmetric=True, first_last_bits=None)
+    between = [layer for before, layer in ("02", "23") if layers[before] == layers[layer] == 4]
+    if weights == 8 and between:
+        with pytest.raises(ValueError, match=f"cannot load '{between[0]}' with 8-bit weights between 4-bit"):
+            write(network, config, images(), tmp_path)
+        return
+    path, _ = write(network, config, images(), tmp_path)
     assert session(path, tmp_path / "optimized.onnx").get_outputs()
 
 

@@ -62,6 +62,16 @@ class Graph:
             return None
         return node if self.has_8_bits(node) else None
 
+    def between_4_bits(self, node: Any) -> bool:
+        """Whether a layer goes from values of fewer than 8 bits to such, an activation function included."""
+        given, reader = self.givers.get(node.input[0]), self.reader(node.output[0])
+        if reader is not None and reader.op_type in ("Relu", "Clip"):
+            reader = self.reader(reader.output[0])
+        kinds = [getattr(one, "op_type", None) for one in (given, reader)]
+        if kinds != ["DequantizeLinear", "QuantizeLinear"]:
+            return False
+        return not self.has_8_bits(given) and not self.has_8_bits(reader)
+
     def has_8_bits(self, node: Any) -> bool:
         """Whether a node quantizes to 8 bits, or from them."""
         from onnx import TensorProto
@@ -70,12 +80,20 @@ class Graph:
 
 
 def _refuse_4_bits(writer: Writer) -> None:
-    """ONNX Runtime 1.32 fails where it optimizes max-pooling of 4-bit values, or a clip before these."""
+    """ONNX Runtime 1.32 fails where it optimizes max-pooling of 4-bit values, a clip before these, or a
+    convolution from such values to such values with weights of 8 bits.
+    """
     graph = Graph(writer)
     for node in writer.nodes:
         before = graph.givers.get(node.input[0]) if node.input else None
         if before is None:
             continue
+        if node.op_type == "Conv" and graph.between_4_bits(node) and graph.dequantizer(node.input[1]):
+            raise ValueError(
+                f"ONNX Runtime cannot load {node.name!r} with 8-bit weights between 4-bit activations: give "
+                "its weights 4 bits, or what enters or leaves it 8 bits in activation_bits, or write it "
+                "exactly and run it without graph optimizations"
+            )
         pooled = node.op_type == "MaxPool" and before.op_type == "DequantizeLinear"
         clipped = node.op_type == "QuantizeLinear" and before.op_type == "Clip"
         pair = before if pooled else node
