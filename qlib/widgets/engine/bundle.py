@@ -82,12 +82,15 @@ def _compiled(name: str) -> bytes:
 
 
 def engine() -> dict[str, Any]:
-    """What all networks share: the worker, what is compiled, and what images are drawn from."""
+    """What all networks share: the worker, what is compiled, what images are drawn from, and by network the
+    methods with shipped roundings.
+    """
     images, digits, order = glyphs()
     return {
         "worker": module("engine/worker"),
         "kernel": _base64(_compiled("kernel")),
         "draw": _base64(_compiled("draw")),
+        "rounded": {roundings.NETWORK: list(roundings.METHODS)},
         "images": {
             "size": SIZE,
             "glyphs": _base64((16 * images).astype(np.uint8).tobytes()),
@@ -171,6 +174,7 @@ def fields() -> dict[str, dict[str, Any]]:
         name: {
             "default": usual[name],
             "values": [value for value in known.values if value not in BEYOND],
+            "fixed": name in OF_TEXTS,
             "above": known.above,
             "most": known.most,
         }

@@ -8,15 +8,14 @@ export function complete(given, fields, graph) {
   for (const name of Object.keys(given))
     if (!Object.hasOwn(fields, name)) throw new Error(`QuantConfig has no field ${JSON.stringify(name)}`);
   const config = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, given[name] === undefined ? field.default : given[name]]));
-  for (const [name, { default: usual, values, above, most }] of Object.entries(fields)) {
+  for (const [name, { default: usual, values, fixed, above, most }] of Object.entries(fields)) {
     const value = config[name];
+    if (fixed && value !== usual) refuse(name, value, `${usual} here: no network of the page looks tokens up or attends to them`);
     if (values?.length && !values.includes(value)) refuse(name, value, `one of ${values.join(", ")}`);
     if (typeof usual === "boolean" && typeof value !== "boolean") refuse(name, value, "true or false");
     if (above !== null && !(value > above && value <= most)) refuse(name, value, `a number above ${above} and at most ${most}`);
   }
   if (config.float_layers.length) refuse("float_layers", config.float_layers, "empty here: layers left in float by name need the package");
-  for (const name of ["embedding_bits", "kv_bits"])
-    if (config[name] !== null) refuse(name, config[name], "null here: no network of the page looks tokens up or attends to them");
   const least = { weight_bits: config.weight_symmetric ? 2 : 1, activation_bits: config.activation_symmetric ? 2 : 1 },
     activations = config.activation_bits === null ? 1 : least.activation_bits;
   checkSide(config, "weight_bits", least.weight_bits, graph.layers);

@@ -1,7 +1,6 @@
 // What a page has of the engine: one worker, loaded when it is first wanted, and `window.qlibMeasure`.
 const FOLDER = "_static/measure/", // as in bundle.py
   BENCH = "digits-",
-  SHIPPED = { base: ["adaround", "blocks"] }, // by network, methods whose roundings lie beside it: as roundings.py
   NO_SIMD =
     "This browser cannot run what measures here (WebAssembly with SIMD: Chrome and Edge have it since version 91, Firefox since 89, " +
     "Safari since 16.4). In another browser it works; in JupyterLab and Colab qlib.explore measures with any.";
@@ -47,8 +46,8 @@ function sum(text) {
 
 /** The worker, with a network in it, and with what a method has learned of it where that is shipped. */
 export async function load(network, method) {
-  const rounded = SHIPPED[network]?.includes(method) ? [`${network}-${method}`] : [],
-    [engine, weights, rounding] = await Promise.all([file("engine"), ...[network, ...rounded].map((name) => file(BENCH + name))]);
+  const [engine, weights] = await Promise.all([file("engine"), file(BENCH + network)]),
+    rounding = engine.rounded[network]?.includes(method) && (await file(`${BENCH}${network}-${method}`));
   if ([weights, rounding].some((part) => part && part.version !== engine.version))
     throw new Error("The files beside this page come from two builds of it: reload the page.");
   const here = shared();
