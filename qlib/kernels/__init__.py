@@ -25,3 +25,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return globals().setdefault(name, getattr(import_module(f".{_MODULE_OF[name]}", __name__), name))
+
+
+def __dir__() -> list[str]:
+    return [*(name for name in globals() if name.startswith("__")), *_MODULE_OF]
