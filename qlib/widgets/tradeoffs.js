@@ -104,7 +104,7 @@ function render({ model, el }) {
       looks = looksOf(lines.slice(0, MOST)),
       t = table();
     said.hidden = !t.statement;
-    said.replaceChildren(`Observation ${t.observation}: ${t.statement}`);
+    said.replaceChildren(t.statement ? `Observation ${t.observation}: ${t.statement}` : "");
     const page = `${document.documentElement.dataset.content_root}notebooks/${t.lesson}.html`;
     about.replaceChildren(
       ...(published() && !location.pathname.includes(t.lesson)
