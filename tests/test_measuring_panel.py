@@ -174,6 +174,8 @@ def test_a_method_that_was_learned_elsewhere_sets_the_weights_for_which_it_was(o
     assert page.get_by_role("slider", name="Weight bits").get_attribute("aria-valuetext") == "3"
     load(page)
     assert accuracy(page) > in_python(qlib.QuantConfig(weight_bits=3)).top1 + 8
+    row = page.locator("tr", has_text="Method").inner_text()
+    assert "blocks: learned by blocks" in row and "activations in float" in row
     assert "learned by blocks" in page.locator("pre").text_content()
     page.get_by_role("slider", name="Weight bits").press("ArrowRight")
     page.get_by_role("alert").wait_for()

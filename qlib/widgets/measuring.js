@@ -125,6 +125,8 @@ function render({ model, el }) {
       const { points, ...rest } = difference(right, others);
       return `${signed(points)} points (${interval(rest, signed)}), on the same ${images(rest.n)}`;
     };
+    const { rounding, technique } = methods[now.method];
+    if (now.method !== "nearest") rows.push(["Method", `${now.method}: ${now.method in shipped ? rounding : technique}`]);
     if (before) rows.push(["Against what stood before", paired(before.right)]);
     if (float) rows.push(["In float", `${two(accuracy(float).top1)} %; against it ${paired(float)}`]);
     rows.push(["Weights", `${(size.weight_bytes / 1e6).toFixed(3)} MB, ${two(size.average_weight_bits)} bits on average`]);
