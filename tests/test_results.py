@@ -314,6 +314,9 @@ def test_a_table_from_before_a_column_was_added_is_read_and_grows(table):
         "rounding_seed",
         "value",
         "values",
+        "group_size",
+        "kv_bits",
+        "embedding_bits",
     } == set(tables.LATER)
     assert untouched(results.load_table(table))
     after = recording.record(TINY, table, progress=False)
