@@ -102,7 +102,7 @@ def made(name, bias):
 @pytest.mark.parametrize("fields", [{}, {"weight_symmetric": True, "activation_symmetric": True}], ids=str)
 def test_without_biases_and_on_the_full_grid_nothing_changes(name, fields, bits, tmp_path):
     x = images()
-    network, config = made(name, bias=False), QuantConfig(8, bits, **fields)
+    network, config = made(name, bias=False), QuantConfig(bits, bits, **fields)
     exact, none = write(network, config, x, tmp_path, "exact")
     path, changes = write(network, config, x, tmp_path)
     assert changes == none == []
@@ -131,10 +131,13 @@ def test_values_of_4_bits_that_onnx_runtime_cannot_load_are_refused_by_name(netw
     assert session(path, tmp_path / "optimized.onnx").get_outputs()
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("weights", [4, 8])
 @pytest.mark.parametrize("bits", list(itertools.product((4, 8), repeat=3)), ids=str)
-def test_what_is_written_loads_whatever_bits_stand_around_a_convolution(bits, weights, tmp_path):
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 5, 3)).eval()
+def test_what_is_written_loads_whatever_bits_stand_around_a_convolution(bits, weights, bias, tmp_path):
+    shapes = ((3, 4), (4, 4), (4, 5))
+    first, second, last = (nn.Conv2d(*channels, 3, bias=bias) for channels in shapes)
+    network = nn.Sequential(first, nn.ReLU(), second, last).eval()
     layers = dict(zip("023", bits, strict=True))
     config = QuantConfig(weights, {**layers, "default": 8}, weight_symmetric=True, first_last_bits=None)
     between = [layer for before, layer in ("02", "23") if layers[before] == layers[layer] == 4]

@@ -36,6 +36,23 @@ class Net(nn.Module):
         return self.last(self.activation(self.depthwise(x)).mean((2, 3)))
 
 
+class Padded(nn.Module):
+    """With padding and pooling of its own, which keep a grid, and a sum of two convolutions."""
+
+    def __init__(self, pad):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.down, self.last = nn.Conv2d(8, 8, 1), nn.Linear(8, 4)
+        self.pad, self.pool = pad, nn.MaxPool2d(3, 2, 1)
+
+    def forward(self, x):
+        x = self.pool(torch.relu(self.first(self.pad(x))))
+        return self.last(torch.relu(self.second(x) + self.down(x)).mean((2, 3)))
+
+
+IN_FLOAT_STREAM = {**FASTEST, "quantize_skip": False, "quantize_residual": False}
+
+
 def written(network, config, path):
     """The lines that are said."""
     torch.manual_seed(0)
@@ -85,6 +102,20 @@ CASES = {
         Net(nn.ReLU(), up=True),
         FASTEST,
         {"which has no integer kernel for transposed convolutions": ["second"]},
+    ),
+    "padded by zeros": (Padded(nn.ZeroPad2d(1)), FASTEST, {}),
+    "padded by mirrors": (
+        Padded(nn.ReflectionPad2d(1)),
+        FASTEST,
+        {"since their input has no 8-bit codes": ["first"]},
+    ),
+    "pooled before its quantizer": (
+        Padded(nn.ZeroPad2d(1)),
+        {**IN_FLOAT_STREAM, "activation_symmetric": True},
+        {
+            "since they give floats to Add": ["second", "down"],
+            "since they give floats to the output": ["last"],
+        },
     ),
 }
 

@@ -33,6 +33,7 @@ def let_fuse(writer: Writer) -> list[Change]:
     """
     _refuse_4_bits(writer)
     _measure_codes(writer)
+    _quantize_sooner(writer)
     _limit_codes(writer)
     _keep_codes(writer)
     return _round_biases(writer)
@@ -61,6 +62,28 @@ class Graph:
         if node is None or node.op_type != "DequantizeLinear":
             return None
         return node if self.has_8_bits(node) else None
+
+    def entry(self, node: Any) -> Any:
+        """The DequantizeLinear, of 8 bits, that a layer has before it, or ``None``. ONNX Runtime takes
+        padding by zeros into a convolution behind it.
+        """
+        value = node.input[0]
+        pad = self.givers.get(value)
+        if node.op_type == "Conv" and self.reader(value) is node and pad is not None and self._zeros(pad):
+            value = pad.input[0]
+        return self.dequantizer(value)
+
+    def _zeros(self, pad: Any) -> bool:
+        """Whether a node pads by zeros."""
+        from onnx import numpy_helper
+
+        if pad.op_type != "Pad" or any(a.name == "mode" and a.s != b"constant" for a in pad.attribute):
+            return False
+        value = pad.input[2] if len(pad.input) > 2 else ""
+        giver = self.givers.get(value)
+        constant = giver is not None and giver.op_type == "Constant"
+        array = numpy_helper.to_array(giver.attribute[0].t) if constant else self.array(value)
+        return not value or (array is not None and not array.any())
 
     def between_4_bits(self, node: Any) -> bool:
         """Whether a layer goes from values of fewer than 8 bits to such, an activation function included."""
@@ -116,6 +139,30 @@ def _measure_codes(writer: Writer) -> None:
             codes[node.output[0]] = node.input[0]
         elif node.op_type == "Shape":
             node.input[0] = codes.get(node.input[0], node.input[0])
+
+
+def _quantize_sooner(writer: Writer) -> None:
+    """Let what keeps a grid, right before a quantizer, come behind it and work on codes: the same codes, and
+    the operator before has its quantizer next to it.
+    """
+    graph = Graph(writer)
+    order = list(writer.nodes)
+    for node in reversed(writer.nodes):  # the last of several in a row comes first
+        quantizer = graph.reader(node.output[0]) if node.op_type in ON_CODES else None
+        given = graph.givers.get(node.input[0]) if node.input else None
+        if quantizer is None or quantizer.op_type != "QuantizeLinear" or given is None:
+            continue
+        if given.op_type == "DequantizeLinear" or not graph.has_8_bits(quantizer):
+            continue
+        if len(node.output) > 1 or graph.array(quantizer.input[1]).ndim:
+            continue
+        before, between, codes = node.input[0], node.output[0], quantizer.output[0]
+        quantizer.input[0], quantizer.output[0] = before, writer.names.free(f"{between}_before")
+        node.input[0], node.output[0] = quantizer.output[0], codes
+        order.remove(quantizer)
+        order.insert(order.index(node), quantizer)
+        graph.readers[before] = [r for r in graph.readers[before] if r is not node] + [quantizer]
+    writer.nodes = order
 
 
 def _limit_codes(writer: Writer) -> None:
@@ -243,7 +290,7 @@ def _scale_of_bias(graph: Graph, node: Any) -> np.ndarray | None:
     """
     if node.op_type not in LAYERS or len(node.input) < 3:
         return None
-    entry, weight = graph.dequantizer(node.input[0]), graph.dequantizer(node.input[1])
+    entry, weight = graph.entry(node), graph.dequantizer(node.input[1])
     bias = graph.array(node.input[2])
     if entry is None or weight is None or bias is None or bias.ndim != 1:
         return None

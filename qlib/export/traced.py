@@ -83,6 +83,7 @@ def _silence() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.filterwarnings("ignore", "Constant folding")  # which it leaves to the runtime
             yield
     finally:
         torch._C._jit_onnx_log = log

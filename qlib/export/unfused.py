@@ -34,7 +34,7 @@ def _reason(graph: Graph, node: Any) -> str | None:
     """Why a layer is not fused, or is slow; ``None`` where neither holds."""
     if node.op_type == "ConvTranspose":
         return f"{IN_FLOAT}, which has no integer kernel for transposed convolutions"
-    entry, weight = map(graph.dequantizer, node.input[:2])
+    entry, weight = graph.entry(node), graph.dequantizer(node.input[1])
     if entry is None:
         return f"{IN_FLOAT}, since their input has no 8-bit codes"
     if weight is None and graph.array(node.input[1]) is not None:
