@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from qlib import QuantConfig, QuantizationCard, footprint, results
-from qlib.benches import Loaders
+from qlib.benches import BENCHES, Loaders
+from qlib.benches.texts import PROTOCOLS
 from qlib.cards import NOT_REPORTED
+from qlib.cards.from_run import of_bench
 
 BEHIND_A_RELU = [nn.ReLU(), nn.BatchNorm2d(4)]
 
@@ -44,3 +46,15 @@ def test_nobody_looked_where_a_session_names_images_of_the_readers_own():
     assert QuantizationCard.from_rows(rows)["calibration_overlaps_test"] is False
     rows.attrs["sessions"] = [{**session, "own": {"data": "digits"}} for session in rows.attrs["sessions"]]
     assert QuantizationCard.from_rows(rows)["calibration_overlaps_test"] == NOT_REPORTED
+
+
+@pytest.mark.parametrize(
+    "bench, context, data",
+    [("language-256", 256, "WikiText-2, validation text"), ("language-other", 512, "sentences of SICK")],
+)
+def test_a_perplexity_is_not_told_without_its_protocol(bench, context, data):
+    said = of_bench(bench, "base", True)
+    assert (said["context"], said["stride"], said["bos"]) == (context, context, False)
+    assert said["data"] == data and of_bench("language-begin", "base", True)["bos"]
+    assert set(PROTOCOLS) == {name for name in BENCHES if name.startswith("language")}
+    assert "images" not in str(of_bench("sentences", "base", True)) + str(said)

@@ -18,6 +18,7 @@ import qlib
 from qlib import results
 from qlib.book import evidence_page
 from qlib.cards import catalogue, hardware
+from qlib.cards.methods import method_worth
 from qlib.experiments import Run
 from qlib.looks import LOOKS
 from qlib.metrics import PERPLEXITY, Measurement
@@ -567,6 +568,8 @@ def test_the_comparison_says_what_differences_and_fits_say(show):
             )
             text = page.locator("section").inner_text()
             assert all(said in text for choice in found for said in choice.said())
+            assert all(said in text for said in method_worth(a.name, b.name))
+    assert any(method_worth(a.name, b.name) for a in cards for b in cards)
     second.select_option(cards[0].name)
     shown = (cards[-1], cards[0])
     findings = [line for card in shown for line in hardware.lines(hardware.check(card, "tensorrt-int8"))]

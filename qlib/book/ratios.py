@@ -109,6 +109,6 @@ def judged(claim: Mapping[str, Any]) -> tuple[Ratio, str, str] | None:
     return found, found.on_windows(*bounds), found.verdict(*bounds)
 
 
-def _measured(table: str, **where: Any) -> list[Measurement]:
-    path = results.table_path(BENCH, table)
+def _measured(table: str, bench: str = BENCH, **where: Any) -> list[Measurement]:
+    path = results.table_path(bench, table)
     return results.measured(results.load_rows(path) if path.exists() else [], where)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..benches import Bench, is_packaged, network_of, weights_hash
+from ..benches.texts import PROTOCOLS, Protocol
 from ..comparison import mean_of
 from ..config import QuantConfig
 from ..methods import words
@@ -69,11 +70,24 @@ def of_bench(bench: str, network: str, packaged: bool) -> dict[str, Any]:
     """``packaged``: whether it is one of this package, whose training and validation images are apart. Of
     others nobody has looked.
     """
+    protocol = PROTOCOLS.get(bench)
     return {
         "network": f"{network} of the bench {bench}",
         "dataset": f"{bench}, validation images",
         "data": "training images",
         "calibration_overlaps_test": False if packaged else NOT_REPORTED,
+        **({} if protocol is None else _of_protocol(protocol)),
+        **({"dataset": "SICK, test pairs", "data": "SICK, trial pairs"} if bench == "sentences" else {}),
+    }
+
+
+def _of_protocol(protocol: Protocol) -> dict[str, Any]:
+    return {
+        "dataset": "WikiText-2, test text",
+        "data": "sentences of SICK" if protocol.other else "WikiText-2, validation text",
+        "context": protocol.context,
+        "stride": protocol.context,
+        "bos": protocol.begin,
     }
 
 

@@ -22,12 +22,14 @@ function render({ model, el }) {
     ),
   };
   const head = element("p", { style: "font-size: 1.05rem; font-weight: 600" }),
+    listed = (lines) => element("ul", {}, ...lines.map((text) => element("li", {}, text))),
+    alone = element("div"),
     tables = element("div"),
     fits = element("div");
 
   function show() {
     const [a, b] = [cards[picks.a.value], cards[picks.b.value]],
-      { head: said, worth, open } = pairs[`${picks.a.value} ${picks.b.value}`];
+      { head: said, methods, worth, open } = pairs[`${picks.a.value} ${picks.b.value}`];
     const parts = { differ: [], open: [] };
     fields.forEach((field, i) => {
       const values = [a.values[i], b.values[i]];
@@ -36,6 +38,9 @@ function render({ model, el }) {
       else if (!values.includes(UNKNOWN) && a.which[i] !== b.which[i]) parts.differ.push([field, values]);
     });
     head.textContent = said;
+    alone.replaceChildren(
+      ...(methods.length ? [element("p", {}, "Their methods alone:"), listed(methods)] : []),
+    );
     tables.replaceChildren(
       table(`They differ in ${parts.differ.length} choices`, parts.differ, worth, [a.name, b.name]),
       table(`Not reported by one or both, so ${parts.open.length} possible confounds`, parts.open, {}, [a.name, b.name]),
@@ -44,7 +49,7 @@ function render({ model, el }) {
     fits.replaceChildren(
       ...[...new Set([picks.a.value, picks.b.value])].flatMap((i) => [
         element("p", {}, element("b", {}, `${cards[i].name} on ${title}`)),
-        element("ul", {}, ...findings[i].map((text) => element("li", {}, text))),
+        listed(findings[i]),
       ]),
     );
     update(Object.fromEntries(Object.entries(picks).map(([name, pick]) => [name, Number(pick.value)])), usual);
@@ -94,6 +99,7 @@ function render({ model, el }) {
   root.append(
     element("div", { class: "controls" }, ...Object.values(picks).map((pick) => pick.label)),
     head,
+    alone,
     tables,
     fits,
     element("p", {}, link),

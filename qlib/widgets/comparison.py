@@ -10,6 +10,7 @@ from html import escape
 
 from ..cards import QuantizationCard, hardware
 from ..cards.compare import acts, report, union, value
+from ..cards.methods import method_worth
 from ..cards.profile import load_profile, profiles
 from ..cards.render import shown
 from .figure import Figure
@@ -44,6 +45,7 @@ def card_comparison(
             confounds = [choice.field for choice in found if choice.confound]
             pairs[f"{i} {j}"] = {
                 "head": report(a, b, found).splitlines()[0],
+                "methods": method_worth(a.name, b.name),
                 "worth": worth,
                 "open": confounds,
             }
