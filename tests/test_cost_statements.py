@@ -51,6 +51,11 @@ def test_a_table_has_a_line_for_every_choice_and_a_gap_where_nothing_was_timed()
     assert found["zero-points of weights"] == ["", "0.70"] and list(found) == list(cost_statements.TIMED)
 
 
+def test_rows_that_repeat_within_a_tenth_are_counted():
+    rows = [row("a", {}, 0.3, 0.3, 0.32), row("b", {}, 0.3, 0.3, 0.34)]
+    assert cost_statements.alike(rows, 1) == "1 of 2 rows" and cost_statements.alike(rows, 2) == "0 of 0 rows"
+
+
 def test_what_takes_longer_is_named_with_its_interval():
     rows = [row("a", {}, 0.3, 0.3, 0.3), row("a", ASYMMETRIC, 0.6, 0.6, 0.6)]
     rows.append(row("a", NAMED["one range a weight tensor"], 0.3, 0.3, 0.3))

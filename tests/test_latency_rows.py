@@ -6,6 +6,7 @@ import torch
 from test_latency import FAST, IMAGES, Block
 
 from qlib import QuantConfig
+from qlib.export.unfused import IN_FLOAT as EXPECTED
 from qlib.kernels import grid, record_latency
 from qlib.kernels.grid import Cell
 from qlib.kernels.latency import write_float, write_quantized
@@ -142,3 +143,16 @@ def test_the_machine_is_faster_on_codes_than_nothing():
     found = machine()
     assert set(found) == {"float", "codes", "zero_points", "memory", "caches"}
     assert all(np.isfinite(rate) and rate > 1e6 for rate in found.values())
+
+
+FLOATS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")  # that multiply in float
+
+
+def test_of_every_recorded_network_the_layers_said_to_run_in_float_are_those_that_did():
+    rows = record_latency.load().to_dict("records")
+    for row in rows:
+        if row["choices"] == grid.FLOAT:
+            continue
+        said = [line.rpartition(": ")[2].split(", ") for line in row["slow"] if line.startswith(EXPECTED)]
+        assert sum(map(len, said)) == sum(row["kernels"].get(kind, 0) for kind in FLOATS), row
+    assert rows

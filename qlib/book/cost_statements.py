@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ..kernels.costs import Cost, costs, find, missed, modelled_ratio, total
+from ..kernels.costs import MARGIN, Cost, costs, find, missed, modelled_ratio, total
 from ..kernels.grid import FLOAT, INPUTS_ONLY, NAMED, PAIRS, Cell
 from ..kernels.record_latency import machine_of
 
@@ -156,6 +156,12 @@ def pairs(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, float, Cost]]:
             if len(each) == 2:
                 found.append((" and ".join(names), each[0] * each[1], cost))
     return found
+
+
+def alike(rows: Iterable[Mapping[str, Any]], threads: int) -> str:
+    """How many of the rows on so many threads repeat within `MARGIN` over their processes, of how many."""
+    apart = [max(row["ratios"]) / min(row["ratios"]) for row in rows if row["threads"] == threads]
+    return f"{sum(each <= MARGIN for each in apart)} of {len(apart)} rows"
 
 
 def times(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
