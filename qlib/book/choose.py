@@ -6,6 +6,8 @@
     the same in whole points, with its condition but not its interval, for running text
 ``<!-- claim: WORDS -->``
     the claim of ``book/evidence.yaml`` that begins with these words, on every bench
+``<!-- ratio: WORDS -->``
+    the claim of ``book/ratios.yaml`` that begins with these words
 ``<!-- time: NAME -->``
     how often as long networks take with a choice of `qlib.kernels.grid.NAMED` as with all in codes
 ``<!-- worth: all at 4 bits -->``
@@ -14,14 +16,14 @@
 
 import re
 
-from qlib.book import cost_statements, evidence
+from qlib.book import cost_statements, evidence, ratios
 from qlib.cards import FIELDS
 from qlib.cards.render import shown
 from qlib.cards.worth import Worth, worths
 from qlib.kernels.costs import costs, tables
 from qlib.kernels.grid import NAMED
 
-MARK = re.compile(r"<!-- (worth|points|claim|time): (.+?) -->")
+MARK = re.compile(r"<!-- (worth|points|claim|ratio|time): (.+?) -->")
 
 
 def fill(text: str) -> str:
@@ -87,6 +89,14 @@ def claim(words: str) -> str:
     return f"{found[0]['claim']}: {'; '.join(said)}"
 
 
+def _ratio(words: str) -> str:
+    found = [row for row in ratios.as_rows() if row[0].startswith(words)]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} claims of book/ratios.yaml begin with {words!r}, not one")
+    ((claim, value, on_windows, _),) = found
+    return f"{claim}: **{value}**" + (f", *{on_windows}* on these windows" if on_windows else "")
+
+
 def _judged(found: evidence.Judged) -> str:
     text = f"**{found.said}** on {found.bench}, *{found.verdict}*"
     if not found.over_networks:
@@ -95,4 +105,4 @@ def _judged(found: evidence.Judged) -> str:
     return f"{text} (in {found.holds_in} networks; another of this kind may show {low:+.1f} to {high:+.1f})"
 
 
-KINDS = {"worth": _worth, "points": _points, "claim": claim, "time": _time}
+KINDS = {"worth": _worth, "points": _points, "claim": claim, "ratio": _ratio, "time": _time}

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from qlib.book import ROOT
+from qlib.book import ROOT, ratios
 from qlib.book.evidence import BENCHES, NO_DIFFERENCE, Judged, claims, in_networks, judged
 from qlib.book.evidence_before import change
 from qlib.comparison import IMAGES_ONLY, SEEDS, UNDECIDED, VERDICTS
@@ -101,6 +101,7 @@ def as_markdown() -> str:
             f"```{{raw}} html\n{html}\n```",
             "",
             *_folded("The numbers", _numbers()),
+            *_folded("A language model: perplexity over perplexity", _ratios()),
             *_folded("By bench", _counts()),
             *_folded("Every verdict, before and after the rule changed", _changes()),
         ]
@@ -148,6 +149,12 @@ def _counts() -> list[str]:
 def _word(found: Judged | None) -> str:
     """What the count knows of a comparison: fewer than three seeds decide nothing either way."""
     return MISSING if found is None else IMAGES_ONLY if found.difference.images_only else found.verdict
+
+
+def _ratios() -> list[str]:
+    """The claims about language models, which are about one network."""
+    rows = [[claim, *map(str, said)] for claim, *said in ratios.as_rows()]
+    return _table(["claim", "ratio", "on these windows", "verdict"], rows)
 
 
 def _changes() -> list[str]:

@@ -109,6 +109,11 @@ def judged(claim: Mapping[str, Any]) -> tuple[Ratio, str, str] | None:
     return found, found.on_windows(*bounds), found.verdict(*bounds)
 
 
+def as_rows() -> list[tuple[str, Any, str, str]]:
+    """A row a claim: its words, the ratio, what these windows say, the verdict."""
+    return [(claim["claim"], *(judged(claim) or ("not recorded yet", "", ""))) for claim in claims()]
+
+
 def _measured(table: str, bench: str = BENCH, **where: Any) -> list[Measurement]:
     path = results.table_path(bench, table)
     return results.measured(results.load_rows(path) if path.exists() else [], where)
