@@ -119,6 +119,16 @@ def judged(claim: dict[str, Any], bench: str) -> Judged | None:
     return Judged(claim, bench, compare(*pooled), at, {name: networks[name] for name in enough})
 
 
+def question(
+    bench: str, table: str, better: Mapping[str, Any], worse: Mapping[str, Any], **where: Any
+) -> Judged | None:
+    """Whether rows with ``better`` are above those with ``worse``, of every network, as `judged` asks a
+    claim; ``where`` is what both sides have.
+    """
+    claim = {"table": table, "equal": "used", "where": where, "better": better, "worse": worse}
+    return judged(claim, bench)
+
+
 def _networks(claim: Mapping[str, Any], bench: str) -> dict[str, list[dict[str, Any]]]:
     """By network of a bench, what the rows of either side have; of a claim about two recipes by pair, the
     networks that were trained by them from one seed.
