@@ -94,7 +94,8 @@ class Allocation(LearnerSettings):
         super().__post_init__()
         if self.learned == (self.largest_map_bits is not None):
             raise ValueError(
-                "an allocation needs target_weight_bits or target_activation_bits, or else largest_map_bits"
+                "an allocation needs target_weight_bits or target_activation_bits, or else largest_map_bits; "
+                "a setting of a method stands with its name, such as {name: adaround, steps: 10}"
             )
 
     @property

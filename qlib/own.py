@@ -56,10 +56,14 @@ def named(spec: str, what: str) -> Any:
     ValueError
         There is no such file or module, it cannot be run, or has no such name.
     """
+    place, _, name = spec.rpartition(":")
     try:
-        return getattr(_module(spec), spec.rpartition(":")[2])
+        module = _module(spec)
     except (ImportError, AttributeError, ValueError, OSError) as error:
         raise ValueError(f"no {what} {spec!r} ({error}): give package.module:name or file.py:name") from error
+    if not hasattr(module, name):
+        raise ValueError(f"no {what} {spec!r}: {place} has no {name!r}")
+    return getattr(module, name)
 
 
 def _module(spec: str) -> ModuleType:

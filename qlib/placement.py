@@ -34,6 +34,9 @@ the first or last layer.
 ``weight_bits``, or those of the layer that has the same weight, such as a head; else it is in float. What it
 gives is treated like what a float operation gives.
 
+**Rotations** (the method ``hadamard``) take a tensor in float and stand in its place: what they give is
+quantized where it enters a layer, with the bits that the tensor would have.
+
 **kv_bits** are those of the tensors that become keys and values of attention, behind all that happens to them
 in float (positions that are turned into keys).
 
@@ -112,6 +115,9 @@ def place(network: Network, config: QuantConfig) -> Placement:
         For bits of a layer that is not there.
     """
     return _Placer(network, config).place()
+
+
+IN_FLOAT = (Kind.OTHER, Kind.TABLE, Kind.ROTATION)  # what they give is quantized where it enters a layer
 
 
 class _Wish(Enum):
@@ -241,6 +247,8 @@ class _Placer:
             if config.first_last_bits and not config.quantize_skip and not config.quantize_residual:
                 return min(config.input_bits, config.first_last_bits)  # the first layer's input
             return config.input_bits
+        if operation.kind is Kind.ROTATION:
+            return self.activation_bits(self.producer(data_of(operation.node)))
         given = self._entry("activation_bits", operation.name)
         if given is not None and operation.node not in self.in_float:
             return given
@@ -298,7 +306,7 @@ class _Placer:
             elif operation.kind is Kind.KEEPS_GRID:
                 settled[node] = settled[data_of(node)]
             elif self.config.quantize_skip:
-                settled[node] = operation.kind not in (Kind.OTHER, Kind.TABLE)
+                settled[node] = operation.kind not in IN_FLOAT
             else:
                 settled[node] = operation.kind is Kind.INPUT
         return settled
@@ -323,8 +331,8 @@ class _Placer:
         else:
             if any(self._receives_quantized(node, wish) for wish in wishes):
                 self.quantized.add(node)
-            # The activation function of a layer, a constant, or what tokens are looked up in
-            if operation is None or operation.kind is Kind.TABLE:
+            # The activation function of a layer, a constant, what tokens are looked up in, or what is turned
+            if operation is None or operation.kind in (Kind.TABLE, Kind.ROTATION):
                 self._wish(node, _Wish.FLOAT)
             elif operation.kind in (Kind.WEIGHT, Kind.PRODUCT) and node not in self.in_float:
                 self._wish(node, _Wish.QUANTIZED)
@@ -348,14 +356,20 @@ class _Placer:
         if operation is None or wish is _Wish.FLOAT:
             return False
         if operation.kind is Kind.INPUT:
-            return self.config.input_bits is not None
-        if operation.kind in (Kind.OTHER, Kind.TABLE) or operation.node in self.in_float:
+            return self._may_have_codes(operation)
+        if operation.kind is Kind.ROTATION and wish is _Wish.QUANTIZED:
+            return self._may_have_codes(self.producer(data_of(operation.node)))
+        if operation.kind in IN_FLOAT or operation.node in self.in_float:
             return wish is _Wish.QUANTIZED
         if operation.kind is Kind.POOL and self.config.quantize_skip:
             return self.config.pooling != "float"
         if operation.kind in (Kind.ADD, Kind.POOL) and not self.config.quantize_skip:
             return wish is _Wish.QUANTIZED
         return True
+
+    def _may_have_codes(self, operation: Operation) -> bool:
+        """All but the image, which may be left in float."""
+        return operation.kind is not Kind.INPUT or self.config.input_bits is not None
 
     def _stored_quantized(self, operation: Operation) -> bool:
         """Whether every consumer takes the quantized tensor, be it after max-pooling and the like."""

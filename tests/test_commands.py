@@ -15,6 +15,7 @@ from qlib import QuantConfig, QuantizationCard, evaluate, experiments, quantize,
 from qlib.benches import Loaders, data_hash
 from qlib.choices import choices
 from qlib.cli import main
+from qlib.methods import known_methods
 
 FEW = ["--images", "40", "--calibration-images", "20"]
 
@@ -248,7 +249,9 @@ def test_help_lists_all_that_can_be_chosen(capsys):
             assert f"  {name}=" in said and known.title in said
             assert all(value in said for value in known.values)
     assert "symmetric_grid=full" in said and "Symmetric grid: full, restricted, authors" in said
-    assert "methods: adaround, bias, blocks, " in said and "metrics: top1, " in said
+    for name, method in known_methods().items():
+        assert all(f"{setting}=" in said for setting in method.defaults()) and f"\n  {name}: " in said
+    assert "metrics: top1, " in said
     assert max(map(len, said.splitlines())) <= 100
 
 

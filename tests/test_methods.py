@@ -380,7 +380,7 @@ def test_the_order_is_that_of_the_stages_and_something_rounds():
         ({"name": "bias", "steps": 3}, "Bias has no field 'steps'"),
         ({"name": Bias(), "steps": 3}, "settings .steps. need the name of a class"),
         ({"name": Shrink, "factor": 2}, "factor must be a number above 0 and at most 1, got 2"),
-        ({"steps": 3}, "the name of a class"),
+        ({"steps": 3}, "is a mapping with its name"),
         (3, "a method is a name, or an instance of qlib.methods.Method; got 3"),
         (int, "a method is a name, or an instance of qlib.methods.Method; got .*int"),
         (None, "a method is a name, or an instance"),
@@ -500,9 +500,47 @@ def test_a_setting_added_later_does_not_change_an_identity(own, tmp_path):
 
 
 def test_cards_get_the_words_of_all_methods():
-    assert words("nearest") == {"rounding": "nearest", "technique": "post-training"}
-    assert words("bias") == {"rounding": "nearest", "technique": "post-training, biases corrected"}
+    assert words("nearest") == {"rounding": "nearest", "technique": "post-training", "steps": 0}
+    assert words("bias") == {
+        "rounding": "nearest",
+        "technique": "post-training, biases corrected",
+        "steps": 0,
+    }
     assert words([Shrink(), "bias"])["technique"] == "post-training, weights made smaller, biases corrected"
+
+
+def test_settings_that_are_not_the_usual_ones_stand_on_a_card():
+    assert words({"name": "gptq", "damping": 0.5})["rounding"] == "GPTQ, from quantized inputs (damping 0.5)"
+    assert words("gptq")["rounding"] == "GPTQ, from quantized inputs"
+    found = words({"name": "equalize", "sweeps": 1, "deviations": 0})
+    assert found["technique"].endswith("high biases absorbed (sweeps 1, deviations 0)")
+    found = words([{"name": "adaround", "rate": 0.3, "steps": 7}, "ranges"])
+    assert found["rounding"].endswith("(rate 0.3)") and found["steps"] == 307
+    assert "steps" not in words(Shrink())  # of which nobody knows
+
+
+@pytest.mark.parametrize(
+    "given, own", [("GPTQ", "gptq"), ("BRECQ", "blocks"), ("cle", "equalize"), ("QuaRot", "hadamard")]
+)
+def test_a_papers_name_leads_to_ours(given, own):
+    with pytest.raises(ValueError, match=f"there is no method '{given}'; it is '{own}' here"):
+        find_methods(given)
+
+
+def test_settings_without_a_name_are_refused_with_an_example():
+    for given in ({"steps": 100}, {"adaround": {"steps": 100}}):
+        with pytest.raises(ValueError, match="a mapping with its name, such as {name: gptq"):
+            find_methods(given)
+
+
+def test_a_weight_of_another_shape_is_refused_by_its_layer():
+    class Broadcast(Method):
+        def apply(self, work):
+            for name, rows, _ in work.weights():
+                work.put_weight(name, rows[:1])
+
+    with pytest.raises(ValueError, match=r"'0' has a weight of \(4, 3\) as rows .* but was given \(1, 3\)"):
+        quantize(nn.Sequential(nn.Linear(3, 4)).eval(), COARSE, torch.randn(5, 3), Broadcast())
 
 
 def test_a_weight_is_handed_out_once_with_its_grid():

@@ -238,8 +238,12 @@ def test_cards_say_what_was_done():
         "technique": "post-training",
         "rounding": "GPTQ, from float inputs",
         "column_order": "natural",
+        "steps": 0,
     }
     assert words("adaround")["rounding"] == "AdaRound, layer by layer from quantized inputs"
     assert words({"name": "adaround", "steps": 7})["steps"] == 7
     dropping = words({"name": "blocks", "steps": 8, "drop": 0.5})
-    assert dropping["rounding"].endswith("50% of activation quantization dropped") and dropping["steps"] == 8
+    assert (
+        dropping["rounding"].endswith("50% of activation quantization dropped (drop 0.5)")
+        and dropping["steps"] == 8
+    )

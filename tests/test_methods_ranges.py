@@ -127,6 +127,6 @@ def test_what_cannot_be_learned_is_refused(fields, weights, words):
 
 def test_cards_say_what_was_done():
     said = words(["nearest", {"name": "ranges", "steps": 40}])
-    assert said["technique"] == "post-training, ranges of weights and activations learned by blocks"
+    assert said["technique"] == "post-training, ranges learned by blocks"
     assert said["steps"] == 40 and said["rounding"] == "nearest"
     assert words([{"name": "adaround", "steps": 100}, {"name": "ranges", "steps": 40}])["steps"] == 140

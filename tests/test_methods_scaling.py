@@ -285,4 +285,7 @@ def test_several_methods_work_one_after_the_other():
 def test_cards_say_what_was_done():
     assert words("equalize")["technique"] == "post-training, layers equalized, high biases absorbed"
     both = words(["smooth", Equalize(absorb=False), "bias"])["technique"]
-    assert both == "post-training, activations scaled into weights, layers equalized, biases corrected"
+    assert (
+        both
+        == "post-training, activations scaled into weights, layers equalized (absorb False), biases corrected"
+    )

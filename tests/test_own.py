@@ -49,11 +49,13 @@ def test_a_file_is_run_once_and_again_when_it_has_changed(file):
 
 def test_a_module_may_be_named_too():
     assert named("os.path:join", "function")("a", "b")
-    for spec in ("nowhere.at.all:f", "os:nothing", "nowhere.py:f", ":f"):
+    for spec in ("nowhere.at.all:f", "nowhere.py:f", ":f"):
         with pytest.raises(
             ValueError, match=f"no function '{spec}' .*: give package.module:name or file.py:"
         ):
             named(spec, "function")
+    with pytest.raises(ValueError, match="no function 'os:nothing': os has no 'nothing'"):
+        named("os:nothing", "function")
 
 
 def test_another_process_finds_a_class_where_it_stands(file):

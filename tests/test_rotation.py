@@ -7,6 +7,7 @@ from torch import nn
 
 from qlib import QuantConfig, evaluate, footprint, quantize
 from qlib.export import save_quantized
+from qlib.lesson import quantizers
 from qlib.methods import words as words_of
 from qlib.methods.hadamard import Hadamard
 from qlib.network import read
@@ -99,3 +100,34 @@ def test_what_cannot_be_turned_is_said(tmp_path):
 
 def test_a_card_says_that_it_was_done():
     assert words_of(["hadamard", "gptq"])["transform"].startswith("Hadamard rotation")
+
+
+@pytest.mark.parametrize("image, first", [(None, None), (8, 8)])
+def test_what_is_turned_is_quantized_once_with_the_bits_that_it_had(image, first):
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(3))).eval()
+    x = torch.randn(32, 16)
+    config = QuantConfig(None, 4, first_last_bits=first, input_bits=image)
+    found = {q.name: q.bits for q in quantizers(quantize(model, config, [x], "hadamard"))}
+    before = {"rotation_input_1": image} if image else {}
+    assert found == {**before, "rotation__0": first or 4, "rotation__1": 4, "2": first or 4}
+    config = config.replace(activation_bits={"1": 5, "default": 4})
+    assert {q.name: q.bits for q in quantizers(quantize(model, config, [x], "hadamard"))}["rotation__1"] == 5
+
+
+def test_what_another_layer_reads_unturned_is_quantized_for_it_alone():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = self.one(x)
+            return x + self.two(x)
+
+    torch.manual_seed(0)
+    quantized = quantize(Both().eval(), QuantConfig(None, 8), [torch.randn(9, 8)], "hadamard")
+    readers = {q.name for q in quantizers(quantized)}
+    assert {"one", "rotation_one"} <= readers
+    (rotation,) = (n for n in quantized.graph.nodes if n.name == "rotation_one")
+    assert rotation.args[0].name == "one"  # in float

@@ -112,7 +112,6 @@ def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "weights_hash": row["weights"],
         "images": int(row["calibration_images"]),
         "labels": "none",
-        "steps": 0,
     }
     if allocation.get("largest_map_bits") is not None:
         fields |= {"allocation": "analytic, by the largest feature map", "constraint": "largest feature map"}

@@ -14,7 +14,7 @@ from ..experiments import Laboratory
 from ..files import write_whole
 from ..metrics import TOP1, find_metric
 from ..provenance import session
-from ..strict_yaml import read_fields, read_value
+from ..strict_yaml import read_fields
 from ..tables import sidecar, write_notes
 from . import add_force, laid_out, new_file
 from .given import (
@@ -23,6 +23,7 @@ from .given import (
     add_how,
     calibration_of,
     given_bench,
+    method_of,
     positive,
     warn_of_classes,
 )
@@ -66,7 +67,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     if arguments.most and not arguments.images:
         raise ValueError("--most says for how many it is measured what comes back, and needs --images")
     config = configuration_named(arguments.config_class).from_dict(read_fields(arguments.fields))
-    method = read_value("--method", arguments.method) if arguments.method else "nearest"
+    method = method_of(arguments)
     if arguments.out:
         new_file(arguments.out, arguments.force, (".csv",))
         new_file(sidecar(arguments.out), arguments.force)

@@ -13,7 +13,7 @@ from .. import experiments
 from ..benches import Batches, Bench, is_packaged, network_of
 from ..choices import Settings, choices
 from ..config import QuantConfig
-from ..methods import known_methods
+from ..methods import Method, known_methods
 from ..metrics import METRICS
 from ..own import is_spec
 from ..strict_yaml import load_yaml, read_value
@@ -95,6 +95,11 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def method_of(arguments: argparse.Namespace) -> Any:
+    """What ``--method`` says."""
+    return "nearest" if arguments.method is None else read_value("--method", arguments.method)
+
+
 def add_config_class(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-class",
@@ -113,10 +118,16 @@ def what_there_is() -> str:
             "an allocation, which chooses the bits by layer (learned where a target is given):",
             *_fields(experiments.Allocation),
             "",
-            f"methods: {', '.join(known_methods())}",
+            "methods, and their settings, such as --method '{name: gptq, damping: 0.1}':",
+            *(_method_line(name, kind) for name, kind in known_methods().items()),
             f"metrics: {', '.join(METRICS)}",
         )
     )
+
+
+def _method_line(name: str, kind: type[Method]) -> str:
+    settings = ", ".join(f"{field}={cell(value)}" for field, value in kind.defaults().items())
+    return f"  {name}: {settings or 'no settings'}"
 
 
 def _fields(settings: type[Settings]) -> list[str]:
@@ -182,8 +193,8 @@ def given_how(arguments: argparse.Namespace, fixed: dict[str, Any]) -> dict[str,
     """The fields of an experiment that say how it is quantized and measured, where the arguments do."""
     given = {"metric": arguments.metric, "config_class": arguments.config_class}
     given = {name: value for name, value in given.items() if value}
-    if arguments.method:
-        given["fixed"] = {**fixed, "method": read_value("--method", arguments.method)}
+    if arguments.method is not None:
+        given["fixed"] = {**fixed, "method": method_of(arguments)}
     return given
 
 

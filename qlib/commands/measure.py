@@ -16,7 +16,7 @@ from ..config import configuration_named
 from ..devices import PRECISIONS
 from ..experiments import CALIBRATION_IMAGES
 from ..metrics import TOP1, find_metric
-from ..strict_yaml import read_fields, read_value
+from ..strict_yaml import read_fields
 from . import add_force, new_file
 from .given import (
     WIDTH,
@@ -29,6 +29,7 @@ from .given import (
     given_bench,
     given_how,
     load_fields,
+    method_of,
     positive,
     warn_of_classes,
     what_there_is,
@@ -167,7 +168,7 @@ def _say(
     measured = "" if metric is TOP1 else f"{metric.title or metric.name} "
     for key, run in asked.items():
         what = fields or "quantized, 8 bits"
-        if run.method != "nearest":
+        if run.method != "nearest" and "method=" not in fields:
             what += f" method={run.method}"
         if key != table.attrs["asked"][-1]:
             what = "float"
@@ -196,7 +197,7 @@ def _export(arguments: argparse.Namespace) -> int:
     path = new_file(arguments.path, arguments.force, (".onnx",))
     fields = load_fields(arguments.config) if arguments.config else {}
     config = configuration_named(arguments.config_class).from_dict(fields | read_fields(arguments.fields))
-    method = read_value("--method", arguments.method) if arguments.method else "nearest"
+    method = method_of(arguments)
     given = given_bench(arguments, "digits")
     bench = load_bench(given["bench"], given["own"])
     network = network_of(bench, arguments.network)

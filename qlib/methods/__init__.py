@@ -33,6 +33,15 @@ __all__ = [
 ]
 
 NEAREST = "nearest"
+PAPERS = {
+    "brecq": "blocks",
+    "qdrop": "blocks",
+    "cle": "equalize",
+    "smoothquant": "smooth",
+    "quarot": "hadamard",
+}
+PAPERS |= {"lsq": "ranges", "rtn": NEAREST}
+"""Other names of methods, each with the name it has here."""
 
 
 @cache
@@ -89,6 +98,11 @@ def _named(method: Any) -> list[tuple[str, Method]]:
 
 def _one(part: Any) -> tuple[str, Method]:
     settings: Mapping[str, Any] = {}
+    if isinstance(part, Mapping) and "name" not in part:
+        raise ValueError(
+            "a method with settings is a mapping with its name, such as {name: gptq, damping: 0.1}; got "
+            f"{part!r:.80}"
+        )
     if isinstance(part, Mapping):
         settings = {key: value for key, value in part.items() if key != "name"}
         part = part.get("name")
@@ -97,7 +111,7 @@ def _one(part: Any) -> tuple[str, Method]:
         found = named(part, "method")
     elif isinstance(part, str):
         if part not in known_methods():
-            raise ValueError(f"there is no method {part!r}{suggestion(part, known_methods())}")
+            raise ValueError(f"there is no method {part!r}{_suggestion(part)}")
         found = known_methods()[part]
     if isinstance(found, type) and issubclass(found, Method):
         found = found.from_dict(settings)
@@ -111,6 +125,12 @@ def _one(part: Any) -> tuple[str, Method]:
     if found.stage not in STAGES:
         raise ValueError(f"the method {name!r} works {found.stage!r}, which is none of {', '.join(STAGES)}")
     return name, found
+
+
+def _suggestion(name: str) -> str:
+    known = known_methods()
+    own = PAPERS.get(name.casefold(), name.casefold())
+    return f"; it is {own!r} here" if own in known else suggestion(name, known)
 
 
 def _name_of(method: Method, given: Any) -> str:
@@ -166,11 +186,14 @@ def names(method: Any) -> list[str]:
 
 def words(method: Any) -> dict[str, Any]:
     """The fields of a card that methods fill in; texts of several are joined, numbers such as steps added,
-    and a method without words is named.
+    settings that are not the usual ones named, and so is a method without words.
     """
     said: dict[str, Any] = {"technique": "post-training"}
-    for name, one in _in_order(method):
-        for field, value in (one.card() or {"technique": name}).items():
+    named_methods = _in_order(method)
+    if {type(one) for _, one in named_methods} <= set(known_methods().values()):
+        said["steps"] = 0  # of those that take none
+    for name, one in named_methods:
+        for field, value in _with_settings(one, one.card() or {"technique": name}).items():
             before = said.get(field)
             if isinstance(before, str):
                 value = f"{before}, {value}"
@@ -178,3 +201,21 @@ def words(method: Any) -> dict[str, Any]:
                 value = before + value
             said[field] = value
     return said
+
+
+def _with_settings(method: Method, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of a method, with the settings that are not the usual ones and that it leaves out."""
+    usual = method.defaults()
+    changed = {
+        name: value for name, value in method.to_dict().items() if getattr(method, name) != usual[name]
+    }
+    texts = [value for value in said.values() if isinstance(value, str)]
+    others = [
+        f"{name} {value}"
+        for name, value in changed.items()
+        if name not in said and not (isinstance(value, str) and any(value in text for text in texts))
+    ]
+    field = next((name for name, value in said.items() if isinstance(value, str)), None)
+    if not others or field is None:
+        return dict(said)
+    return {**said, field: f"{said[field]} ({', '.join(others)})"}

@@ -14,7 +14,7 @@ class Hadamard(Method):
     """What enters every linear layer is turned by a random Hadamard matrix, in blocks of the largest power
     of two that divides its features, and the layer's weights are turned alike. The network computes what it
     did, and a few large values have become many of middling size. The turning is in float, while the network
-    runs; what is turned is quantized behind it.
+    runs; what is turned is quantized behind it, and not before it, with the bits that it had.
 
     Layers that are given one tensor share a turning. Layers that share a weight with another, or with a
     table, and inputs of an odd number of features are left as they are.

@@ -136,10 +136,19 @@ class Work:
                 yield name, (rows, grid)
 
     def put_weight(self, name: str, rows: Tensor) -> None:
-        """Give layer ``name`` the values of codes ``(out channels, ...)``, in place."""
-        from ..network.operations import weight_of_rows
+        """Give layer ``name`` the values of codes ``(out channels, ...)``, in place.
+
+        Raises ``ValueError`` for another shape than that of its weight as rows.
+        """
+        from ..network.operations import rows_of, weight_of_rows
 
         layer = self.network.module.get_submodule(name)
+        asked = rows_of(layer.weight.data, layer).shape
+        if rows.shape != asked:
+            raise ValueError(
+                f"put_weight: {name!r} has a weight of {tuple(asked)} as rows (out channels, ...), but was "
+                f"given {tuple(rows.shape)}"
+            )
         layer.quantized_by_qlib = True  # which copies and unpickled networks keep
         layer.weight.data.copy_(weight_of_rows(rows, layer))
 

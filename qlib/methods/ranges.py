@@ -76,8 +76,8 @@ class Ranges(Method):
 
     def card(self) -> dict[str, Any]:
         """With its steps, and of what."""
-        both = "of weights and activations" if self.weights else "of activations"
-        return {"technique": f"ranges {both} learned by blocks", "steps": self.steps}
+        alone = "" if self.weights else ", those of activations alone"
+        return {"technique": f"ranges learned by blocks{alone}", "steps": self.steps}
 
     def _refuse(self, work: Work) -> None:
         config = work.config

@@ -33,6 +33,7 @@ class Kind(str, Enum):
     POOL = "average pooling"
     KEEPS_GRID = "keeps its grid"
     ACTIVATION = "activation function"
+    ROTATION = "rotation"
     OTHER = "float"
 
 

@@ -68,11 +68,11 @@ def _can_turn(node: fx.Node, layer: nn.Module | None, network: Network) -> bool:
 
 
 def _insert(network: Network, given: fx.Node, rotation: Rotation) -> fx.Node:
-    """A rotation behind ``given``, as an operation in float."""
+    """A rotation behind ``given``: it takes it in float, and what it gives is quantized in its place."""
     name = free_name(network.module, f"rotation_{given.name}")
     network.module.add_submodule(name, rotation)
     with network.module.graph.inserting_after(given):
         node = network.module.graph.call_module(name, (given,))
-    network.operations[node] = Operation(node, Kind.OTHER, name, node)
+    network.operations[node] = Operation(node, Kind.ROTATION, name, node)
     network.channels[node] = -1
     return node
