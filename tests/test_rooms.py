@@ -56,6 +56,7 @@ ROOMS = (
     "lesson",
     "commands",
     "cli",
+    "__main__",
     "book",
 )
 FILES = sorted(path for path in QLIB.rglob("*.py") if path != QLIB / "__init__.py")
