@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from qlib.cards.profile import load_profile
 from qlib.kernels import costs, record_latency
 from qlib.kernels.grid import Cell
 from qlib.kernels.work import ZERO
@@ -84,3 +85,14 @@ def test_the_model_gives_a_ratio_and_names_what_it_misses():
     assert costs.missed(float_row, machine) == []
     (said,) = costs.missed({"work": codes}, machine)
     assert said == "QLinearConv 2.50 ms, by the model 1.00 ms"
+
+
+def test_the_profile_quotes_the_recorded_times_of_whole_networks():
+    (note,) = (note for note in load_profile("onnxruntime-cpu")["notes"] if "Whole networks" in note["note"])
+    choices = {"": {}, " with zero-points in its weights": ASYMMETRIC}
+    found = {
+        name + words: round(row["ratio"], 2)
+        for words, changed in choices.items()
+        for (name, _), row in costs.find(record_latency.load().to_dict("records"), changed).items()
+    }
+    assert note["times"] == {name: found[name] for name in note["times"]} and len(note["times"]) == 7

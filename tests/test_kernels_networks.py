@@ -328,6 +328,7 @@ def test_overflow_is_the_cause_of_answers_that_it_changes(digits):
         ({"quantize_residual": False}, "'add' gets values that are not quantized.*quantize_residual=True"),
         ({"quantize_skip": False}, "'add' gets values that are not quantized.*quantize_skip=True"),
         ({"pooling": "float"}, "'flatten' gets values that are not quantized.*pooling='high_precision'"),
+        ({"weight_granularity": "per_group"}, "'first' has a range for every group.*'per_channel'"),
         ({"input_bits": None}, "'first' gets values that are not quantized.*input_bits=8"),
         ({"weight_bits": None}, "'first' has weights in float.*weight_bits=8"),
         ({"activation_bits": None}, "activations are in float.*activation_bits"),
@@ -393,6 +394,7 @@ def test_settings_and_networks_are_checked():
         ({"accumulator_bits": 33}, "accumulator_bits.*from 2 to 32, got 33"),
         ({"overflow": "warp"}, "overflow.*'warp'.*wrap"),
         ({"bias": "round"}, "bias.*'round'.*rounded"),
+        ({"through": "float32"}, "through: there is no 'float32'"),
     ]:
         with pytest.raises(ValueError, match=words):
             IntegerNetwork(quantized, **settings)
@@ -409,5 +411,9 @@ def test_a_bias_beyond_32_bits_is_refused_with_its_channel():
     layer.weight.data[1] = 1e-12
     layer.bias.data[1] = 5.0
     quantized = quantize(nn.Sequential(layer).eval(), QuantConfig(), torch.randn(8, 4))
-    with pytest.raises(ValueError, match="bias of channel 1 of '0' exceeds 32 bits"):
+    with pytest.raises(ValueError, match="channel 1 of '0' exceeds 32 bits.*fewer bits, or .*'per_tensor'"):
         IntegerNetwork(quantized)(torch.randn(2, 4))
+    wide = QuantConfig(16, 16, input_bits=16, first_last_bits=None, weight_granularity="per_tensor")
+    layer.weight.data[:] = 1e-3
+    with pytest.raises(ValueError, match="exceeds 32 bits.*: use fewer bits$"):
+        IntegerNetwork(quantize(nn.Sequential(layer).eval(), wide, torch.randn(8, 4)))(torch.randn(2, 4))

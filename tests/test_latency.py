@@ -169,12 +169,15 @@ def test_several_inputs_are_timed(form):
     "options, said",
     [
         ({"runtime": "onnxruntim"}, "did you mean 'onnxruntime'"),
-        ({"processes": 1}, "the interval is over processes"),
+        ({"processes": 1}, "processes is 1; use a whole number from 2"),
         ({"threads": 0}, "threads is 0"),
+        ({"threads": 1.5}, "threads is 1.5; use a whole number from 1"),
+        ({"seconds": "long"}, "seconds is long"),
+        ({"config": {}}, "config is a QuantConfig, got {}"),
         ({"seconds": float("inf")}, "seconds is inf"),
         (
             {"config": FAST.replace(activation_granularity="per_channel")},
-            "activation_granularity='per_channel'",
+            "activation_granularity='per_channel'.*: use activation_granularity='per_tensor'",
         ),
         ({"config": FAST.replace(weight_bits=5)}, "'second' has"),
         ({"example_input": "no tensor"}, "example_input must be"),

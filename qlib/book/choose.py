@@ -36,7 +36,8 @@ def _time(name: str) -> str:
     if not found:
         return "a time that is not recorded yet"
     busy = " (timed while other programs ran)" if any(cost.busy for cost in found) else ""
-    return f"**{cost_statements.spread(found)}** times as long as all in codes{busy}"
+    where = "ONNX Runtime, one thread of an x86 processor, one image"
+    return f"**{cost_statements.spread(found)}** times as long as all in codes ({where}){busy}"
 
 
 def _worth(field: str) -> str:

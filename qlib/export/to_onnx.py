@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from ..affine import Grid, quantize
-from ..choices import choices
+from ..choices import Choice, choices
 from ..config import MAX_BITS, QuantConfig
 from ..files import whole
 from ..methods import Work, find_methods
@@ -158,8 +158,15 @@ def _refuse_choices(config: QuantConfig) -> None:
         value = getattr(config, field)
         if value in known.unwritten and known.acting(values):
             raise ValueError(
-                f"{field}={value!r} cannot be written as pairs of QuantizeLinear and DequantizeLinear"
+                f"{field}={value!r} cannot be written as pairs of QuantizeLinear and DequantizeLinear: use "
+                f"{_written(known, field)}"
             )
+
+
+def _written(known: Choice, field: str) -> str:
+    """The values of a choice that can be written, in words."""
+    values = [value for value in known.values or (False, True) if value not in known.unwritten]
+    return f"{field}={' or '.join(map(repr, values))}"
 
 
 def _refuse_layers(network: Network, placement: Placement, config: QuantConfig) -> None:

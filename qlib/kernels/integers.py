@@ -68,7 +68,9 @@ class IntegerNetwork(nn.Module):
             )
         if not isinstance(accumulator_bits, int) or not 2 <= accumulator_bits <= 32:
             raise ValueError(f"accumulator_bits must be a whole number from 2 to 32, got {accumulator_bits}")
-        for field, value, words in (("overflow", overflow, OVERFLOWS), ("bias", bias, BIASES)):
+        causes = tuple(cause.value for cause in Cause)
+        given = (("overflow", overflow, OVERFLOWS), ("bias", bias, BIASES))
+        for field, value, words in (*given, ("through", getattr(through, "value", through), causes)):
             if value not in words:
                 raise ValueError(f"{field}: there is no {value!r}{suggestion(value, words)}")
         if device_of(quantized).type != "cpu":

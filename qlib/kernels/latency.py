@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config import QuantConfig
 from ..export.unfused import IN_FLOAT as EXPECTED
 from ..intervals import around
 from ..names import suggestion
@@ -23,8 +24,6 @@ from .work import IN_FLOAT
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from ..config import QuantConfig
 
 RUNTIMES = ("onnxruntime",)
 BUSY = 0.1  # processors that other programs take
@@ -76,7 +75,8 @@ class Latency:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.ratio:.3f} of the float network's time ({low:.3f} to {high:.3f})"
+        said = f"{self.ratio:.3f} of the float network's time ({low:.3f} to {high:.3f})"
+        return "\n".join([said, *self.slow])
 
 
 def latency(
@@ -126,11 +126,12 @@ def latency(
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"there is no runtime {runtime!r}{suggestion(runtime, RUNTIMES)}")
-    if processes < 2:
-        raise ValueError(f"processes is {processes}; the interval is over processes: use 2 or more")
-    if threads < 1:
-        raise ValueError(f"threads is {threads}; use 1 or more")
-    if not 0 < seconds <= 3600:
+    if not isinstance(config, QuantConfig):
+        raise ValueError(f"config is a QuantConfig, got {config!r:.80}: for float, QuantConfig(None, None)")
+    for name, number, least in (("processes", processes, 2), ("threads", threads, 1)):
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            raise ValueError(f"{name} is {number!r:.80}; use a whole number from {least}")
+    if isinstance(seconds, str) or not 0 < seconds <= 3600:
         raise ValueError(f"seconds is {seconds}; use more than 0 and at most 3600")
     _check_installed()
     with tempfile.TemporaryDirectory() as name:

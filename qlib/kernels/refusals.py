@@ -38,6 +38,11 @@ def integer_layers(quantized: fx.GraphModule) -> dict[str, IntegerLayer]:
         if grid is None:
             refuse(node.target, "has weights in float", quantized)
         _refuse_authors(f"the weights of {node.target!r}", grid)
+        if quantized.meta[MADE_UNDER].weight_granularity == "per_group":
+            raise ValueError(
+                f"{node.target!r} has a range for every group of weights, over which integers cannot sum: "
+                "use weight_granularity='per_channel' or 'per_tensor'"
+            )
         found[node.target] = IntegerLayer(node.target, layer, grid)
     return found
 

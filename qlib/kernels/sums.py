@@ -181,9 +181,11 @@ class IntegerLayer:
         bias = self._by_channel(self.layer.bias.data.double())
         codes = (bias / factor).round()
         if (beyond := (codes.abs() >= 2**31).flatten().nonzero()).numel():
+            shared = factor.numel() == 1
             raise ValueError(
-                f"the bias of channel {int(beyond[0])} of {self.name!r} exceeds 32 bits, since its weights "
-                "are so small: use weight_granularity='per_tensor', or leave the layer in float"
+                f"the bias of channel {int(beyond[0])} of {self.name!r} exceeds 32 bits, since one code of "
+                f"its weights times one of its inputs is so small ({float(factor.max()):.1e}): use fewer bits"
+                + ("" if shared else ", or weight_granularity='per_tensor'")
             )
         return codes.long(), bias - codes * factor
 

@@ -12,7 +12,7 @@ function render({ model, el }) {
       ? element("select", { "aria-label": label }, element("option", { value: "" }, "choose"), ...options.map((o, i) => element("option", { value: i }, o)))
       : element("input", { type: "text", inputmode: "decimal", size: 8, autocomplete: "off", "aria-label": label, style: "font: inherit; padding: 0.2rem 0.4rem; width: 7rem" }),
   );
-  const number = (text) => Number(text.trim().replace(",", ".").replace(/\s*%$/, ""));
+  const number = (text) => Number(text.trim().replace(",", ".").replace("−", "-").replace(/\s*%$/, ""));
 
   function check(event) {
     event.preventDefault();

@@ -5,6 +5,8 @@ import { accuracy, acting, cardText, difference, inWords } from "./measuring_ans
 
 const FLOAT = { weight_bits: null, activation_bits: null },
   EXACT = "Ranges are those that qlib finds.",
+  PART = "These are the first images of the 10,000 that recorded tables have, so the same setting may stand there some tenths of a point away.",
+  METHOD = "How codes are found: nearest rounds; bias also corrects the mean of what layers give; adaround and blocks learn which way to round.",
   FOUND_HERE =
     "Ranges or biases of this setting are found here, in the page: qlib in Python finds them up to the last digit, so some answers may differ.",
   ELSEWHERE = "On the published page this measures by itself. Where there is a kernel, qlib.explore does.";
@@ -30,6 +32,7 @@ function render({ model, el }) {
   let move = 0,
     loaded = false,
     stood = null, // the last setting that was answered on all images
+    setFor = "", // the choices that a method has set, in words
     now = null;
   const inFloat = {}; // by network, which images the float network answers rightly
 
@@ -43,13 +46,16 @@ function render({ model, el }) {
     method = listed("Method", "method", methods, () => {
       const { network: only, ...needs } = shipped[method.value] ?? {};
       if (only) network.set(only);
-      for (const [name, value] of Object.entries(needs)) made[name].set(value); // for which it was learned
+      const others = Object.entries(needs).filter(([name, value]) => JSON.stringify(made[name].value) !== JSON.stringify(value));
+      for (const [name, value] of others) made[name].set(value); // for which it was learned
+      setFor = others.map(([name, value]) => `${controls[name].title} ${text(controls[name], value)}`).join(", ");
       moved();
     });
+  explained(method, METHOD);
   const button = element("button", { type: "button", click: begin }, `Load the network and measure (about ${networks[network.value].megabytes} MB)`),
-    answer = element("div", { style: "min-height: 3em" }),
+    answer = element("div", { style: "min-height: 3em", tabindex: -1 }),
     card = element("pre", { tabindex: 0, style: "overflow-x: auto; font-size: 12px; max-height: 24rem" }),
-    copy = element("button", { type: "button", click: () => navigator.clipboard?.writeText(card.textContent) }, "Copy the card"),
+    copy = element("button", { type: "button", click: () => navigator.clipboard?.writeText(card.textContent).then(() => (copy.textContent = "Copied")) }, "Copy the card"),
     cardBox = element("details", { hidden: true }, element("summary", {}, "The card of this setting"), copy, card);
 
   /** The values of the controls, as a configuration. */
@@ -70,6 +76,7 @@ function render({ model, el }) {
   async function begin() {
     button.disabled = true;
     loaded = true;
+    answer.focus(); // which the button loses
     await measure();
   }
 
@@ -85,22 +92,25 @@ function render({ model, el }) {
       button.hidden = true;
       now = { ...found, asked, config: question.config, method: question.method };
       tell();
-      if (found.last) settle(now);
+      if (!found.last) return;
+      if (inFloat[asked]) say(); // or else when that is known
+      stood = { before: stood?.found, found: now };
     };
     try {
       show(await ask(asked, question, show));
       if (mine === move && !inFloat[asked]) {
         inFloat[asked] = (await ask(asked, { config: FLOAT, method: "nearest", parts: [counts.at(-1)] })).right;
-        if (mine === move) tell();
+        if (mine === move) say();
       }
     } catch (error) {
       if (mine === move) fail(error);
     }
   }
 
-  function settle(found) {
-    spoken.say(answer.textContent);
-    stood = { before: stood?.found, found };
+  /** Shows the present setting, and says it in one sentence a line. */
+  function say() {
+    tell();
+    spoken.say([...answer.querySelectorAll("p, tr")].map((line) => [...(line.cells ?? [line])].map((part) => part.textContent).join(": ")).join(". "));
   }
 
   function fail(error) {
@@ -108,9 +118,10 @@ function render({ model, el }) {
     answer.setAttribute("aria-busy", "false");
     answer.replaceChildren(element("p", { role: "alert" }, element("b", {}, "This cannot be done: "), error.message));
     cardBox.hidden = true;
-    if (now) return;
-    loaded = false;
-    button.disabled = false;
+    spoken.say("");
+    if (now && !error.again) return;
+    loaded = Boolean(now);
+    button.hidden = button.disabled = false;
     button.textContent = "Try again";
   }
 
@@ -126,7 +137,8 @@ function render({ model, el }) {
       return `${signed(points)} points (${interval(rest, signed)}), on the same ${images(rest.n)}`;
     };
     const { rounding, technique } = methods[now.method];
-    if (now.method !== "nearest") rows.push(["Method", `${now.method}: ${now.method in shipped ? rounding : technique}`]);
+    const set = setFor && `; set for it: ${setFor}`;
+    if (now.method !== "nearest") rows.push(["Method", `${now.method}: ${now.method in shipped ? rounding : technique}${set}`]);
     if (before) rows.push(["Against what stood before", paired(before.right)]);
     if (float) rows.push(["In float", `${two(accuracy(float).top1)} %; against it ${paired(float)}`]);
     rows.push(["Weights", `${(size.weight_bytes / 1e6).toFixed(3)} MB, ${two(size.average_weight_bits)} bits on average`]);
@@ -143,7 +155,7 @@ function render({ model, el }) {
         ` of ${images(found.n)} right${last ? "" : " so far"} (95 % interval ${interval(found)})`,
       ),
       element("table", {}, element("tbody", {}, ...rows.map(line))),
-      element("p", {}, exact ? EXACT : FOUND_HERE),
+      element("p", {}, [config.weight_bits ?? config.activation_bits ? (exact ? EXACT : FOUND_HERE) : "", PART].join(" ")),
     );
     cardBox.hidden = !last;
     if (!last) return;
@@ -158,7 +170,13 @@ function render({ model, el }) {
   });
   root.append(
     element("div", { class: "controls" }, ...front.map((name) => made[name].label), network.label),
-    element("details", {}, element("summary", {}, "All other choices"), ...others),
+    element(
+      "details",
+      { open: Object.keys(at).some((name) => !front.includes(name) && name !== "network" && String(at[name]) !== String(usual[name])) },
+      element("summary", {}, "All other choices"),
+      ...others,
+      element("p", {}, "What is greyed does nothing beside the other choices."),
+    ),
     published() ? button : element("p", {}, ELSEWHERE),
     answer,
     cardBox,
@@ -167,6 +185,13 @@ function render({ model, el }) {
   );
   offer();
   moved();
+}
+
+/** A control with what it is about, on hover and for those who hear it. */
+function explained(control, help) {
+  control.label.title = help;
+  control.input.setAttribute("aria-description", help);
+  return control;
 }
 
 /** A value as text, for lists and addresses. */
@@ -189,8 +214,7 @@ function controlOf(control, asked, start, change) {
     const inner = slider(title, { min: 0, max: values.length - 1 }, index(value), change, (i) => String(words[i]));
     made = { label: inner.label, input: inner.input, set: (wanted) => inner.set(index(text(control, wanted))), get value() { return values[inner.value]; } };
   }
-  made.label.title = help;
-  return made;
+  return explained(made, help);
 }
 
 export default { render };

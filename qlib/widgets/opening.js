@@ -38,7 +38,8 @@ function render({ model, el }) {
     const { of, same, point, papers } = now(),
       [points, low, high] = point.difference,
       clear = low > 0 || high < 0;
-    const better = points >= 0 ? 0 : 1;
+    const better = points >= 0 ? 0 : 1,
+      turned = better ? [-high, -low] : [low, high]; // the better over the other
     const draws = Math.min(...point.draws),
       images = `${point.n.toLocaleString("en")} images`,
       on = draws < 3 ? `${images}, for images only` : `${images} and ${draws} draws`;
@@ -48,7 +49,7 @@ function render({ model, el }) {
       clear ? ". One choice that neither reports puts " : ". Here it is undecided which of the two is better: ",
       clear ? element("b", {}, `${Math.abs(points).toFixed(1)} points`) : `${Math.abs(points).toFixed(2)} points`,
       clear ? ` between them: ${NAMES[better]} ${papers[better].says}.` : " lie between them.",
-      ` (Paired on ${on}, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}${point.at && `; ${point.at}`}.)`,
+      ` (Paired on ${on}, 95 % interval ${turned.map((end) => end.toFixed(2)).join(" to ")}${point.at && `; ${point.at}`}.)`,
     );
     spoken.say(sentence.textContent);
     redraw();
@@ -70,7 +71,7 @@ function render({ model, el }) {
         { points, low, high, n } = difference(...rights);
       found.textContent =
         `Measured here, now, on ${n.toLocaleString("en")} images with ${of} bits: Paper A ${a} %, Paper B ${b} %; ` +
-        `the difference is ${points.toFixed(2)} points (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, for images only).`;
+        `A minus B is ${points.toFixed(2)} points (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, for images only).`;
     } catch (error) {
       if (mine === move) found.textContent = error.message;
     }

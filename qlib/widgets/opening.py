@@ -88,7 +88,7 @@ def _point(rows: list[dict[str, Any]], entry: dict[str, Any], x: float) -> dict[
         "draws": [len(side) for side in sides],
         "n": difference.n,
         "settings": None if None in settings else settings,
-        "difference": [round(v, 3) for v in (difference.points, *difference.interval)],
+        "difference": [round(v, 5) for v in (difference.points, *difference.interval)],
     }
 
 

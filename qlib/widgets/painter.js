@@ -133,9 +133,9 @@ function render({ model, el }) {
       if (moved || mine !== move) return;
       const { top1, low, high, n } = accuracy(right),
         against = before && difference(right, before);
-      const said = `Measured here: ${top1.toFixed(2)} % of ${n.toLocaleString("en")} images (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)})`,
+      const said = `Measured here, ranges of activations by ${measured.config.activation_range}: ${top1.toFixed(2)} % of ${n.toLocaleString("en")} images (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)})`,
         ends = against && `${against.low.toFixed(2)} to ${against.high.toFixed(2)}`;
-      found.textContent = said + (against ? `; ${against.points.toFixed(2)} points against the bits before (${ends}).` : ".");
+      found.textContent = said + (against ? `; ${against.points > 0 ? "+" : ""}${against.points.toFixed(2)} points against the bits before (${ends}).` : ".");
       if (last) before = right;
     };
     try {

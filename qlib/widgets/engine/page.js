@@ -20,16 +20,16 @@ function file(name) {
 async function fetched(name) {
   const root = document.documentElement.dataset.content_root ?? "./",
     script = Object.assign(document.createElement("script"), { src: `${root}${FOLDER}${name}.js` });
+  const again = (text) => Object.assign(new Error(`The file ${FOLDER}${name}.js ${text} Try again.`), { again: true });
   await new Promise((go, stop) => {
     script.onload = go;
-    script.onerror = () => stop(new Error(`The file ${FOLDER}${name}.js could not be loaded: is the connection there? Try again.`));
+    script.onerror = () => stop(again("could not be loaded: is the connection there?"));
     document.head.append(script);
   });
   script.remove();
   const found = window.qlibFiles?.[name];
   delete window.qlibFiles?.[name];
-  if (!found || sum(found.text) !== found.sum)
-    throw new Error(`The file ${FOLDER}${name}.js came broken: the download may have been cut off. Try again.`);
+  if (!found || sum(found.text) !== found.sum) throw again("came broken: the download may have been cut off.");
   return JSON.parse(found.text);
 }
 
