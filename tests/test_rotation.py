@@ -6,6 +6,7 @@ from test_tables import IDS, words
 from torch import nn
 
 from qlib import QuantConfig, evaluate, footprint, quantize
+from qlib.book import rotated
 from qlib.export import save_quantized
 from qlib.lesson import quantizers
 from qlib.methods import words as words_of
@@ -131,3 +132,12 @@ def test_what_another_layer_reads_unturned_is_quantized_for_it_alone():
     assert {"one", "rotation_one"} <= readers
     (rotation,) = (n for n in quantized.graph.nodes if n.name == "rotation_one")
     assert rotation.args[0].name == "one"  # in float
+
+
+def test_where_small_weights_read_a_loud_input_turning_makes_rounding_worse():
+    model, x = outliers()
+    table = rotated.rows(model, x).set_index("layer")
+    assert list(table.index) == ["up", "gate", "down"]
+    assert table.energy["up"] > 0.9 and table.weights["up"] < 0.01
+    assert table.turned["up"] > 10 * table.plain["up"]
+    assert table.turned["down"] < 2 * table.plain["down"]
