@@ -1,8 +1,8 @@
 """What a rotation does to the rounding of weights, layer by layer: why 3-bit weights lose by it.
 
-``python -m qlib.book.rotated`` writes ``book/results/rotated-weights.csv``, a row a linear layer of SmolLM2-135M
-(the bench ``language``, one window of calibration text): the squared error of what the layer gives, as a
-share of its squares, with 3-bit weights as they are and turned. Lesson 13 shows it.
+``python -m qlib.book.rotated`` writes ``book/results/rotated-weights.csv``, a row a linear layer of
+SmolLM2-135M (the bench ``language``, one window of calibration text): the squared error of what the layer
+gives, as a share of its squares, with 3-bit weights as they are and turned. Lesson 13 shows it.
 """
 
 from __future__ import annotations
