@@ -150,7 +150,7 @@ def test_ten_quick_moves_leave_no_stale_result_and_no_queue(own, monkeypatch):
     gate.set()
     accuracy = panel.wait(SOON).accuracy
     # The few images and all of them; whatever ran at first was let go
-    assert started in ([2, 11, 11], [11, 11])
+    assert started[-2:] == [11, 11] and len(started) <= 3
     assert (
         accuracy.correct == expected(panel).correct
     ).all() and f"<b>{accuracy.top1:.2f} %</b>" in panel._answer.value
