@@ -240,7 +240,7 @@ def update_profile(path: Path, found: Mapping[str, Any]) -> None:
     known = {about(entry): entry for entry in found["statements"]}
     profile["times"] = times(found["statements"][0])
     for note in profile["notes"]:
-        if "times" in note:
+        if "times" in note and note["source"] == SOURCE:
             note["times"] = times({"networks": found["unseen"]})
     for statement in profile["statements"]:
         if statement["source"] != SOURCE:

@@ -233,8 +233,8 @@ def image_files(tmp_path_factory):
 @pytest.mark.parametrize("path", recorded_tables(), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_a_random_row_of_every_table_is_recomputed(path, image_files):
     """Another processor may round a rare value otherwise: a few images may differ, the accuracy must not."""
-    if path.parent.name.startswith("language"):
-        pytest.skip("a row of it takes minutes")
+    if path.parent.name.startswith("language") or path.parent.name == "sentences":
+        pytest.skip("a row of it takes minutes, or is made again by tests/test_rows_again.py")
     rows = results.load_table(path).to_dict("records")
     foreign = path.parent.name != "digits"
     if foreign:  # recorded on other machines and partly on a GPU, where learning takes another path
