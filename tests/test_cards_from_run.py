@@ -58,3 +58,13 @@ def test_a_perplexity_is_not_told_without_its_protocol(bench, context, data):
     assert said["data"] == data and of_bench("language-begin", "base", True)["bos"]
     assert set(PROTOCOLS) == {name for name in BENCHES if name.startswith("language")}
     assert "images" not in str(of_bench("sentences", "base", True)) + str(said)
+
+
+@pytest.mark.parametrize("method, steps", [("adaround", 500), ("blocks", 500)])
+def test_a_card_of_a_row_has_the_steps_that_its_method_took(method, steps):
+    table = results.load_table(results.table_path("digits", "headline-w4-slow"))
+    learned = QuantizationCard.from_rows(table[table.method == method].iloc[:1], table)
+    assert learned["steps"] == steps
+    table = results.load_table(results.table_path("digits", "skip-residual"))
+    rows = [table[bits].iloc[:1] for bits in (table.activation_bits.isna(), table.activation_bits == 4)]
+    assert [QuantizationCard.from_rows(row, table)["steps"] for row in rows] == [0, 0]

@@ -500,12 +500,8 @@ def test_a_setting_added_later_does_not_change_an_identity(own, tmp_path):
 
 
 def test_cards_get_the_words_of_all_methods():
-    assert words("nearest") == {"rounding": "nearest", "technique": "post-training", "steps": 0}
-    assert words("bias") == {
-        "rounding": "nearest",
-        "technique": "post-training, biases corrected",
-        "steps": 0,
-    }
+    assert words("nearest") == {"rounding": "nearest", "technique": "post-training"}
+    assert words("bias") == {"rounding": "nearest", "technique": "post-training, biases corrected"}
     assert words([Shrink(), "bias"])["technique"] == "post-training, weights made smaller, biases corrected"
 
 
@@ -516,7 +512,7 @@ def test_settings_that_are_not_the_usual_ones_stand_on_a_card():
     assert found["technique"].endswith("high biases absorbed (sweeps 1, deviations 0)")
     found = words([{"name": "adaround", "rate": 0.3, "steps": 7}, "ranges"])
     assert found["rounding"].endswith("(rate 0.3)") and found["steps"] == 307
-    assert "steps" not in words(Shrink())  # of which nobody knows
+    assert "steps" not in words(Shrink()) | words("gptq")  # bits may have been learned: only a row knows
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,6 @@ def test_cards_say_what_was_done():
         "technique": "post-training",
         "rounding": "GPTQ, from float inputs",
         "column_order": "natural",
-        "steps": 0,
     }
     assert words("adaround")["rounding"] == "AdaRound, layer by layer from quantized inputs"
     assert words({"name": "adaround", "steps": 7})["steps"] == 7

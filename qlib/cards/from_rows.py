@@ -91,9 +91,9 @@ def _of_method(method: Any, config: QuantConfig) -> dict[str, Any]:
     may come from a stranger.
     """
     if config.in_float:
-        return {}
+        return {"steps": 0}
     if set(names(method)) <= set(known_methods()):
-        return words(method)
+        return {"steps": 0, **words(method)}  # of those that take none; a row says whether bits were learned
     return {"technique": f"post-training, {', '.join(names(method))}"[:1000], "rounding": NOT_REPORTED}
 
 

@@ -39,8 +39,9 @@ PAPERS = {
     "cle": "equalize",
     "smoothquant": "smooth",
     "quarot": "hadamard",
+    "lsq": "ranges",
+    "rtn": NEAREST,
 }
-PAPERS |= {"lsq": "ranges", "rtn": NEAREST}
 """Other names of methods, each with the name it has here."""
 
 
@@ -189,10 +190,7 @@ def words(method: Any) -> dict[str, Any]:
     settings that are not the usual ones named, and so is a method without words.
     """
     said: dict[str, Any] = {"technique": "post-training"}
-    named_methods = _in_order(method)
-    if {type(one) for _, one in named_methods} <= set(known_methods().values()):
-        said["steps"] = 0  # of those that take none
-    for name, one in named_methods:
+    for name, one in _in_order(method):
         for field, value in _with_settings(one, one.card() or {"technique": name}).items():
             before = said.get(field)
             if isinstance(before, str):

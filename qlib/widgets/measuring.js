@@ -158,6 +158,7 @@ function render({ model, el }) {
       element("p", {}, [config.weight_bits ?? config.activation_bits ? (exact ? EXACT : FOUND_HERE) : "", PART].join(" ")),
     );
     cardBox.hidden = !last;
+    copy.textContent = "Copy the card";
     if (!last) return;
     const known = { controls, values: config, method: methods[now.method], network: networks[asked] };
     card.textContent = cardText(model.get("card"), { ...known, found, size, float: float && accuracy(float) });
