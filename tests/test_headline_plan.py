@@ -9,6 +9,7 @@ import pytest
 
 from qlib import headline
 from qlib.book.headline_page import as_markdown
+from qlib.headline.plan import beside
 
 QUICK = ("headline-w4a8", "headline-w3a8", "headline-w4a4")
 WEIGHTS = ("clipping", "weight grid", "granularity", "ends", "images")
@@ -59,6 +60,7 @@ def test_every_method_of_a_network_has_the_same_32_balanced_cells(table):
         ("headline-w4-slow", "headline-w4a8", 8),
         ("headline-w4-slow", "headline-w4a4", 4),
         ("headline-w3-slow", "headline-w3a8", 8),
+        ("cifar10-jpeg/headline-w4-slow", "cifar10-jpeg/headline-w4a8", 8),
     ],
 )
 def test_slow_methods_run_on_balanced_cells_of_the_quick_ones(slow, quick, bits):
@@ -80,18 +82,34 @@ def test_all_tables_are_of_the_planned_networks_methods_and_levels():
     plan = headline.plan()
     known = {name: {str([k]) for k in said["levels"]} for name, said in plan["choices"].items()}
     known["placement"] = {str(pair) for pair in plan["choices"]["placement"]["levels"].values()}
-    networks = set()
+    networks = {}
     for table in plan["order"]:
         experiment = headline.grid(table)
-        networks.add((experiment.networks, experiment.images, experiment.weights_first))
+        networks.setdefault(experiment.bench, set()).add(experiment.networks)
+        assert experiment.images == 2000 and experiment.weights_first
         for run in experiment.runs():
             assert run.method in headline.names()
             if not run.config.in_float:
                 for name, level in zip(known, levels(run, known), strict=True):
                     assert level in known[name], (table, name)
-    ((six, images, first),) = networks
-    assert len({*six}) == 6 and images == 2000 and first
-    assert sum(name.startswith("base") for name in six) == 3
+    (six,), (three,) = networks["digits"], networks["cifar10-jpeg"]
+    assert len({*six}) == 6 and sum(name.startswith("base") for name in six) == 3
+    assert three == ("base", "resnet32", "resnet44")
+
+
+def test_resnets_have_the_cells_of_the_slow_methods_on_digits():
+    ours, theirs = (
+        {levels(run, WEIGHTS) for table in tables for run in headline.runs(table) if not run.config.in_float}
+        for tables in (["headline-w3-slow"], headline.plan()["settings"]["ResNets W4A8"]["tables"])
+    )
+    assert ours == theirs
+
+
+def test_a_setting_sees_tables_of_its_own_bench_alone():
+    """Networks of two benches share names."""
+    draws = headline.plan()["draws"]
+    assert beside("W4A8", draws) == draws and beside("ResNets W4A8", draws) == []
+    assert headline.bench_of("ResNets W4A8") == "cifar10-jpeg" and headline.bench_of("W3A8") == "digits"
 
 
 def test_every_table_of_a_setting_is_recorded_and_every_recorded_one_shown():

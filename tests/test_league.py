@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from crossed_rows import IMAGES, accuracy, keys_of, planned
+from crossed_rows import IMAGES, accuracy, eighty, keys_of, planned
 
 from qlib import headline
 from qlib.headline import crossing, orders
@@ -23,9 +23,7 @@ def rows(monkeypatch):
     monkeypatch.setattr(crossing, "answers", answers)
     monkeypatch.setattr(orders, "answers", answers)
     monkeypatch.setattr(crossing, "_ended", lambda table: False)
-    monkeypatch.setattr(
-        league, "in_float", lambda: dict.fromkeys(headline.grid("headline-w4a8").networks, 80.0)
-    )
+    monkeypatch.setattr(league, "in_float", eighty)
     return answers
 
 
@@ -41,7 +39,7 @@ def test_points_lost_are_those_of_the_rows(rows):
         expected = 80 - found.values[:, :, here].mean(2).T
         assert np.allclose(lost, expected, atol=1e-3)
     assert np.allclose(first["own"]["AdaRound"], 80 - 100 * rows_of_card(rows), atol=1e-3)
-    assert state["quantiles"] == {"6": pytest.approx(2.5706, abs=1e-4)}
+    assert state["quantiles"] == pytest.approx({"3": 4.3027, "6": 2.5706}, abs=1e-4)
 
 
 def rows_of_card(rows):

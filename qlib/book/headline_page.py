@@ -63,7 +63,7 @@ def _choices(plan: dict[str, Any]) -> list[str]:
 def _tables(plan: dict[str, Any]) -> list[str]:
     rows = [
         [
-            f"`{plan['bench']}/{table}`",
+            f"`{headline.address(table)}`",
             f"{len(headline.rows_of(table))} of {len(headline.runs(table))}",
             f"{headline.minutes(table):.0f}",
         ]

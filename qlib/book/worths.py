@@ -48,7 +48,7 @@ def method_records() -> Iterator[dict[str, Any]]:
                 yield {
                     "a": cards[order.a],
                     "b": cards[order.b],
-                    "bench": headline.plan()["bench"],
+                    "bench": headline.bench_of(setting),
                     "setting": setting,
                     "points": round(order.difference, 4),
                     "interval": [round(end, 4) for end in order.interval],

@@ -14,14 +14,16 @@ from .crossing import (
     planned_cells,
 )
 from .orders import Order, Swapped, flips, own_cards, own_cells, section_5
-from .plan import grid, minutes, names, plan, rows_of, runs
+from .plan import address, bench_of, grid, minutes, names, plan, rows_of, runs
 
 __all__ = [
     "SETS",
     "Crossing",
     "Order",
     "Swapped",
+    "address",
     "as_recorded",
+    "bench_of",
     "crossed",
     "flips",
     "grid",

@@ -15,7 +15,7 @@ from ..choices import same
 from ..comparison import SEEDS
 from ..methods import spelled
 from ..shares import Ratio, Shares, log_ratio, other_images_too, shares
-from .plan import grid, names, plan, rows_of, runs
+from .plan import beside, grid, names, path_of, plan, rows_of, runs
 
 Cell = tuple[str, ...]  # the level of every choice, in words
 SETS = ("published", "with nearest", "quick")
@@ -135,9 +135,8 @@ def other_draws(crossing: Crossing) -> np.ndarray | None:
     """Accuracies in percent ``(networks, methods, cells)`` of a crossing under other draws of images and
     other roundings; NaN in cells that were not planned, ``None`` where rows are missing.
     """
-    there = {
-        key: right for table in plan()["draws"] for key, right in answers(crossing.setting, table).items()
-    }
+    tables = beside(crossing.setting, plan()["draws"])
+    there = {key: right for table in tables for key, right in answers(crossing.setting, table).items()}
     found = np.array(
         [
             [[100 * there[n, m, c].mean() if (n, m, c) in there else np.nan for c in crossing.cells]
@@ -212,7 +211,7 @@ def _name(method: Any) -> str:
 
 def _ended(table: str) -> bool:
     """Whether every run of a grid has a row, or has failed."""
-    failed = results.failures(results.table_path(plan()["bench"], table))
+    failed = results.failures(path_of(table))
     return len(rows_of(table)) + len(failed) >= len(runs(table))
 
 
@@ -231,9 +230,9 @@ def _published(name: str) -> bool:
 
 
 @cache
-def in_float() -> dict[str, float]:
-    """By network, its accuracy in float on the images of the plan, in percent."""
-    tables = [setting["tables"][0] for setting in plan()["settings"].values()]
+def in_float(setting: str) -> dict[str, float]:
+    """By network of a setting, its accuracy in float on the images of the plan, in percent."""
+    tables = beside(setting, (of["tables"][0] for of in plan()["settings"].values()))
     return {
         row["network"]: row["top1"]
         for row in (row for table in tables for row in rows_of(table))

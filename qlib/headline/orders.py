@@ -18,7 +18,7 @@ from ..config import QuantConfig
 from ..intervals import around
 from ..shares import flip_rate, sure_flip_rate, worth
 from .crossing import Cell, Crossing, answers, other_draws, planned_cells, values_of
-from .plan import plan
+from .plan import beside, plan
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class Swapped:
 def own_cards(crossing: Crossing) -> list[Swapped]:
     """The methods that have a card in the catalogue, as far as every filling of it is recorded."""
     there = {}
-    for table in (plan()["cards"], *plan()["settings"][crossing.setting]["tables"]):
+    own = beside(crossing.setting, [plan()["cards"]])
+    for table in (*own, *plan()["settings"][crossing.setting]["tables"]):
         there |= answers(crossing.setting, table)
     found = []
     for entry in (entry for entry in plan()["methods"] if "card" in entry):

@@ -45,7 +45,7 @@ def strips(rows: Crossing, by: str, ax: Axes | None = None) -> Axes:
 
 def _lost(rows: Crossing) -> np.ndarray:
     """Points lost ``(networks, methods, cells)``."""
-    return np.array([in_float()[name] for name in rows.networks])[:, None, None] - rows.values
+    return np.array([in_float(rows.setting)[name] for name in rows.networks])[:, None, None] - rows.values
 
 
 def _look(level: str, i: int) -> tuple[str, str]:

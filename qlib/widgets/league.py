@@ -43,7 +43,7 @@ def league_table() -> Figure:
 
 def _setting(found: Crossing) -> dict[str, Any]:
     """What the page needs of a setting: points lost, by method and network, for each level of a choice."""
-    usual = np.array([in_float()[name] for name in found.networks])
+    usual = np.array([in_float(found.setting)[name] for name in found.networks])
     lost = usual[:, None, None] - found.values
     choices = []
     for name, of_cells in found.levels.items():
