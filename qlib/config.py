@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from . import acting
 from .choices import Settings, choice, choices
 from .own import named
 from .strict_yaml import read_yaml
@@ -30,7 +31,6 @@ MAX_LAYER_BITS = 32  # 17 to 32 pass through as float and count at their bits
 _LAYER_BITS = {"$ref": "#/$defs/layer_bits"}
 _TEXT = {"$ref": "#/$defs/text"}
 _BITS = {"$ref": "#/$defs/bits"}
-_UNKNOWN = "not reported"
 _CHOICES = {
     "anyOf": [
         {"const": "any integer"},
@@ -42,41 +42,6 @@ _CHOICES = {
         },
     ]
 }
-
-
-def _unlike(field: str, value: Any) -> Any:
-    """When a choice acts: where ``field`` has another value."""
-    return lambda card: card[field] != value
-
-
-def _mixed(card: Mapping[str, Any]) -> bool:
-    """Whether bits are given by layer: not one number for each side."""
-    return not isinstance(card["weight_bits"], int) or not isinstance(card["activation_bits"], (int, str))
-
-
-def _symmetric(card: Mapping[str, Any]) -> bool:
-    weights = card["weight_bits"] != "float" and card["weight_symmetric"] is True
-    return weights or card["activation_bits"] != "float" and card["activation_symmetric"] is not False
-
-
-def _percentile(card: Mapping[str, Any]) -> bool:
-    sides = ("weight", "activation")
-    return any(card[f"{side}_bits"] != "float" and card[f"{side}_range"] == "percentile" for side in sides)
-
-
-def _grouped(card: Mapping[str, Any]) -> bool:
-    """Whether a size of groups is asked for, or stated where nobody says what shares a range."""
-    given = card["weight_granularity"]
-    return given == "per_group" or given == _UNKNOWN != card["group_size"]
-
-
-def _of_language(field: str, usual: str) -> Any:
-    """When a choice about language models acts: where perplexity is measured, or where it is stated."""
-    return lambda card: card.get("metric") == "perplexity" or card[field] not in (usual, _UNKNOWN)
-
-
-def _quantized(card: Mapping[str, Any]) -> bool:
-    return card["weight_bits"] != "float" or card["activation_bits"] != "float"
 
 
 @dataclass(frozen=True)
@@ -191,7 +156,7 @@ class QuantConfig(Settings):
         "Which grid 'symmetric' means: full has 2^B codes, restricted 2^B - 1, authors that of the paper's "
         "published code.",
         values=SYMMETRIC_GRIDS,
-        acts=_symmetric,
+        acts=acting.symmetric,
         observation=1,
         paper=("symmetric or asymmetric quantizers", "2.1, observation 1"),
         unwritten=("authors",),
@@ -215,7 +180,7 @@ class QuantConfig(Settings):
         side="weight",
         since="0.1.1",
         card_since=2,
-        acts=_grouped,
+        acts=acting.grouped,
         schema={"type": "integer", "minimum": 1},
         examples=(128, 32),
         observation=2,
@@ -257,7 +222,7 @@ class QuantConfig(Settings):
         "The percentile, where ranges are found by one.",
         above=50,
         most=100,
-        acts=_percentile,
+        acts=acting.percentile,
         examples=(99.99, 99.9),
         paper=("clipping: min/max, percentile", "4.1"),
     )
@@ -294,7 +259,7 @@ class QuantConfig(Settings):
         values=("high_precision", "low_precision", "float"),
         category="operations",
         side="activation",
-        acts=_unlike("quantize_skip", False),
+        acts=acting.unlike("quantize_skip", False),
         paper=("precision of average pooling", "2.2"),
         unwritten=("low_precision",),
     )
@@ -322,7 +287,7 @@ class QuantConfig(Settings):
         "Whether the layers before a tensor compute in float or already quantized while its range is found.",
         values=("float", "quantized"),
         side="activation",
-        acts=_unlike("activation_dynamic", True),
+        acts=acting.unlike("activation_dynamic", True),
     )
     first_last_bits: int | None = choice(
         8,
@@ -330,7 +295,7 @@ class QuantConfig(Settings):
         "Their bits, or 'like the rest'.",
         category="mixed_precision",
         none="like the rest",
-        acts=_quantized,
+        acts=acting.quantized,
         schema=_BITS,
         examples=(8, "like the rest"),
         observation=4,
@@ -344,7 +309,7 @@ class QuantConfig(Settings):
         none="float, or as the head",
         since="0.1.1",
         card_since=2,
-        acts=_of_language("embedding_bits", "float, or as the head"),
+        acts=acting.of_language("embedding_bits", "float, or as the head"),
         schema=_BITS,
         examples=(8, "float"),
     )
@@ -356,7 +321,7 @@ class QuantConfig(Settings):
         none="like the rest",
         since="0.1.1",
         card_since=2,
-        acts=_of_language("kv_bits", "like the rest"),
+        acts=acting.of_language("kv_bits", "like the rest"),
         schema={"anyOf": [_BITS, {"enum": ["float8", "float4"]}]},
         examples=(8, "float8", "float"),
     )
@@ -366,7 +331,7 @@ class QuantConfig(Settings):
         "Modules left in float whole, by name or shell pattern; an empty list where there are none.",
         category="operations",
         since="0.1.1",
-        acts=lambda card: card["float_layers"] not in ([], "not reported") and _quantized(card),
+        acts=lambda card: card["float_layers"] not in ([], "not reported") and acting.quantized(card),
         schema={"type": "array", "items": _TEXT, "minItems": 0, "maxItems": 2000},
         examples=(["fc", "layer1.*"], []),
     )
@@ -375,7 +340,7 @@ class QuantConfig(Settings):
         "Allowed bits",
         "What mixed precision may choose from; or 'any integer'.",
         category="mixed_precision",
-        acts=_mixed,
+        acts=acting.mixed,
         schema=_CHOICES,
         examples=([2, 4, 8], [1, 2, 3]),
         observation=5,

@@ -1,12 +1,11 @@
-"""What helps a reader along: the minutes that a lesson takes, links where a lesson is named, what a dotted
-word means, and no script that nothing uses.
+"""What helps a reader along: the minutes that a lesson takes, links where a lesson or a word of the glossary
+is named, what a dotted word means, and no script that nothing uses.
 """
 
 import json
 import re
 from pathlib import Path
 
-from book_ext import ancestors, link_words
 from docutils import nodes
 from sphinx import addnodes
 
@@ -15,6 +14,21 @@ from qlib.book import glossary, minutes
 MINUTES = re.compile(r"<!-- minutes: ([\w-]+) -->")
 LESSON = re.compile(r"\blesson (\d{1,2})\b", re.I)
 NO_LINK = (nodes.reference, addnodes.pending_xref, nodes.title, nodes.literal, nodes.literal_block, nodes.raw)
+GLOSSARY = "book/glossary"
+NOT_PROSE = (
+    nodes.title,
+    nodes.literal,
+    nodes.literal_block,
+    nodes.reference,
+    addnodes.pending_xref,
+    nodes.math,
+    nodes.raw,
+    nodes.block_quote,
+    nodes.caption,
+    addnodes.desc,
+    nodes.comment,
+)
+FOLDED = ("dropdown", "card")  # of sphinx-design; a card is one link as a whole
 UNUSED = "THEBE_JS_URL", "sphinx-thebe.js"  # the first stands on every page twice, which is an error
 
 
@@ -30,6 +44,61 @@ def state_minutes(app, docname, source):
     if folder == "notebooks" and name in known:
         source[0] = minutes.STATED.sub(f"{known[name]} minutes", source[0], count=1)
     source[0] = MINUTES.sub(lambda match: str(known.get(match[1], "")), source[0])
+
+
+def link_terms(app, doctree):
+    """Make the first use of each word of the glossary a link, in prose that is neither quoted, nor folded
+    away, nor a door.
+    """
+    page = app.env.docname
+    if page == GLOSSARY or GLOSSARY not in app.env.found_docs:
+        return
+    app.env.note_dependency(str(glossary.PATH))
+    linked = set()
+    for text in list(doctree.findall(nodes.Text)):
+        around = list(ancestors(text))
+        explicit = next(
+            (n for n in around if isinstance(n, addnodes.pending_xref) and n["reftype"] == "term"), None
+        )
+        if explicit:
+            linked.add(glossary.terms().get(explicit["reftarget"]))
+        elif not any(
+            isinstance(n, NOT_PROSE) or n.get("nb_element") or n.get("design_component") in FOLDED
+            for n in around
+        ):
+            _link_in(text, page, linked)
+
+
+def ancestors(node):
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
+def _link_in(text, page, linked):
+    """Link the words of ``text`` that are not in ``linked`` yet to their entries."""
+    found = []
+    for match, term in glossary.uses(text.astext()):
+        if glossary.terms()[term] not in linked:
+            linked.add(glossary.terms()[term])
+            found.append((match, {"reftype": "term", "reftarget": term}))
+    link_words(text, page, found, classes=["xref", "std", "std-term"])
+
+
+def link_words(text, page, found, classes=()):
+    """Split ``text`` around matches, each of which becomes a link to what stands beside it."""
+    parts = []
+    end = 0
+    words = text.astext()
+    for match, target in found:
+        inline = nodes.inline("", match.group(), classes=list(classes))
+        link = addnodes.pending_xref(
+            "", inline, refdoc=page, refdomain="std", refexplicit=True, refwarn=True, **target
+        )
+        parts += [nodes.Text(words[end : match.start()]), link]
+        end = match.end()
+    if parts:
+        text.parent.replace(text, [*parts, nodes.Text(words[end:])])
 
 
 def link_lessons(app, doctree):
@@ -70,6 +139,7 @@ def drop_unused(app, pagename, templatename, context, doctree):
 
 def setup(app):
     app.connect("source-read", state_minutes)
+    app.connect("doctree-read", link_terms)
     app.connect("doctree-read", link_lessons)
     app.connect("builder-inited", write_glossary, priority=100)
     app.connect("html-page-context", drop_unused, priority=900)

@@ -21,12 +21,12 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any, Protocol
 
+from ..acting import NOT_REPORTED
 from ..choices import Choice, choices, plain
 from ..config import QuantConfig
 from ..names import suggestion
 from .schema import fault
 
-NOT_REPORTED = "not reported"
 FLOAT_AT_32 = ("#/$defs/bits", "#/$defs/layer_bits")
 CHOICES = "<choices>"  # stands in schema.json where a category's choices go
 
