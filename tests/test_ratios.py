@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from qlib import results
-from qlib.book import ratios
+from qlib.book import correlations, ratios
 from qlib.comparison import IMAGES_ONLY, UNDECIDED
 from qlib.experiments import Experiment
 from qlib.metrics import MSE, PERPLEXITY, Measurement
@@ -70,3 +70,21 @@ def test_a_claim_names_runs_that_are_planned(claim):
         runs = Experiment.load(results.experiments()[table]).runs()
         fits = [run for run in runs if results.fits({**run.config.to_dict(), "method": run.method}, where)]
         assert len(fits) == 1, side
+
+
+@pytest.mark.parametrize("claim", correlations.claims(), ids=lambda claim: claim["claim"][:60])
+def test_a_claim_about_sentences_has_one_row_a_side_and_says_what_they_differ_by(claim):
+    assert set(claim) == {"claim", "since", "table", "where", "better", "worse"}
+    rows = results.load_rows(results.table_path(correlations.BENCH, claim["table"]))
+    better, worse = (
+        results.measured(rows, {**claim["where"], **claim[side]}) for side in ("better", "worse")
+    )
+    assert len(better) == len(worse) == 1
+    (found,) = (row for row in correlations.as_rows() if row[0] == claim["claim"])
+    _, difference, here, verdict = found
+    assert (
+        difference.startswith(f"{better[0].value - worse[0].value:+.2f} points (")
+        and "1,000 pairs" in difference
+    )
+    # one network with one draw is decided for itself at best
+    assert here in ("holds", "does not hold", UNDECIDED) and verdict in (IMAGES_ONLY, UNDECIDED)

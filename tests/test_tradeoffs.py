@@ -42,3 +42,28 @@ def test_settings_of_the_learner_that_vary_are_told_apart():
     assert {"Steps", "Learning rate", "Penalty", "Parametrization", "Step that is kept"} & told
     settings = {str(sorted((row["allocation"] or {}).items())) for row in table.to_dict("records")}
     assert sum(len(line["points"]) for line in found["lines"]) >= len(settings) - 1
+
+
+def test_bits_of_one_part_are_points_of_a_line_and_say_nothing_of_what_stays_in_float():
+    table = results.load_table(results.table_path("language", "keys-values"))
+    found = lines(table, "kv_bits", ())
+    (line,) = found["lines"]
+    assert [(p["x"], p["value"]) for p in line["points"]] == [
+        (row.kv_bits, pytest.approx(row.value, abs=1e-3)) for row in table.sort_values("kv_bits").itertuples()
+    ]
+    assert found["measure"] == {
+        **{"name": "perplexity", "title": "perplexity", "unit": "", "greater": False, "log": False}
+    }
+    assert found["same"]["Weight bits"] == found["same"]["Bits of the input"] == "float"
+    assert not {"Additions", "Codes of weights"} & {*found["same"]}
+
+
+def test_groups_and_tokens_are_named():
+    table = results.load_table(results.table_path("language", "weight-groups"))
+    told = {line["fields"]["A range of weights for"] for line in lines(table, "weight_bits", ())["lines"]}
+    groups = {f"every {size} weights of a channel" for size in (64, 128)}
+    assert told == {"each channel", "the whole tensor", *groups}
+    table = results.load_table(results.table_path("language", "dynamic-activations"))
+    found = lines(table, "activation_bits", ())
+    told = {line["fields"]["A range of activations for"] for line in found["lines"]}
+    assert told == {"each token", "the whole tensor"} and found["measure"]["log"]

@@ -6,8 +6,8 @@
     the same in whole points, with its condition but not its interval, for running text
 ``<!-- claim: WORDS -->``
     the claim of ``book/evidence.yaml`` that begins with these words, on every bench
-``<!-- ratio: WORDS -->``
-    the claim of ``book/ratios.yaml`` that begins with these words
+``<!-- ratio: WORDS -->``, ``<!-- correlation: WORDS -->``
+    the claim of ``book/ratios.yaml`` or ``book/correlations.yaml`` that begins with these words
 ``<!-- time: NAME -->``
     how often as long networks take with a choice of `qlib.kernels.grid.NAMED` as with all in codes
 ``<!-- worth: all at 4 bits -->``
@@ -15,15 +15,16 @@
 """
 
 import re
+from typing import Any
 
-from qlib.book import cost_statements, evidence, ratios
+from qlib.book import correlations, cost_statements, evidence, ratios
 from qlib.cards import FIELDS
 from qlib.cards.render import shown
 from qlib.cards.worth import Worth, worths
 from qlib.kernels.costs import costs, tables
 from qlib.kernels.grid import NAMED
 
-MARK = re.compile(r"<!-- (worth|points|claim|ratio|time): (.+?) -->")
+MARK = re.compile(r"<!-- (worth|points|claim|ratio|correlation|time): (.+?) -->")
 
 
 def fill(text: str) -> str:
@@ -90,12 +91,20 @@ def claim(words: str) -> str:
     return f"{found[0]['claim']}: {'; '.join(said)}"
 
 
-def _ratio(words: str) -> str:
-    found = [row for row in ratios.as_rows() if row[0].startswith(words)]
+def _of_texts(rows: list[tuple[str, Any, str, str]], examples: str, words: str) -> str:
+    found = [row for row in rows if row[0].startswith(words)]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} claims of book/ratios.yaml begin with {words!r}, not one")
-    ((claim, value, on_windows, _),) = found
-    return f"{claim}: **{value}**" + (f", *{on_windows}* on these windows" if on_windows else "")
+        raise ValueError(f"{len(found)} claims about texts begin with {words!r}, not one")
+    ((claim, value, on_these, _),) = found
+    return f"{claim}: **{value}**" + (f", *{on_these}* on these {examples}" if on_these else "")
+
+
+def _ratio(words: str) -> str:
+    return _of_texts(ratios.as_rows(), "windows", words)
+
+
+def _correlation(words: str) -> str:
+    return _of_texts(correlations.as_rows(), "pairs of sentences", words)
 
 
 def _judged(found: evidence.Judged) -> str:
@@ -106,4 +115,11 @@ def _judged(found: evidence.Judged) -> str:
     return f"{text} (in {found.holds_in} networks; another of this kind may show {low:+.1f} to {high:+.1f})"
 
 
-KINDS = {"worth": _worth, "points": _points, "claim": claim, "ratio": _ratio, "time": _time}
+KINDS = {
+    "worth": _worth,
+    "points": _points,
+    "claim": claim,
+    "ratio": _ratio,
+    "correlation": _correlation,
+    "time": _time,
+}

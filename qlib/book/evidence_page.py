@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import yaml
 
-from qlib.book import ROOT, ratios
+from qlib.book import ROOT, correlations, ratios
 from qlib.book.evidence import BENCHES, NO_DIFFERENCE, Judged, claims, in_networks, judged
 from qlib.book.evidence_before import change
 from qlib.comparison import IMAGES_ONLY, SEEDS, UNDECIDED, VERDICTS
@@ -101,7 +102,11 @@ def as_markdown() -> str:
             f"```{{raw}} html\n{html}\n```",
             "",
             *_folded("The numbers", _numbers()),
-            *_folded("A language model: perplexity over perplexity", _ratios()),
+            *_folded("A language model: perplexity over perplexity", _of_texts(ratios, "ratio", "windows")),
+            *_folded(
+                "A network of sentences: rank correlation, in points",
+                _of_texts(correlations, "difference", "pairs of sentences"),
+            ),
             *_folded("By bench", _counts()),
             *_folded("Every verdict, before and after the rule changed", _changes()),
         ]
@@ -151,10 +156,10 @@ def _word(found: Judged | None) -> str:
     return MISSING if found is None else IMAGES_ONLY if found.difference.images_only else found.verdict
 
 
-def _ratios() -> list[str]:
-    """The claims about language models, which are about one network."""
-    rows = [[claim, *map(str, said)] for claim, *said in ratios.as_rows()]
-    return _table(["claim", "ratio", "on these windows", "verdict"], rows)
+def _of_texts(claims: ModuleType, value: str, examples: str) -> list[str]:
+    """The claims about one network that reads texts."""
+    rows = [[claim, *map(str, said)] for claim, *said in claims.as_rows()]
+    return _table(["claim", value, f"on these {examples}", "verdict"], rows)
 
 
 def _changes() -> list[str]:

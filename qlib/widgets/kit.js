@@ -249,6 +249,14 @@ export function ticks(low, high, count = 5) {
   return found;
 }
 
+/** 1, 2 and 5 times powers of ten between two numbers. */
+export function decades(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
+    for (const k of [1, 2, 5]) if (k * 10 ** power >= low && k * 10 ** power <= high) found.push(Number(`${k}e${power}`));
+  return found.length > 8 ? found.filter((value) => Number.isInteger(Math.log10(value))) : found;
+}
+
 /** A linear map from [low, high] to [a, b]. */
 export const scale = (low, high, a, b) => (value) => a + ((value - low) / (high - low)) * (b - a);
 

@@ -1,17 +1,22 @@
 // Perplexity of a language model against the bits of its weights, counted in three ways.
-import { announcer, axes, choice, element, frame, fromAddress, permanentLink, responsive, scale, shape, ticks } from "./kit.js";
+import {
+  announcer,
+  axes,
+  choice,
+  decades,
+  element,
+  frame,
+  fromAddress,
+  permanentLink,
+  responsive,
+  scale,
+  shape,
+  ticks,
+} from "./kit.js";
 
 const FAR = 60; // times the least perplexity: what lies beyond stands on the edge, with its number
 
 const four = (value) => Number(value.toPrecision(4)).toLocaleString("en-US");
-
-/** 1, 2 and 5 times powers of ten between two numbers. */
-function decades(low, high) {
-  const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
-    for (const k of [1, 2, 5]) if (k * 10 ** power >= low && k * 10 ** power <= high) found.push(Number(`${k}e${power}`));
-  return found.length > 8 ? found.filter((value) => Number.isInteger(Math.log10(value))) : found;
-}
 
 function render({ model, el }) {
   const [points, float, counts] = ["points", "float", "counts"].map((name) => model.get(name)),
@@ -24,7 +29,12 @@ function render({ model, el }) {
     picture = element("div"),
     sentence = element("p", { style: "min-height: 4.4em" }),
     list = element("tbody");
-  const count = choice("Count the bits", counts.map((text, i) => [i, text]), given.count, show);
+  const count = choice(
+    "Count the bits",
+    counts.map((text, i) => [i, text]),
+    given.count,
+    show,
+  );
   const only = choice("Show", [["all", "all"], ...named.map((b) => [b, `those named ${b} bits`])], given.bits, show);
   const at = (point) => point.bits[count.value];
   const shown = () => points.filter((p) => only.value === "all" || p.bits[0] === Number(only.value));
@@ -59,7 +69,15 @@ function render({ model, el }) {
     );
     if (float)
       svg.append(
-        shape("line", { x1: margin.left, x2: width - margin.right, y1: y(float[0]), y2: y(float[0]), stroke: "currentColor", "stroke-dasharray": "4 3", "stroke-opacity": 0.6 }),
+        shape("line", {
+          x1: margin.left,
+          x2: width - margin.right,
+          y1: y(float[0]),
+          y2: y(float[0]),
+          stroke: "currentColor",
+          "stroke-dasharray": "4 3",
+          "stroke-opacity": 0.6,
+        }),
         shape("text", { x: margin.left + 4, y: y(float[0]) - 5 }, `float, ${four(float[0])}`),
       );
     for (const point of shown()) {
@@ -68,7 +86,10 @@ function render({ model, el }) {
         up = found ? y(found[0]) : bottom,
         look = { fill: found ? colour : "none", stroke: colour, "stroke-width": 2 };
       if (found && found[0] > high) svg.append(shape("text", { x: across + 10, y: up + 4 }, `${four(found[0])} ↑`));
-      if (found) svg.append(shape("line", { x1: across, x2: across, y1: y(found[1]), y2: y(found[2]), stroke: colour, "stroke-width": 2 }));
+      if (found)
+        svg.append(
+          shape("line", { x1: across, x2: across, y1: y(found[1]), y2: y(found[2]), stroke: colour, "stroke-width": 2 }),
+        );
       svg.append(
         nearest
           ? shape("circle", { cx: across, cy: up, r: 6, ...look }, shape("title", {}, name))
@@ -80,7 +101,12 @@ function render({ model, el }) {
 
   function show() {
     const spans = named
-      .map((b) => [b, shown().filter((p) => p.bits[0] === b).map(at)])
+      .map((b) => [
+        b,
+        shown()
+          .filter((p) => p.bits[0] === b)
+          .map(at),
+      ])
       .filter(([, sizes]) => sizes.length)
       .map(([b, sizes]) => [b, ...[Math.min(...sizes), Math.max(...sizes)].map((size) => size.toFixed(2))]);
     const said = spans.map(([b, least, most]) => `“${b} bits” are ${least === most ? least : `${least} to ${most}`}`);
@@ -88,16 +114,27 @@ function render({ model, el }) {
     sentence.replaceChildren(
       `Counted ${counts[count.value]}: `,
       element("b", {}, `${said.join(", ")}.`),
-      missing ? ` ${missing} of ${shown().length} are not recorded yet: their hollow marks stand on the axis and show the size alone.` : "",
+      missing
+        ? ` ${missing} of ${shown().length} are not recorded yet: their hollow marks stand on the axis and show the size alone.`
+        : "",
     );
     list.replaceChildren(
       ...shown().map((point) =>
         element(
           "tr",
           {},
-          element("th", { scope: "row" }, element("b", { style: `color: ${point.colour}`, "aria-hidden": "true" }, point.nearest ? "● " : "▲ "), point.name),
+          element(
+            "th",
+            { scope: "row" },
+            element("b", { style: `color: ${point.colour}`, "aria-hidden": "true" }, point.nearest ? "● " : "▲ "),
+            point.name,
+          ),
           element("td", { style: "overflow-wrap: normal" }, at(point).toFixed(2)),
-          element("td", {}, point.found ? `${four(point.found[0])} (${four(point.found[1])} to ${four(point.found[2])})` : "not recorded yet"),
+          element(
+            "td",
+            {},
+            point.found ? `${four(point.found[0])} (${four(point.found[1])} to ${four(point.found[2])})` : "not recorded yet",
+          ),
         ),
       ),
     );
@@ -111,7 +148,11 @@ function render({ model, el }) {
     element("div", { class: "controls" }, count.label, only.label),
     sentence,
     picture,
-    element("p", {}, "Over all weights: the table of tokens, which is the head too, and the first layer have 8 bits. Scales: with zero-points. Circle: rounded to nearest; triangle: GPTQ. Green: a range for an output channel; orange: for a group of its weights; purple: for a whole tensor. Bars: 95 % over windows."),
+    element(
+      "p",
+      {},
+      "Over all weights: the table of tokens, which is the head too, and the first layer have 8 bits. Scales: with zero-points. Circle: rounded to nearest; triangle: GPTQ. Green: a range for an output channel; orange: for a group of its weights; purple: for a whole tensor. Bars: 95 % over windows.",
+    ),
     element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...head)), list)),
     element("p", {}, link),
     spoken.line,

@@ -1,9 +1,10 @@
-// The tradeoff explorer: accuracy against bits from recorded rows, a line for each set of choices.
+// The tradeoff explorer: what a bench measures against bits, from recorded rows, a line for each set of choices.
 import {
   COLOURS,
   announcer,
   axes,
   choice,
+  decades,
   element,
   frame,
   fromAddress,
@@ -30,7 +31,8 @@ const MARKS = [
   (x, y) => shape("rect", { x: x - 5, y: y - 3, width: 10, height: 6 }),
   (x, y) => shape("rect", { x: x - 3, y: y - 5, width: 6, height: 10 }),
 ];
-const points = (value) => value.toFixed(2);
+const hundredths = (value) => value.toFixed(2),
+  four = (value) => Number(value.toPrecision(4)).toLocaleString("en-US");
 
 function render({ model, el }) {
   const tables = model.get("tables"),
@@ -61,6 +63,10 @@ function render({ model, el }) {
 
   const table = () => tables.find((t) => t.table === byTable.value);
   const data = () => table().benches[byBench.value];
+  const measure = () => data().measure;
+  const points = (value) => (measure().unit ? hundredths : four)(value);
+  const measured = () => (measure().unit ? `${measure().title} (${measure().unit})` : measure().title);
+  const capital = (text) => text[0].toUpperCase() + text.slice(1);
   const chosen = () => Object.fromEntries(Object.entries(controls).map(([name, c]) => [name, c.value]));
   const visible = (given = chosen()) =>
     data().lines.filter((line) => Object.entries(given).every(([name, v]) => v === ALL || (line.fields[name] ?? "") === v));
@@ -110,7 +116,7 @@ function render({ model, el }) {
       ...(published() && !location.pathname.includes(t.lesson)
         ? [
             element("a", { href: page }, "The lesson"),
-            " says what the paper measured, and compares image by image, which gives narrower intervals.",
+            " explains it, and compares example by example, which gives narrower intervals.",
           ]
         : []),
     );
@@ -121,7 +127,7 @@ function render({ model, el }) {
         .join("; ") + ".",
     );
     head.replaceChildren(
-      ...["Line", t.x, "Top-1 (%)", "95 % interval", "Seeds", "Images"].map((h) => element("th", { scope: "col" }, h)),
+      ...["Line", t.x, capital(measured()), "95 % interval", "Seeds", "Examples"].map((h) => element("th", { scope: "col" }, h)),
     );
     body.replaceChildren(
       ...lines.flatMap((line) =>
@@ -130,7 +136,7 @@ function render({ model, el }) {
             "tr",
             {},
             element("th", { scope: "row" }, nameOf(line)),
-            ...[p.x, points(p.top1), `${points(p.low)} to ${points(p.high)}`, spread(p), p.n.toLocaleString("en")].map((v) =>
+            ...[p.x, points(p.value), `${points(p.low)} to ${points(p.high)}`, spread(p), p.n.toLocaleString("en")].map((v) =>
               element("td", {}, String(v)),
             ),
           ),
@@ -164,8 +170,11 @@ function render({ model, el }) {
     );
     update({ table: byTable.value, bench: byBench.value, ...chosen() }, usual());
     redraw();
-    const best = lines.flatMap((line) => line.points.map((p) => [p.top1, nameOf(line), p.x])).sort((a, b) => b[0] - a[0])[0];
-    spoken.say(`${lines.length} lines on ${byBench.value}. Best: ${best[1]}, ${points(best[0])} percent at ${best[2]} ${t.x}.`);
+    const way = measure().greater ? 1 : -1,
+      best = lines.flatMap((line) => line.points.map((p) => [p.value, nameOf(line), p.x])).sort((a, b) => way * (b[0] - a[0]))[0];
+    spoken.say(
+      `${lines.length} lines on ${byBench.value}. Best: ${best[1]}, ${measured()} ${points(best[0])} at ${best[2]} ${t.x}.`,
+    );
   }
 
   /** The colour and marker of every line: those of the first thing that tells it from others and has its own, else the next free. */
@@ -184,10 +193,7 @@ function render({ model, el }) {
     Object.entries(line.fields)
       .filter(([name, v]) => visible().some((other) => other.fields[name] !== v))
       .map(([, v]) => v);
-  const nameOf = (line) =>
-    telling(line).join(", ") ||
-    Object.values(line.fields).join(", ") ||
-    "all rows";
+  const nameOf = (line) => telling(line).join(", ") || Object.values(line.fields).join(", ") || "all rows";
   const spread = (p) =>
     p.seeds.length < 2
       ? "1"
@@ -197,20 +203,27 @@ function render({ model, el }) {
     const lines = visible().slice(0, MOST),
       looks = looksOf(lines),
       every = lines.flatMap((line) => line.points),
-      floats = Object.entries(data().float);
+      floats = Object.entries(data().float).sort((a, b) => b[1] - a[1]);
     const place = table().log ? Math.log2 : (v) => v,
       xs = [...new Set(every.map((p) => p.x))].sort((a, b) => a - b);
     const [left, right] = [place(xs[0]), place(xs.at(-1))],
       room = Math.max(0.25, (right - left) / 20);
-    const top = Math.min(100, Math.max(...every.map((p) => p.high), ...floats.map(([, v]) => v)) + 1),
-      low = Math.max(0, Math.min(...every.map((p) => p.low)) - 2);
+    const log = measure().log,
+      values = [...every.map((p) => p.value), ...floats.map(([, v]) => v)],
+      ends = [...every.flatMap((p) => [p.low, p.high]), ...values],
+      percent = measure().unit === "%",
+      // ends of intervals may lie below 0, where a logarithm has no place
+      top = log ? 1.5 * Math.max(...values) : Math.min(percent ? 100 : Infinity, Math.max(...ends) + 1),
+      low = log ? Math.min(...values) / 1.5 : Math.max(0, Math.min(...ends) - 2);
     const sx = scale(left - room, right + room, MARGIN.left, width - MARGIN.right),
       x = (v) => sx(place(v)),
-      y = scale(low, top, HEIGHT - MARGIN.bottom, MARGIN.top);
+      up = log ? Math.log : (v) => v,
+      sy = scale(up(low), up(top), HEIGHT - MARGIN.bottom, MARGIN.top),
+      y = (v) => sy(up(Math.min(top, Math.max(low, v))));
     const svg = shape("svg", {
       height: HEIGHT,
       role: "img",
-      "aria-label": `Top-1 accuracy against ${table().x} on ${byBench.value}, ${lines.length} lines: ${lines.map(nameOf).join("; ")}. The table below has the numbers.`,
+      "aria-label": `${capital(measured())} against ${table().x} on ${byBench.value}, ${lines.length} lines: ${lines.map(nameOf).join("; ")}. The table below has the numbers.`,
     });
     svg.append(
       axes({
@@ -220,12 +233,14 @@ function render({ model, el }) {
         x,
         y,
         xTicks: table().log ? xs : ticks(xs[0], xs.at(-1), 6).filter((v) => xs.at(-1) - xs[0] < 2 || Number.isInteger(v)),
-        yTicks: ticks(low, top),
+        yTicks: (log ? decades : ticks)(low, top),
         xName: table().x,
-        yName: "top-1 accuracy (%), bars: 95 % interval",
+        yName: `${measured()}, bars: 95 % interval`,
+        yText: (v) => (v >= 1e4 ? v.toExponential(0).replace("+", "") : v.toLocaleString("en-US")),
       }),
     );
-    for (const [name, value] of floats)
+    floats.forEach(([name, value], i) => {
+      const close = i && y(value) - y(floats[i - 1][1]) < 18; // two lines of text
       svg.append(
         shape("line", {
           x1: MARGIN.left,
@@ -238,15 +253,16 @@ function render({ model, el }) {
         }),
         shape(
           "text",
-          { x: width - MARGIN.right, y: y(value) - 4, "text-anchor": "end" },
+          { x: width - MARGIN.right, y: y(value) + (close ? 14 : -4), "text-anchor": "end" },
           floats.length > 1 ? `float, ${name}` : "float",
         ),
       );
+    });
     lines.forEach((line, i) => {
       const group = shape("g", { fill: looks[i][0], stroke: looks[i][0] });
       group.append(
         shape("polyline", {
-          points: line.points.map((p) => `${x(p.x)},${y(p.top1)}`).join(" "),
+          points: line.points.map((p) => `${x(p.x)},${y(p.value)}`).join(" "),
           fill: "none",
           "stroke-width": 2,
         }),
@@ -257,11 +273,11 @@ function render({ model, el }) {
           shape(
             "g",
             {},
-            MARKS[looks[i][1]](x(p.x), y(p.top1)),
+            MARKS[looks[i][1]](x(p.x), y(p.value)),
             shape(
               "title",
               {},
-              `${nameOf(line)}: ${points(p.top1)} % (${points(p.low)} to ${points(p.high)}) at ${p.x} ${table().x}`,
+              `${nameOf(line)}: ${measured()} ${points(p.value)} (${points(p.low)} to ${points(p.high)}) at ${p.x} ${table().x}`,
             ),
           ),
         );
@@ -287,7 +303,7 @@ function render({ model, el }) {
       ),
     );
     const text =
-      [["bench", "table", ...names, table().x, "seed", "images", "top1", "low", "high"], ...rows]
+      [["bench", "table", ...names, table().x, "seed", "examples", measure().name, "low", "high"], ...rows]
         .map((row) => row.map(quote).join(","))
         .join("\n") + "\n";
     const address = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
@@ -315,7 +331,11 @@ function render({ model, el }) {
         element(
           "table",
           {},
-          element("caption", {}, "Mean over seeds; the interval is for seeds and images, of fewer than three seeds for images only"),
+          element(
+            "caption",
+            {},
+            "Mean over seeds; the interval is for seeds and images, of fewer than three seeds for images only",
+          ),
           element("thead", {}, head),
           body,
         ),

@@ -1,4 +1,6 @@
-"""The tradeoff explorer: accuracy against bits from every recorded table, with the tradeoffs as controls."""
+"""The tradeoff explorer: what a bench measures against bits, from every recorded table, with the tradeoffs as
+controls.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from ..comparison import mean_of
 from ..config import QuantConfig
 from ..experiments import Allocation
 from ..looks import LOOKS, MARKERS
+from ..metrics import described
 from ..names import suggestion
 from ..plots import PLACEMENTS
 from ..tables import COLUMNS, LATER
@@ -29,7 +32,10 @@ X = {  # by name in book/explorer.yaml: what stands below the chart
     "average_weight_bits": "average weight bits used",
     "map_bits": "bits of the largest feature map",
     "calibration_images": "calibration images",
+    "kv_bits": "bits of keys and values",
+    "embedding_bits": "bits of embedding and head",
 }
+BENCHES = ("digits", "cifar10-jpeg", "imagenet-sample", "imagenet", "sentences", "language")
 SPOKEN = (  # choices that `_choices` says in words of its own; the others are said by their titles
     "weight_bits",
     "activation_bits",
@@ -37,6 +43,7 @@ SPOKEN = (  # choices that `_choices` says in words of its own; the others are s
     "activation_symmetric",
     "symmetric_grid",
     "weight_granularity",
+    "group_size",
     "activation_granularity",
     "weight_range",
     "activation_range",
@@ -53,13 +60,22 @@ SPOKEN = (  # choices that `_choices` says in words of its own; the others are s
     "learn_ranges",
     "labels",
 )
+ALONG = ("weight_bits", "activation_bits", "kv_bits", "embedding_bits", "calibration_images")  # a line
 LIMITS = ("target_weight_bits", "target_activation_bits", "largest_map_bits")  # along a line
+OF_ACTIVATIONS = (
+    "Additions",
+    "Average pooling",
+    "Codes of activations",
+    "A range of activations for",
+    "Clipping of activations",
+    "Ranges of activations",
+    "Calibrated with layers upstream",
+)
+OF_WEIGHTS = ("Codes of weights", "A range of weights for", "Clipping of weights")
 RULES = {"minmax": "min/max", "mse": "squared error"}
 
 
-def tradeoff_explorer(
-    lesson: str | None = None, benches: Iterable[str] = ("digits", "cifar10-jpeg", "imagenet")
-) -> Figure:
+def tradeoff_explorer(lesson: str | None = None, benches: Iterable[str] = BENCHES) -> Figure:
     """The figure, from the tables of ``book/explorer.yaml``; it acts without a kernel.
 
     Parameters
@@ -90,13 +106,16 @@ def tradeoff_explorer(
     paths = {key: path for key in wanted if (path := results.table_path(key[1], key[0])).exists()}
     recorded = {key: results.load_table(path) for key, path in paths.items()}
     ends = {bench: _ends(table for (_, of), table in recorded.items() if of == bench) for bench in benches}
+    drawn = {
+        (entry["table"], bench): lines(recorded[entry["table"], bench], entry["x"], ends[bench])
+        for entry in plan["tables"]
+        for bench in benches
+        if (entry["table"], bench) in recorded
+    }
+    _share_float(drawn)
     tables = []
     for entry in plan["tables"]:
-        found = {
-            bench: lines(recorded[entry["table"], bench], entry["x"], ends[bench])
-            for bench in benches
-            if (entry["table"], bench) in recorded
-        }
+        found = {bench: drawn[key] for bench in benches if (key := (entry["table"], bench)) in drawn}
         statement = plan["statements"].get(entry.get("observation"), "")
         tables.append(
             {
@@ -113,22 +132,22 @@ def tradeoff_explorer(
 
 
 def lines(table: pd.DataFrame, x: str, ends: tuple[str, ...]) -> dict[str, Any]:
-    """A table as lines of points: ``{"float": {network: accuracy}, "same": {field: value}, "lines":
-    [{"fields", "points"}]}``.
+    """A table as lines of points: ``{"float": {network: value}, "same": {field: value}, "measure": of what,
+    "lines": [{"fields", "points"}]}``.
 
     Rows that differ in nothing but the seed are one point; points that differ in nothing but ``x`` and the
     limit on learned bits are a line. ``same``: the choices that all lines share, in words. ``ends``: the
     bench's first and last layer.
     """
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    others = _others(table)
+    others = {name: title for name, title in _others(table).items() if name != x}
     for row in table.to_dict("records"):
         if row["weight_bits"] is None and row["activation_bits"] is None:
             continue
-        said = json.dumps({**_choices(row, x, ends), **_said(row, others)})
+        said = json.dumps({**_acting(row, _choices(row, x, ends)), **_said(row, others)})
         allocation = row["allocation"] or {}
         limits = [allocation.get(name) for name in LIMITS]
-        setting = json.dumps([row["weight_bits"], row["activation_bits"], row["calibration_images"], limits])
+        setting = json.dumps([*(row[name] for name in ALONG), limits])
         groups.setdefault(said, {}).setdefault(setting, []).append(row)
     fields = [json.loads(said) for said in groups]
     shared = {
@@ -137,29 +156,54 @@ def lines(table: pd.DataFrame, x: str, ends: tuple[str, ...]) -> dict[str, Any]:
     found = []
     for said, settings in groups.items():
         points = [
-            {"x": round(sum(_x(row, x) for row in rows) / len(rows), 4), **_accuracy(rows)}
+            {"x": round(sum(_x(row, x) for row in rows) / len(rows), 4), **_value(rows)}
             for rows in settings.values()
         ]
         own = {name: value for name, value in json.loads(said).items() if name not in shared}
         found.append({"fields": own, "points": sorted(points, key=lambda point: point["x"])})
+    of, metric = table.bench.iloc[0], table.metric.iloc[0]
     floats = {
-        name: results.float_accuracy(table.bench.iloc[0], name, table) for name in sorted(set(table.network))
+        name: results.float_accuracy(of, name, table, metric=metric) for name in sorted(set(table.network))
     }
-    known = {name: round(accuracy.top1, 3) for name, accuracy in floats.items() if accuracy}
-    return {"float": known, "same": shared, "lines": found}
+    known = {name: round(measured.value, 3) for name, measured in floats.items() if measured}
+    return {"float": known, "same": shared, "measure": _measure(metric, found), "lines": found}
 
 
-def _accuracy(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _share_float(drawn: Mapping[tuple[str, str], dict[str, Any]]) -> None:
+    """Give tables without a row in float that of another table of the bench, where it has one network."""
+    for (_, bench), found in drawn.items():
+        known = {}
+        for (_, of), other in drawn.items():
+            if of == bench and other["measure"]["name"] == found["measure"]["name"]:
+                known |= other["float"]
+        if not found["float"] and len(known) == 1:
+            found["float"] = known
+
+
+def _measure(said: str | Mapping[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a metric is to a chart. Where values differ tenfold and are above 0, it is logarithmic."""
+    metric = described(said)
+    values = [point["value"] for line in found for point in line["points"]]
+    return {
+        "name": metric.name,
+        "title": metric.title,
+        "unit": metric.unit,
+        "greater": metric.greater_is_better,
+        "log": min(values) > 0 and max(values) > 10 * min(values) and not metric.unit,
+    }
+
+
+def _value(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean over seeds, its 95 % interval (see `mean_of`), and every seed's, with an interval of its own for
     the sampling of images.
     """
-    mean = mean_of([results.accuracy_of(row) for row in rows])
+    mean = mean_of([results.measurement_of(row) for row in rows])
     low, high = mean.interval
     seeds = [
-        [results.seed_of(row), *(round(row[name], 3) for name in ("top1", "low", "high"))] for row in rows
+        [results.seed_of(row), *(round(row[name], 3) for name in ("value", "low", "high"))] for row in rows
     ]
     return {
-        "top1": round(mean.value, 3),
+        "value": round(mean.value, 3),
         "low": round(low, 3),
         "high": round(high, 3),
         "n": mean.n,
@@ -194,8 +238,26 @@ def _said(row: Mapping[str, Any], others: Mapping[str, str]) -> dict[str, str]:
     values = {name: given.get(name) for name in others}
     words = {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
     return {
-        title: shown(name, values[name]) if name in FIELDS else words[name] for name, title in others.items()
+        title: _words(name, values[name]) if name in FIELDS else words[name] for name, title in others.items()
     }
+
+
+def _words(name: str, value: Any) -> str:
+    """A value of a choice, as a card says it."""
+    known = choices(QuantConfig)
+    return shown(name, known[name].word if value is None and name in known else value)
+
+
+def _acting(row: Mapping[str, Any], said: Mapping[str, str]) -> dict[str, str]:
+    """Without what is said of a side that stays in float; where only keys and values are quantized, of what
+    lies between layers.
+    """
+    silent = [*OF_WEIGHTS] if row["weight_bits"] is None else []
+    if row["activation_bits"] is None:
+        silent += OF_ACTIVATIONS
+    elif row["activation_bits"] == {"default": 32}:
+        silent += OF_ACTIVATIONS[:2]
+    return {name: value for name, value in said.items() if name not in silent}
 
 
 def _x(row: Mapping[str, Any], x: str) -> float:
@@ -211,6 +273,8 @@ def _x(row: Mapping[str, Any], x: str) -> float:
         "average_weight_bits": sides[0] if row["average_weight_bits"] is None else row["average_weight_bits"],
         "map_bits": allocation.get("largest_map_bits") or sides[1],
         "calibration_images": row["calibration_images"],
+        "kv_bits": row["kv_bits"],
+        "embedding_bits": row["embedding_bits"],
     }[x]
 
 
@@ -235,7 +299,7 @@ def _choices(row: Mapping[str, Any], x: str, ends: tuple[str, ...]) -> dict[str,
         "Codes of weights": f"symmetric, {row['symmetric_grid']}"
         if row["weight_symmetric"]
         else "asymmetric",
-        "A range of weights for": _unit(row["weight_granularity"]),
+        "A range of weights for": _unit(row["weight_granularity"], row["group_size"]),
         "A range of activations for": _unit(row["activation_granularity"]),
         "Clipping of weights": _rule(row, "weight_range"),
         "Clipping of activations": "learned"
@@ -266,21 +330,26 @@ def _choices(row: Mapping[str, Any], x: str, ends: tuple[str, ...]) -> dict[str,
     if x in ("weight_bits", "average_weight_bits"):
         learned_too = allocation.get("target_activation_bits") is not None
         found["Activation bits"] = (
-            "learned" if learned_too else shown("activation_bits", row["activation_bits"])
+            "learned" if learned_too else _words("activation_bits", row["activation_bits"])
         )
     elif x != "lowered_bits":
-        found["Weight bits"] = shown("weight_bits", row["weight_bits"])
+        found["Weight bits"] = _words("weight_bits", row["weight_bits"])
     else:
         found["Lowered"] = "weights" if _x(row, "weight_bits") == _x(row, x) else "activations"
     if x == "calibration_images":
-        found["Activation bits"] = shown("activation_bits", row["activation_bits"])
+        found["Activation bits"] = _words("activation_bits", row["activation_bits"])
     else:
         found["Images to calibrate or learn on"] = f"{row['calibration_images']:,}"
     return found
 
 
-def _unit(granularity: str) -> str:
-    return "each channel" if granularity == "per_channel" else "the whole tensor"
+def _unit(granularity: str, group_size: int = 0) -> str:
+    return {
+        "per_channel": "each channel",
+        "per_tensor": "the whole tensor",
+        "per_token": "each token",
+        "per_group": f"every {group_size} weights of a channel",
+    }[granularity]
 
 
 def _rule(row: Mapping[str, Any], side: str) -> str:
