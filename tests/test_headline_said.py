@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from crossed_rows import IMAGES, eighty, keys_of, planned
 
-from qlib import headline
+from qlib import headline, results
 from qlib.book.headline_page import results_as_markdown
 from qlib.comparison import UNDECIDED
 from qlib.headline import crossing, orders, pictures, said
@@ -56,6 +56,7 @@ def test_what_stands_beside_it(rows):
         "with nearest",
         "quick methods",
         "quick methods on the cells of all",
+        "learned rounding alone",
         "clipping is part of the method",
         "other images too",
         "logits",
@@ -193,3 +194,24 @@ def test_ratios_flips_and_lines_are_drawn_from_their_numbers(rows):
     axes = pictures.interaction_lines(found, ["granularity", "weight grid"])
     low, high = axes[0].lines[0].get_ydata()
     assert high - low == pytest.approx(20, abs=0.3) and len(axes[0].lines) == 6
+
+
+def test_methods_of_one_kind_are_compared_by_themselves(rows):
+    """Methods that learn differ by a point here, the others by four, and choices move all alike."""
+    kinds = said._kinds(headline.crossed("W4A8", headline.methods_of("W4A8")))
+    assert [kind.methods for kind in kinds] == [
+        ("bias correction", "equalized + bias", "GPTQ"),
+        ("AdaRound", "by blocks (BRECQ)"),
+    ]
+    text = said.kinds_sentence("W4A8")
+    assert all(said.said(kind.ratio()) in text for kind in kinds)
+    assert said.said(said.decisions()["W4A8"][1]) in text
+
+
+def test_what_the_readme_says_is_what_came_out():
+    """From the recorded rows: where one of these verdicts changes, so must its words."""
+    found = {setting: pair[1] and pair[1].verdict for setting, pair in said.decisions().items()}
+    assert (found["W4A4"], found["W4A8"], found["W3A8"]) == ("holds", "undecided here", "does not hold")
+    readme = " ".join((results.clone() / "README.md").read_text("utf8").split())
+    assert "with 4-bit activations choices do, by far; with 4-bit weights alone it is undecided, " in readme
+    assert "and with 3-bit ones methods do" in readme

@@ -66,9 +66,10 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
         if rows.networks:
             yield name, rows, rows.ratio()
     if published.networks:
+        quick, learned = _kinds(published)
         if len(rows.cells) > len(published.cells):
-            fewer = published.only(methods_of(setting, "quick"))
-            yield "quick methods on the cells of all", fewer, fewer.ratio()
+            yield "quick methods on the cells of all", quick, quick.ratio()
+        yield "learned rounding alone", learned, learned.ratio()
         yield "clipping is part of the method", published, published.ratio(as_method=["clipping"])
         yield "other images too", published, published.ratio_of_other_images()
         yield "logits", published, published.ratio("logit")
@@ -80,6 +81,23 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
             others = [name for name in published.levels if name not in _acting_on("activation", published)]
             yield OF_WEIGHTS, published, _one_by_one(published, of_weights)
             yield "choices that act on weights or on both sides", published, _one_by_one(published, others)
+
+
+def _kinds(rows: Crossing) -> tuple[Crossing, Crossing]:
+    """On the same cells: the methods that are quick, and those that learn how to round."""
+    quick = [name for name in rows.methods if name in methods_of(rows.setting, "quick")]
+    return rows.only(quick), rows.only([name for name in rows.methods if name not in quick])
+
+
+def kinds_sentence(setting: str) -> str:
+    """What moves more among methods of one kind, and among those of both."""
+    rows = crossed(setting, methods_of(setting))
+    parts = [
+        f"among {', '.join(kind.methods)} {said(kind.ratio())}"
+        for kind in (*_kinds(rows), rows)
+        if kind.networks
+    ]
+    return f"{setting}, variance of choices over that of methods: {'; '.join(parts)}." if parts else ""
 
 
 def _acting_on(side: str, rows: Crossing) -> list[str]:
