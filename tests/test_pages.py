@@ -42,6 +42,21 @@ def test_every_lesson_has_a_row_ten_questions_and_as_many_answers_for_teachers()
         assert all(f"{i}. " in answers for i in range(1, 11))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem)
+def test_what_is_opened_on_a_page_is_closed(path):
+    """An open dropdown swallows what follows, without a warning."""
+    marks = re.findall(r"^(`{3,})(.*)$", path.read_text("utf8"), flags=re.M)
+    opened = []
+    for fence, words in marks:
+        if words.strip():
+            opened.append(fence)
+        elif opened and opened[-1] == fence:
+            opened.pop()
+        else:
+            opened.append(fence)  # code without a language
+    assert not opened
+
+
 def test_every_lesson_has_its_trials():
     trials = yaml.safe_load((ROOT / "book/trials.yaml").read_text("utf8"))
     assert sorted(trials) == LESSONS
