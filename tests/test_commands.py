@@ -11,7 +11,7 @@ from helpers import Block
 from PIL import Image
 from safetensors.torch import save_file
 
-from qlib import QuantConfig, QuantizationCard, evaluate, experiments, quantize, recording, results
+from qlib import QuantConfig, QuantizationCard, compare, evaluate, experiments, quantize, recording, results
 from qlib.benches import Loaders, data_hash
 from qlib.choices import choices
 from qlib.cli import main
@@ -253,6 +253,27 @@ def test_help_lists_all_that_can_be_chosen(capsys):
         assert all(f"{setting}=" in said for setting in method.defaults()) and f"\n  {name}: " in said
     assert "metrics: top1, " in said
     assert max(map(len, said.splitlines())) <= 100
+
+
+def test_results_compares_two_values_where_all_else_is_alike(capsys):
+    assert main(["results", "skip-residual", "--compare", "quantize_skip", "false", "true"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["activation_bits", "quantize_residual", "false", "minus", "true"]
+    table = results.load_table(results.table_path("digits", "skip-residual"))
+    where = {"activation_bits": 3, "quantize_residual": True}
+    sides = (results.measurements(table, quantize_skip=skip, **where) for skip in (False, True))
+    (line,) = (line for line in lines if line.split()[:2] == ["3", "true"])
+    assert line.endswith(str(compare(*sides))) and "5 seeds" in line and len(lines) == 12
+    for asked, words in {
+        ("metod", "bias", "nearest"): "no choice 'metod'; did you mean 'method'?",
+        ("method", "bias", "nearest"): "no recorded row has method=bias; method is nearest",
+        ("activation_bits", "3", "4"): "",
+    }.items():
+        status = main(["results", "skip-residual", "--compare", *asked])
+        assert (status == 0) == (not words) and words in capsys.readouterr().err
+    where = ["--where", "quantize_skip=false", "activation_bits=3"]
+    assert main(["results", "skip-residual", *where, "--compare", "quantize_skip", "false", "true"]) == 2
+    assert "quantize_skip is false" in capsys.readouterr().err
 
 
 def test_results_lists_selects_and_exports(tmp_path, capsys):

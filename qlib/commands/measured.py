@@ -25,13 +25,14 @@ def measured_table(rows: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     rows = results.with_allocation(rows)
-    fields = [*results.SETTING, *rows.attrs.get("choices", ()), *results.ALLOCATION_FIELDS]
+    fields = settings_of(rows)
     kinds = results.in_float(rows).index
-    varied = results.differing(rows[~rows.index.isin(kinds)], [f for f in fields if f != "allocation"])
+    varied = results.differing(rows[~rows.index.isin(kinds)], fields)
     named = ["network"] if rows.network.nunique() > 1 and "network" not in varied else []
     only = not varied and len(kinds) < len(rows)  # one configuration, which has no field of its own to show
     lines = []
-    for settings, group in _groups(rows, fields):
+    for _, group in groups(rows, fields):
+        settings = group.to_dict("records")[0]  # with numbers of Python, which JSON knows
         metric, value = _over_seeds(group)
         quantized = not set(group.index) & set(kinds)
         said = [cell(settings[f]) if quantized or f == "network" else "float" for f in [*named, *varied]]
@@ -44,11 +45,16 @@ def measured_table(rows: pd.DataFrame) -> str:
     return "\n".join([*shown, *more])
 
 
-def _groups(rows: pd.DataFrame, fields: list[str]) -> Iterable[tuple[dict, pd.DataFrame]]:
-    """Rows that differ in nothing but their seed, each with what they have in common."""
+def settings_of(rows: pd.DataFrame) -> list[str]:
+    """The columns that say how a network was quantized and measured, those of an allocation one by one."""
+    fields = [*results.SETTING, *rows.attrs.get("choices", ()), *results.ALLOCATION_FIELDS]
+    return [name for name in fields if name != "allocation"]
+
+
+def groups(rows: pd.DataFrame, fields: list[str]) -> Iterable[tuple[str, pd.DataFrame]]:
+    """Rows that differ in nothing but their seed, by what they have in common."""
     keys = rows[fields].map(cell).agg("\n".join, axis=1)
-    for _, group in rows.groupby(keys, sort=False):
-        yield group.to_dict("records")[0], group  # with numbers of Python, which JSON knows
+    return rows.groupby(keys, sort=False)
 
 
 def _over_seeds(rows: pd.DataFrame) -> tuple[str, str]:

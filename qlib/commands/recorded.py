@@ -14,6 +14,7 @@ from ..files import write_whole
 from ..names import suggestion
 from ..tables import cell, read_notes
 from . import add_force, new_file
+from .compared import compared_table
 from .measured import measured_table, say_failures, say_missed
 
 KEPT = "finished rows are kept, the same command goes on from there"
@@ -46,6 +47,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     show.add_argument(
         "--where", nargs="*", default=[], metavar="FIELD=VALUE", help="which rows; values as in YAML"
+    )
+    show.add_argument(
+        "--compare",
+        nargs=3,
+        metavar=("FIELD", "A", "B"),
+        help="A minus B, all else alike, with the paired interval: --compare method bias nearest",
     )
     show.add_argument("--out", type=Path, metavar="FILE", help="ending in .csv or .json")
     add_force(show)
@@ -165,6 +172,11 @@ def _results(arguments: argparse.Namespace) -> int:
         return _list()
     path = table_named(arguments.table)
     table = results.select(results.load_table(path), arguments.where)
+    if arguments.compare:
+        if arguments.out:
+            raise ValueError("--compare prints a table and --out writes rows: give one of the two")
+        print(compared_table(table, *arguments.compare))
+        return 0
     if arguments.out:
         new_file(arguments.out, arguments.force, (".csv", ".json"))
         text = (

@@ -1,9 +1,8 @@
 // What a tradeoff buys: a point for every choice, points of accuracy that it moves against the time that it takes.
-import { announcer, axes, choice, COLOURS, element, frame, responsive, scale, shape, slider } from "./kit.js";
+import { announcer, axes, choice, COLOURS, element, frame, responsive, scale, shape, signed, signedTick, slider } from "./kit.js";
 
 const TICKS = [-60, -30, -10, -3, -1, 0, 1, 3, 10, 30, 60];
 const place = Math.asinh; // like a line near zero, like a logarithm beyond
-const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 const ACCURACY = "Points: on the network of the built-in images, with as many bits as the slider says.";
 const unique = (values) => [...new Set(values)];
 const options = (values) => values.map((value) => [value, value]);
@@ -58,7 +57,7 @@ function render({ model, el }) {
         yTicks: TICKS.filter((v) => place(v) > low && place(v) < high),
         xName: "time, as a share of the float network's",
         yName: "points of accuracy that the choice moves",
-        yText: (v) => (v > 0 ? `+${v}` : String(v).replace("-", "−")),
+        yText: signedTick,
       }),
       shape("line", { x1: x(1), x2: x(1), y1: margin.top, y2: height - margin.bottom, stroke: "currentColor", "stroke-dasharray": "4 3", "stroke-opacity": 0.6 }),
       shape("line", { x1: margin.left, x2: width - margin.right, y1: at(0), y2: at(0), stroke: "currentColor", "stroke-opacity": 0.6 }),

@@ -1,5 +1,5 @@
 // A forest plot: a row for every claim and bench, on one axis of points that is fine around zero.
-import { element, frame, published, responsive, scale, shape } from "./kit.js";
+import { element, frame, published, responsive, scale, shape, signed, signedTick } from "./kit.js";
 
 const HEIGHT = 26,
   TICKS = [-30, -10, -3, -1, 0, 1, 3, 10, 30];
@@ -10,7 +10,6 @@ const SHAPES = {
   "undecided here": (x, y) => shape("path", { d: `M${x} ${y - 6.5}l6.5 6.5-6.5 6.5-6.5-6.5z` }),
   "undecided (images only)": (x, y) => shape("path", { d: `M${x} ${y - 6}l6.5 11h-13z` }),
 };
-const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 
 function render({ model, el }) {
   const rows = model.get("rows"),
@@ -111,7 +110,7 @@ function render({ model, el }) {
     for (const axis of axes) {
       const svg = shape("svg", { height: 18 });
       for (const v of TICKS.filter((t) => place(t) > low && place(t) < high))
-        svg.append(shape("text", { x: at(v), y: 14, "text-anchor": "middle" }, v > 0 ? `+${v}` : String(v).replace("-", "−")));
+        svg.append(shape("text", { x: at(v), y: 14, "text-anchor": "middle" }, signedTick(v)));
       axis.children[1].replaceChildren(svg);
     }
   }

@@ -249,6 +249,12 @@ export function ticks(low, high, count = 5) {
   return found;
 }
 
+/** A difference with its sign. */
+export const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+
+/** The same of a tick, as short as it is. */
+export const signedTick = (value) => (value > 0 ? `+${value}` : String(value).replace("-", "−"));
+
 /** 1, 2 and 5 times powers of ten between two numbers. */
 export function decades(low, high) {
   const found = [];

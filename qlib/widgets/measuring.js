@@ -1,5 +1,5 @@
 // A panel that quantizes the built-in network in the page and measures it: every choice is a control. Nothing is loaded before a click.
-import { announcer, choice, element, fromAddress, frame, permanentLink, published, slider, tick } from "./kit.js";
+import { announcer, choice, element, fromAddress, frame, permanentLink, published, signed, slider, tick } from "./kit.js";
 import { ask, named, offer } from "./engine/page.js";
 import { accuracy, acting, cardText, difference, inWords } from "./measuring_answer.js";
 
@@ -12,7 +12,6 @@ const FLOAT = { weight_bits: null, activation_bits: null },
   ELSEWHERE = "On the published page this measures by itself. Where there is a kernel, qlib.explore does.";
 
 const two = (value) => value.toFixed(2),
-  signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`,
   images = (n) => `${n.toLocaleString("en")} images`,
   interval = ({ low, high }, show = two) => `${show(low)} to ${show(high)}`;
 

@@ -13,6 +13,7 @@ import {
   published,
   responsive,
   shape,
+  signed,
 } from "./kit.js";
 import { ask, named, offer } from "./engine/page.js";
 import { accuracy, difference } from "./measuring_answer.js";
@@ -135,7 +136,7 @@ function render({ model, el }) {
         against = before && difference(right, before);
       const said = `Measured here, ranges of activations by ${measured.config.activation_range}: ${top1.toFixed(2)} % of ${n.toLocaleString("en")} images (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)})`,
         ends = against && `${against.low.toFixed(2)} to ${against.high.toFixed(2)}`;
-      found.textContent = said + (against ? `; ${against.points > 0 ? "+" : ""}${against.points.toFixed(2)} points against the bits before (${ends}).` : ".");
+      found.textContent = said + (against ? `; ${signed(against.points)} points against the bits before (${ends}).` : ".");
       if (last) before = right;
     };
     try {

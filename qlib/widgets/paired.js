@@ -1,5 +1,5 @@
 // The same images answered twice: what both got right says nothing of their difference; what only one got right does.
-import { announcer, element, frame, responsive, scale, shape, slider } from "./kit.js";
+import { announcer, element, frame, responsive, scale, shape, signed, signedTick, slider } from "./kit.js";
 
 function render({ model, el }) {
   const names = model.get("names"),
@@ -47,7 +47,7 @@ function render({ model, el }) {
     for (const v of [-10, -5, 0, 5, 10, 15].filter((v) => v >= low && v <= high))
       svg.append(
         shape("line", { x1: s(v), x2: s(v), y1: 136, y2: 206, stroke: "currentColor", "stroke-opacity": v === 0 ? 0.8 : 0.15 }),
-        text(s(v), 222, v > 0 ? `+${v}` : String(v).replace("-", "−"), "middle"),
+        text(s(v), 222, signedTick(v), "middle"),
       );
     const [value, a, b] = p.difference,
       inside = (v) => Math.min(high, Math.max(low, v));
@@ -64,7 +64,7 @@ function render({ model, el }) {
       [value, low, high] = p.difference,
       few = seeds.value < 3;
     said.replaceChildren(
-      element("b", {}, `${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(2)} points, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}: ${p.verdict}. `),
+      element("b", {}, `${signed(value)} points, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}: ${p.verdict}. `),
       few
         ? "With fewer than three seeds the interval is for images only, and decides nothing."
         : "It is for seeds and images, both.",
