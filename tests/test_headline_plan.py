@@ -86,7 +86,8 @@ def test_all_tables_are_of_the_planned_networks_methods_and_levels():
     for table in plan["order"]:
         experiment = headline.grid(table)
         networks.setdefault(experiment.bench, set()).add(experiment.networks)
-        assert experiment.images == 2000 and experiment.weights_first
+        assert experiment.images == (800 if experiment.bench == "imagenet-sample" else 2000)
+        assert experiment.weights_first
         for run in experiment.runs():
             assert run.method in headline.names()
             if not run.config.in_float:
@@ -103,6 +104,15 @@ def test_resnets_have_the_cells_of_the_slow_methods_on_digits():
         for tables in (["headline-w3-slow"], headline.plan()["settings"]["ResNets W4A8"]["tables"])
     )
     assert ours == theirs
+
+
+def test_lite0_has_those_cells_that_need_few_images():
+    ours, theirs = (
+        {levels(run, WEIGHTS) for run in headline.runs(table) if not run.config.in_float}
+        for table in ("headline-w3-slow", "imagenet-sample/headline-w4a8")
+    )
+    assert theirs == {cell for cell in ours if cell[-1] == "[32]"} and len(theirs) == 4
+    assert headline.methods_of("Lite0 W4A8") == ("bias correction", "equalized + bias", "GPTQ")
 
 
 def test_a_setting_sees_tables_of_its_own_bench_alone():

@@ -90,14 +90,17 @@ class Crossing:
 
 
 def methods_of(setting: str, which: str = "published") -> tuple[str, ...]:
-    """The names of methods: the published ones, these and rounding to nearest, or those that are both
-    published and quick, which have all cells.
+    """The names of methods that a setting has: the published ones, these and rounding to nearest, or those
+    that are both published and quick, which have all cells.
     """
     if which not in SETS:
         raise ValueError(f"which must be one of {', '.join(SETS)}; got {which!r}")
     published = {entry["name"] for entry in plan()["methods"] if entry["published"]}
-    quick = {names()[run.method] for run in runs(plan()["settings"][setting]["tables"][0])}
-    wanted = {"published": published, "with nearest": {*names().values()}, "quick": published & quick}[which]
+    quick, *_ = planned = [
+        {names()[run.method] for run in runs(table)} for table in plan()["settings"][setting]["tables"]
+    ]
+    there = set.union(*planned)
+    wanted = {"published": published & there, "with nearest": there, "quick": published & quick}[which]
     return tuple(name for name in names().values() if name in wanted)
 
 

@@ -69,7 +69,8 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
         quick, learned = _kinds(published)
         if len(rows.cells) > len(published.cells):
             yield "quick methods on the cells of all", quick, quick.ratio()
-        yield "learned rounding alone", learned, learned.ratio()
+        if learned.methods:
+            yield "learned rounding alone", learned, learned.ratio()
         yield "clipping is part of the method", published, published.ratio(as_method=["clipping"])
         yield "other images too", published, published.ratio_of_other_images()
         yield "logits", published, published.ratio("logit")
@@ -92,12 +93,11 @@ def _kinds(rows: Crossing) -> tuple[Crossing, Crossing]:
 def kinds_sentence(setting: str) -> str:
     """What moves more among methods of one kind, and among those of both."""
     rows = crossed(setting, methods_of(setting))
-    parts = [
-        f"among {', '.join(kind.methods)} {said(kind.ratio())}"
-        for kind in (*_kinds(rows), rows)
-        if kind.networks
-    ]
-    return f"{setting}, variance of choices over that of methods: {'; '.join(parts)}." if parts else ""
+    if not rows.networks:
+        return ""
+    kinds = [kind for kind in _kinds(rows) if 0 < len(kind.methods) < len(rows.methods)]
+    parts = (f"among {', '.join(kind.methods)} {said(kind.ratio())}" for kind in (*kinds, rows))
+    return f"{setting}, variance of choices over that of methods: {'; '.join(parts)}."
 
 
 def _acting_on(side: str, rows: Crossing) -> list[str]:
