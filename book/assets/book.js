@@ -1,4 +1,4 @@
-// Dotted words say what they mean on hover, focus and tap; figures enlarge on click.
+// Dotted words say what they mean on hover, focus and tap; figures enlarge on click; tables that are cut off show it.
 "use strict";
 
 (() => {
@@ -84,7 +84,18 @@
       if (!arrow.textContent.trim()) arrow.setAttribute("aria-label", "Pages below this one");
   }
 
+  // A phone shows no scroll bars: what has more to the right fades there.
+  function fade() {
+    const mark = ({ target: box }) => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 4);
+    const watch = new ResizeObserver((seen) => seen.forEach(mark));
+    for (const box of document.querySelectorAll(".bd-article :is(.pst-scrollable-table-container, .catalogue, .cell_output .text_html, div.math)")) {
+      box.addEventListener("scroll", mark, { passive: true });
+      watch.observe(box);
+    }
+  }
+
   const begin = () => {
+    fade();
     unfold();
     terms();
     pictures();
