@@ -30,4 +30,4 @@ def _row(claim: dict[str, Any]) -> tuple[str, str, str, str]:
         return claim["claim"], "not recorded yet", "", ""
     difference = found.difference
     said = str(difference).replace(", images only", " pairs")
-    return claim["claim"], said, verdict(difference.interval), found.verdict
+    return claim["claim"], said, verdict(difference.interval), found.verdict.replace("images", "pairs")

@@ -159,7 +159,7 @@ def _word(found: Judged | None) -> str:
 def _of_texts(claims: ModuleType, value: str, examples: str) -> list[str]:
     """The claims about one network that reads texts."""
     rows = [[claim, *map(str, said)] for claim, *said in claims.as_rows()]
-    return _table(["claim", value, f"on these {examples}", "verdict"], rows)
+    return _table(["claim", value, f"on these {examples}", "of other networks"], rows)
 
 
 def _changes() -> list[str]:

@@ -31,7 +31,7 @@ def as_markdown() -> str:
     """The plan."""
     plan = headline.plan()
     lines = [f'The paper: "{plan["sentence"]}" ({plan["paper"]}). Written down on {plan["since"]}.', ""]
-    lines += ["### What is crossed", "", *_methods(plan), "", *_choices(plan), ""]
+    lines += ["### What is crossed", "", *_methods(plan), "", *_table(*said.choice_rows()), ""]
     lines += ["### What is recorded, in this order", "", *_tables(plan), ""]
     for title, text in plan["words"].items():
         lines += [f"### {title}", "", text, ""]
@@ -50,14 +50,6 @@ def _methods(plan: dict[str, Any]) -> list[str]:
     ]
     heads = ["method", "in the primary comparison", "card in the catalogue", "seconds of a processor"]
     return _table(heads, rows)
-
-
-def _choices(plan: dict[str, Any]) -> list[str]:
-    rows = []
-    for name, of in plan["choices"].items():
-        by_name = isinstance(of["column"], list)  # else by value
-        rows.append([name, ", ".join(of["levels"] if by_name else of["levels"].values())])
-    return _table(["choice", "levels"], rows)
 
 
 def _tables(plan: dict[str, Any]) -> list[str]:

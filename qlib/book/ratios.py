@@ -106,7 +106,7 @@ def judged(claim: Mapping[str, Any]) -> tuple[Ratio, str, str] | None:
     if not all(sides):
         return None
     found, bounds = ratio(*sides), (claim.get("most"), claim.get("least"))
-    return found, found.on_windows(*bounds), found.verdict(*bounds)
+    return found, found.on_windows(*bounds), found.verdict(*bounds).replace("images", "windows")
 
 
 def as_rows() -> list[tuple[str, Any, str, str]]:

@@ -126,6 +126,7 @@ def flip_map(rows: Crossing, ax: Axes | None = None) -> Axes:
     ax.set(xticks=range(size - 1), xticklabels=rows.methods[:-1], yticks=range(1, size))
     ax.set(yticklabels=rows.methods[1:], xlim=(-0.5, size - 1.5), ylim=(size - 0.5, 0.5))
     plt.setp(ax.get_xticklabels(), rotation=30, ha="right")
+    ax.set_title(rows.setting)
     ax.grid(visible=False)
     return ax
 

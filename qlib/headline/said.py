@@ -15,17 +15,28 @@ from ..intervals import around
 from ..shares import Ratio, log_ratio
 from .crossing import Crossing, as_recorded, crossed, methods_of, values_of
 from .orders import Order, Swapped, flips, own_cards, section_5
-from .plan import plan, rows_of, runs
+from .plan import address, plan, rows_of, runs
 
 HEADS = ["setting", "compared", "choices over methods, variances", "verdict"]
 OF_WEIGHTS = "choices that act on weights alone"
 NOTHING = "no network has all of its rows yet"
 
 
+def choice_rows() -> tuple[list[str], list[list[str]]]:
+    """Of a table of choices and their levels, heads and rows."""
+    rows = []
+    for name, of in plan()["choices"].items():
+        by_name = isinstance(of["column"], list)  # else by value
+        rows.append([name, ", ".join(of["levels"] if by_name else of["levels"].values())])
+    return ["choice", "levels"], rows
+
+
 def missing() -> str:
     """How much of the plan is recorded; empty where all is."""
     counts = {table: (len(rows_of(table)), len(runs(table))) for table in plan()["order"]}
-    lacking = [f"{table} {there} of {all_}" for table, (there, all_) in counts.items() if there < all_]
+    lacking = [
+        f"`{address(table)}` has {there} of {all_}" for table, (there, all_) in counts.items() if there < all_
+    ]
     if not lacking:
         return ""
     return f"Rows still to come, or refused: {', '.join(lacking)}. What follows is of those that are there."
@@ -130,7 +141,7 @@ def said(ratio: Ratio | None) -> str:
     if ratio is None:
         return ""
     low, high = map(math.exp, ratio.interval)
-    least = f"; counted as the least in {', '.join(ratio.least)}" if ratio.least else ""
+    least = f"; one of the two is next to nothing in {', '.join(ratio.least)}" if ratio.least else ""
     of = f"{len(ratio.networks)} network{'s' * (len(ratio.networks) > 1)}"
     if len(ratio.networks) < SEEDS:
         few = "decides" if len(ratio.networks) == 1 else "decide"
@@ -237,8 +248,10 @@ def _swap(a: Swapped, b: Swapped) -> list[str]:
     alike = a.common - b.common
     (a_low, a_high), (b_low, b_high) = a.bounds, b.bounds
     least, most = a_low - b_high, a_high - b_low
-    same = "as alike" if least * most > 0 and least * alike.mean() > 0 else "turned round"
+    low, high = around(float(alike.mean()), alike) if len(alike) >= SEEDS else (0.0, 0.0)
+    same = "as alike" if least * alike.mean() > 0 else "turned round"
     order = same if least * most > 0 else "left open"
+    order += "" if low * high > 0 else "; uncertain alike"
     return [
         f"{a.method} minus {b.method}",
         _over(alike),
