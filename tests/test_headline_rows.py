@@ -11,7 +11,7 @@ from crossed_rows import IMAGES, accuracy, keys_of, planned
 from qlib import headline, tables
 from qlib.comparison import UNDECIDED
 from qlib.experiments import pack
-from qlib.headline import crossing, orders
+from qlib.headline import crossing, orders, said
 
 
 @pytest.fixture
@@ -123,6 +123,12 @@ def test_other_draws_are_seen_where_they_were_planned(rows):
     assert order.drawn == 0.5  # with AdaRound's other draw every time, with the other's never
     (order,) = headline.flips(headline.crossed("W4A4", ("bias correction", "AdaRound")))
     assert order.drawn is None
+    rows("W4A8", "headline-draws-slow").clear()  # what quick methods have is said all the same
+    pairs = (("bias correction", other) for other in ("GPTQ", "AdaRound"))
+    quick, slow = (headline.flips(headline.crossed("W4A8", pair))[0] for pair in pairs)
+    assert quick.drawn == 0 and slow.drawn is None
+    text = said.flip_sentence(headline.crossed("W4A8", headline.methods_of("W4A8")))
+    assert "with another draw for one of the two in 0% (of 3 pairs drawn anew, 0% without)" in text
 
 
 @pytest.mark.parametrize("setting", ["W4A8", "W3A8", "W4A4"])

@@ -143,7 +143,7 @@ def test_flips_are_said_of_pairs_whose_order_is_certain(rows):
     assert rates["together"] == rates["drawn"] == 0 and 0.3 < rates["apart"] < 0.5
     text = said.flip_sentence(found)
     assert "Of 10 pairs, 10 have an order that is certain over 6 networks" in text
-    assert f"**{rates['apart']:.0%}**" in text and "another draw for one of the two 0%" in text
+    assert f"**{rates['apart']:.0%}**" in text and "another draw for one of the two in 0%" in text
     assert rates["sure_together"] == 0 < rates["sure_apart"] < rates["apart"]
     assert text.endswith(f"chance in {rates['sure_apart']:.0%} and 0%.")
 

@@ -134,21 +134,19 @@ def crossed(setting: str, methods: Sequence[str]) -> Crossing:
     return Crossing(setting, tuple(methods), complete, valid, right, waiting, refused)
 
 
-def other_draws(crossing: Crossing) -> np.ndarray | None:
+def other_draws(crossing: Crossing) -> np.ndarray:
     """Accuracies in percent ``(networks, methods, cells)`` of a crossing under other draws of images and
-    other roundings; NaN in cells that were not planned, ``None`` where rows are missing.
+    other roundings; NaN where there is no row.
     """
     tables = beside(crossing.setting, plan()["draws"])
     there = {key: right for table in tables for key, right in answers(crossing.setting, table).items()}
-    found = np.array(
+    return np.array(
         [
             [[100 * there[n, m, c].mean() if (n, m, c) in there else np.nan for c in crossing.cells]
              for m in crossing.methods]
             for n in crossing.networks
         ]
     )  # fmt: skip
-    cells = ~np.isnan(found).all((0, 1)) if found.size else np.array([])
-    return found if cells.any() and not np.isnan(found[:, :, cells]).any() else None
 
 
 def level_words(row: Mapping[str, Any]) -> Cell:

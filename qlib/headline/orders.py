@@ -62,11 +62,10 @@ def flips(crossing: Crossing) -> list[Order]:
         a, b = values[:, i], values[:, j]
         of_networks = (a - b).mean(1)
         difference = float(of_networks.mean())
-        drawn = None
-        if other is not None:
-            cells = ~np.isnan(other[0, 0])
-            pairs = ((a, other[:, j]), (other[:, i], b))
-            drawn = np.mean([flip_rate(x[:, cells], y[:, cells], difference, True) for x, y in pairs])
+        cells = ~np.isnan(other[:, [i, j]]).any((0, 1))  # in which both were drawn anew, of every network
+        pairs = ((a, other[:, j]), (other[:, i], b)) if cells.any() else ()
+        anew = [flip_rate(x[:, cells], y[:, cells], difference, True) for x, y in pairs]
+        drawn = float(np.mean(anew)) if anew else None
         rates = (flip_rate(a, b, difference, together) for together in (False, True))
         answers_of = crossing.right[:, i], crossing.right[:, j]
         sure = (sure_flip_rate(*answers_of, difference, together) for together in (False, True))

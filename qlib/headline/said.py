@@ -204,13 +204,14 @@ def shares_of(rows: Crossing, scale: str = "points") -> dict[str, np.ndarray]:
 
 def flip_rates(orders: Sequence[Order]) -> dict[str, float | None]:
     """Means over the pairs whose order is certain: under cells drawn apart, under one cell, and with other
-    draws; of the first two, how often by more than images make by chance. ``None`` where there is none.
+    draws, of those pairs that have such; of the first two, how often by more than images make by chance.
+    ``None`` where there is none.
     """
     sure = [order for order in orders if order.certain]
     found = {}
     for kind in ("apart", "together", "drawn", "sure_apart", "sure_together"):
-        values = [getattr(order, kind) for order in sure]
-        found[kind] = None if None in values or not values else float(np.mean(values))
+        values = [value for order in sure if (value := getattr(order, kind)) is not None]
+        found[kind] = float(np.mean(values)) if values else None
     return found
 
 
@@ -226,9 +227,12 @@ def flip_sentence(rows: Crossing) -> str:
     of = f"Of {len(orders)} pairs, {sure} have an order that is certain over {len(rows.networks)} networks."
     if not sure:
         return f"{rows.setting}: {of}"
-    drawn = (
-        f", with another draw for one of the two {rates['drawn']:.0%}" if rates["drawn"] is not None else ""
-    )
+    drawn = ""
+    if rates["drawn"] is not None:
+        there = [order for order in orders if order.certain and order.drawn is not None]
+        before = flip_rates(there)["together"]
+        of_few = f" (of {len(there)} pairs drawn anew, {before:.0%} without)" if len(there) < sure else ""
+        drawn = f", with another draw for one of the two in {rates['drawn']:.0%}{of_few}"
     return (
         f"{rows.setting}: {of} Under choices drawn apart it turns round in **{rates['apart']:.0%}** of "
         f"cases, under the same choices in {rates['together']:.0%}{drawn}; by more than images make by "
