@@ -186,6 +186,17 @@ def test_the_catalogue_shows_any_column_and_stacks_on_a_phone(visit):
     assert json.loads(label) == cell.get_attribute("data-label") != ""
 
 
+def test_a_table_that_is_cut_off_fades_until_its_end_is_seen(visit):
+    page = visit("book/evidence.html", viewport={"width": 375, "height": 800})
+    page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    wide = page.locator(".pst-scrollable-table-container.more").first
+    wide.wait_for()
+    assert wide.evaluate("box => box.scrollWidth > box.clientWidth")
+    box = wide.element_handle()
+    box.evaluate("box => box.scrollTo(box.scrollWidth, 0)")
+    page.wait_for_function("box => !box.classList.contains('more')", arg=box)
+
+
 def test_two_switches_move_the_quantizers_and_both_bars(visit):
     page = visit("notebooks/03-skip-and-residual.html")
     figure = page.get_by_role("region", name="A residual block and its quantizers")
