@@ -331,7 +331,7 @@ class QuantConfig(Settings):
         "Modules left in float whole, by name or shell pattern; an empty list where there are none.",
         category="operations",
         since="0.1.1",
-        acts=lambda card: card["float_layers"] not in ([], "not reported") and acting.quantized(card),
+        acts=lambda card: card["float_layers"] not in ([], acting.NOT_REPORTED) and acting.quantized(card),
         schema={"type": "array", "items": _TEXT, "minItems": 0, "maxItems": 2000},
         examples=(["fc", "layer1.*"], []),
     )

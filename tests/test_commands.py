@@ -5,6 +5,7 @@ the reader's own.
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import Block
@@ -15,6 +16,7 @@ from qlib import QuantConfig, QuantizationCard, compare, evaluate, experiments, 
 from qlib.benches import Loaders, data_hash
 from qlib.choices import choices
 from qlib.cli import main
+from qlib.commands.compared import compared_table
 from qlib.methods import known_methods
 
 FEW = ["--images", "40", "--calibration-images", "20"]
@@ -266,7 +268,7 @@ def test_results_compares_two_values_where_all_else_is_alike(capsys):
     assert line.endswith(str(compare(*sides))) and "5 seeds" in line and len(lines) == 12
     for asked, words in {
         ("metod", "bias", "nearest"): "no choice 'metod'; did you mean 'method'?",
-        ("method", "bias", "nearest"): "no recorded row has method=bias; method is nearest",
+        ("method", "bias", "nearest"): 'no recorded row has method="bias"; method is "nearest"',
         ("activation_bits", "3", "4"): "",
     }.items():
         status = main(["results", "skip-residual", "--compare", *asked])
@@ -274,6 +276,19 @@ def test_results_compares_two_values_where_all_else_is_alike(capsys):
     where = ["--where", "quantize_skip=false", "activation_bits=3"]
     assert main(["results", "skip-residual", *where, "--compare", "quantize_skip", "false", "true"]) == 2
     assert "quantize_skip is false" in capsys.readouterr().err
+
+
+def test_results_compares_over_the_seeds_that_both_values_have():
+    table = results.load_table(results.table_path("digits", "skip-residual"))
+    table = table[(table.activation_bits == 3) & table.quantize_residual]
+    with_skip, without = table[table.quantize_skip], table[~table.quantize_skip.astype(bool)]
+    some = pd.concat([with_skip[with_skip.calibration_seed > 1], without[without.calibration_seed < 4]])
+    expected = (results.measurements_of(rows[rows.calibration_seed.isin([2, 3])].to_dict("records"))
+                for rows in (without, with_skip))  # fmt: skip
+    assert str(compare(*expected)) in compared_table(some, "quantize_skip", "false", "true")
+    none = pd.concat([with_skip[with_skip.calibration_seed > 2], without[without.calibration_seed < 2]])
+    with pytest.raises(ValueError, match="no two rows of one seed differ in quantize_skip alone"):
+        compared_table(none, "quantize_skip", "false", "true")
 
 
 def test_results_lists_selects_and_exports(tmp_path, capsys):

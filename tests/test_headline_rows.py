@@ -128,7 +128,9 @@ def test_other_draws_are_seen_where_they_were_planned(rows):
     quick, slow = (headline.flips(headline.crossed("W4A8", pair))[0] for pair in pairs)
     assert quick.drawn == 0 and slow.drawn is None
     text = said.flip_sentence(headline.crossed("W4A8", headline.methods_of("W4A8")))
-    assert "with another draw for one of the two in 0% (of 3 pairs drawn anew, 0% without)" in text
+    assert (
+        "with another draw for one of the two in 0% (of 3 pairs, in the cells drawn anew; 0% without)" in text
+    )
 
 
 @pytest.mark.parametrize("setting", ["W4A8", "W3A8", "W4A4"])

@@ -163,7 +163,7 @@ def test_cards_turn_an_order_round_or_leave_it_open(rows):
     gptq, adaround = (found.methods.index(name) for name in ("GPTQ", "AdaRound"))
     found.right[:, gptq] = found.right[:, adaround]  # and alike nothing is certain
     uncertain = {row[0]: row for row in said.swap_rows(found)}["GPTQ minus AdaRound"]
-    assert uncertain[3].endswith("; uncertain alike")
+    assert uncertain[3] == "not certain when all are alike"
 
 
 def test_what_a_level_is_worth_under_a_method_and_more_than_under_nearest(rows):

@@ -30,6 +30,10 @@ def rows(monkeypatch):
 def test_points_lost_are_those_of_the_rows(rows):
     state = league.league_table().state
     assert [setting["name"] for setting in state["settings"]] == list(headline.plan()["settings"])
+    titles = [setting["title"] for setting in state["settings"]]
+    assert (
+        len({*titles}) == len(titles) and [s["cards"] for s in state["settings"]] == [True] * 3 + [False] * 2
+    )
     first = state["settings"][0]
     found = headline.crossed("W4A8", headline.methods_of("W4A8", "with nearest"))
     granularity = next(c for c in first["choices"] if c["name"] == "granularity")

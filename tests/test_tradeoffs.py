@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from qlib import results
-from qlib.widgets.tradeoffs import lines
+from qlib.widgets.tradeoffs import _share_float, lines
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,10 @@ def test_bits_of_one_part_are_points_of_a_line_and_say_nothing_of_what_stays_in_
     assert [(p["x"], p["value"]) for p in line["points"]] == [
         (row.kv_bits, pytest.approx(row.value, abs=1e-3)) for row in table.sort_values("kv_bits").itertuples()
     ]
-    assert found["measure"] == {
-        **{"name": "perplexity", "title": "perplexity", "unit": "", "greater": False, "log": False}
-    }
-    assert found["same"]["Weight bits"] == found["same"]["Bits of the input"] == "float"
+    said = {"name": "perplexity", "label": "perplexity", "unit": "", "greater": False, "log": False}
+    assert found["measure"] == said
+    for name in ("Weight bits", "Activation bits", "Bits of the input"):
+        assert found["same"][name] == "float"
     assert not {"Additions", "Codes of weights"} & {*found["same"]}
 
 
@@ -67,3 +67,19 @@ def test_groups_and_tokens_are_named():
     found = lines(table, "activation_bits", ())
     told = {line["fields"]["A range of activations for"] for line in found["lines"]}
     assert told == {"each token", "the whole tensor"} and found["measure"]["log"]
+
+
+def test_a_line_in_float_is_shared_with_tables_of_the_same_network_alone():
+    names = ("weight-groups", "dynamic-activations")
+    tables = {(name, "language"): results.load_table(results.table_path("language", name)) for name in names}
+    networks = {key: {*table.network} for key, table in tables.items()}
+    for of_groups, expected in ((networks["weight-groups", "language"], 29.602), ({"mine"}, None)):
+        drawn = {
+            ("weight-groups", "language"): lines(tables["weight-groups", "language"], "weight_bits", ()),
+            ("dynamic-activations", "language"): lines(
+                tables["dynamic-activations", "language"], "activation_bits", ()
+            ),
+        }
+        assert drawn["weight-groups", "language"]["float"] == {}
+        _share_float(drawn, {**networks, ("weight-groups", "language"): of_groups})
+        assert drawn["weight-groups", "language"]["float"] == ({"base": expected} if expected else {})

@@ -15,19 +15,7 @@ MINUTES = re.compile(r"<!-- minutes: ([\w-]+) -->")
 LESSON = re.compile(r"\blesson (\d{1,2})\b", re.I)
 NO_LINK = (nodes.reference, addnodes.pending_xref, nodes.title, nodes.literal, nodes.literal_block, nodes.raw)
 GLOSSARY = "book/glossary"
-NOT_PROSE = (
-    nodes.title,
-    nodes.literal,
-    nodes.literal_block,
-    nodes.reference,
-    addnodes.pending_xref,
-    nodes.math,
-    nodes.raw,
-    nodes.block_quote,
-    nodes.caption,
-    addnodes.desc,
-    nodes.comment,
-)
+NOT_PROSE = (*NO_LINK, nodes.math, nodes.block_quote, nodes.caption, addnodes.desc, nodes.comment)
 FOLDED = ("dropdown", "card")  # of sphinx-design; a card is one link as a whole
 UNUSED = "THEBE_JS_URL", "sphinx-thebe.js"  # the first stands on every page twice, which is an error
 

@@ -84,13 +84,16 @@
       if (!arrow.textContent.trim()) arrow.setAttribute("aria-label", "Pages below this one");
   }
 
+  const SCROLLS = ".bd-article :is(.pst-scrollable-table-container, .catalogue, .cell_output .text_html, div.math)";
+
   // A phone shows no scroll bars: what has more to the right fades there.
   function fade() {
-    const mark = ({ target: box }) => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 4);
-    const watch = new ResizeObserver((seen) => seen.forEach(mark));
-    for (const box of document.querySelectorAll(".bd-article :is(.pst-scrollable-table-container, .catalogue, .cell_output .text_html, div.math)")) {
-      box.addEventListener("scroll", mark, { passive: true });
+    const mark = (box) => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 4);
+    const watch = new ResizeObserver((seen) => seen.forEach(({ target }) => mark(target.closest(SCROLLS))));
+    for (const box of document.querySelectorAll(SCROLLS)) {
+      box.addEventListener("scroll", () => mark(box), { passive: true });
       watch.observe(box);
+      if (box.firstElementChild) watch.observe(box.firstElementChild); // what is in it may change alone
     }
   }
 

@@ -94,7 +94,7 @@ def claim(words: str) -> str:
 def _of_texts(rows: list[tuple[str, Any, str, str]], examples: str, words: str) -> str:
     found = [row for row in rows if row[0].startswith(words)]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} claims about texts begin with {words!r}, not one")
+        raise ValueError(f"{len(found)} claims about {examples} begin with {words!r}, not one")
     ((claim, value, on_these, _),) = found
     return f"{claim}: **{value}**" + (f", *{on_these}* on these {examples}" if on_these else "")
 

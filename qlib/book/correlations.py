@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from qlib.book import ROOT
-from qlib.book.evidence import judged
+from qlib.book.evidence import question
 from qlib.comparison import verdict
 
 BENCH = "sentences"
@@ -25,7 +25,7 @@ def as_rows() -> list[tuple[str, str, str, str]]:
 
 
 def _row(claim: dict[str, Any]) -> tuple[str, str, str, str]:
-    found = judged({"equal": "used", **claim}, BENCH)
+    found = question(BENCH, claim["table"], claim["better"], claim["worse"], **claim["where"])
     if found is None:
         return claim["claim"], "not recorded yet", "", ""
     difference = found.difference

@@ -156,9 +156,9 @@ def _word(found: Judged | None) -> str:
     return MISSING if found is None else IMAGES_ONLY if found.difference.images_only else found.verdict
 
 
-def _of_texts(claims: ModuleType, value: str, examples: str) -> list[str]:
+def _of_texts(judges: ModuleType, value: str, examples: str) -> list[str]:
     """The claims about one network that reads texts."""
-    rows = [[claim, *map(str, said)] for claim, *said in claims.as_rows()]
+    rows = [[claim, *map(str, said)] for claim, *said in judges.as_rows()]
     return _table(["claim", value, f"on these {examples}", "of other networks"], rows)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import results
 from ..choices import same
 from ..comparison import compare
 from ..metrics import Measurement
 from ..names import suggestion
-from ..strict_yaml import read_value
 from ..tables import cell
 from . import laid_out
 from .measured import groups, settings_of
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def compared_table(rows: pd.DataFrame, field: str, first: str, second: str) -> str:
     """Lines of text, one for every configuration and network of which there are rows of both values: where
-    they differ from one another, and the first value minus the second.
+    they differ from one another, and the first value minus the second, over the seeds that both have.
 
     Parameters
     ----------
@@ -38,28 +37,29 @@ def compared_table(rows: pd.DataFrame, field: str, first: str, second: str) -> s
     fields = settings_of(rows)
     if field not in fields:
         raise ValueError(f"rows have no choice {field!r}{suggestion(field, fields)}")
-    values = [read_value(field, text) for text in (first, second)]
-    sides = [_with(rows, field, value) for value in values]
+    sides = [results.select(rows, [f"{field}={text}"]) for text in (first, second)]
     alike = [name for name in fields if name != field]
     of_first, of_second = ({key: group for key, group in groups(side, alike)} for side in sides)
-    pairs = [(group, of_second[key]) for key, group in of_first.items() if key in of_second]
+    pairs = [_same_seeds(group, of_second[key]) for key, group in of_first.items() if key in of_second]
+    pairs = [pair for pair in pairs if len(pair[0])]
     if not pairs:
-        raise ValueError(f"no two rows differ in {field} alone: something else differs wherever it does")
+        raise ValueError(f"no two rows of one seed differ in {field} alone: something else differs, too")
     settings = [a.to_dict("records")[0] for a, _ in pairs]
     varied = [name for name in alike if not all(same(s[name], settings[0][name]) for s in settings)]
     lines = [
         [*(cell(s[name]) for name in varied), str(compare(*map(_measurements, pair)))]
         for s, pair in zip(settings, pairs, strict=True)
     ]
-    return "\n".join(laid_out([[*varied, f"{cell(values[0])} minus {cell(values[1])}"], *lines]))
+    return "\n".join(laid_out([[*varied, f"{first} minus {second}"], *lines]))
 
 
-def _with(rows: pd.DataFrame, field: str, value: Any) -> pd.DataFrame:
-    found = rows[[same(other, value) for other in rows[field]]]
-    if found.empty:
-        known = ", ".join(sorted({cell(other) for other in rows[field]}))
-        raise ValueError(f"no recorded row has {field}={cell(value)}; {field} is {known[:200]}")
-    return found
+def _same_seeds(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of either side whose seed the other has, too."""
+    seeds = [[results.seed_of(row) for row in side.to_dict("records")] for side in (a, b)]
+    return tuple(
+        side[[seed in others for seed in own]]
+        for side, own, others in zip((a, b), seeds, seeds[::-1], strict=True)
+    )
 
 
 def _measurements(rows: pd.DataFrame) -> list[Measurement]:

@@ -14,7 +14,7 @@ from .crossing import (
     planned_cells,
 )
 from .orders import Order, Swapped, flips, own_cards, own_cells, section_5
-from .plan import address, bench_of, grid, minutes, names, plan, rows_of, runs
+from .plan import address, bench_of, beside, grid, minutes, names, plan, rows_of, runs
 
 __all__ = [
     "SETS",
@@ -24,6 +24,7 @@ __all__ = [
     "address",
     "as_recorded",
     "bench_of",
+    "beside",
     "crossed",
     "flips",
     "grid",

@@ -140,13 +140,14 @@ def other_draws(crossing: Crossing) -> np.ndarray:
     """
     tables = beside(crossing.setting, plan()["draws"])
     there = {key: right for table in tables for key, right in answers(crossing.setting, table).items()}
-    return np.array(
+    found = np.array(
         [
             [[100 * there[n, m, c].mean() if (n, m, c) in there else np.nan for c in crossing.cells]
              for m in crossing.methods]
             for n in crossing.networks
         ]
     )  # fmt: skip
+    return found.reshape(crossing.values.shape)
 
 
 def level_words(row: Mapping[str, Any]) -> Cell:

@@ -34,6 +34,8 @@ class Order:
     apart, together, drawn
         How often the order turns round when both run under cells drawn independently; under a common cell;
         and under a common cell with other draws for one of the two (``None``: not recorded).
+    undrawn
+        How often in the cells of ``drawn`` without.
     sure_apart, sure_together
         How often by more than images make by chance.
     """
@@ -45,6 +47,7 @@ class Order:
     apart: float
     together: float
     drawn: float | None
+    undrawn: float | None
     sure_apart: float
     sure_together: float
 
@@ -66,12 +69,13 @@ def flips(crossing: Crossing) -> list[Order]:
         pairs = ((a, other[:, j]), (other[:, i], b)) if cells.any() else ()
         anew = [flip_rate(x[:, cells], y[:, cells], difference, True) for x, y in pairs]
         drawn = float(np.mean(anew)) if anew else None
+        undrawn = flip_rate(a[:, cells], b[:, cells], difference, True) if anew else None
         rates = (flip_rate(a, b, difference, together) for together in (False, True))
         answers_of = crossing.right[:, i], crossing.right[:, j]
         sure = (sure_flip_rate(*answers_of, difference, together) for together in (False, True))
         interval = around(difference, of_networks)
         names = crossing.methods[i], crossing.methods[j]
-        found.append(Order(*names, difference, interval, *rates, drawn, *sure))
+        found.append(Order(*names, difference, interval, *rates, drawn, undrawn, *sure))
     return found
 
 

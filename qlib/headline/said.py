@@ -97,8 +97,10 @@ def _beside(setting: str) -> Iterator[tuple[str, Crossing, Ratio]]:
 
 def _kinds(rows: Crossing) -> tuple[Crossing, Crossing]:
     """On the same cells: the methods that are quick, and those that learn how to round."""
-    quick = [name for name in rows.methods if name in methods_of(rows.setting, "quick")]
-    return rows.only(quick), rows.only([name for name in rows.methods if name not in quick])
+    learn = {entry["name"] for entry in plan()["methods"] if entry.get("learns")}
+    parts = ([name for name in rows.methods if (name in learn) == kind] for kind in (False, True))
+    quick, learned = map(rows.only, parts)
+    return quick, learned
 
 
 def kinds_sentence(setting: str) -> str:
@@ -209,7 +211,7 @@ def flip_rates(orders: Sequence[Order]) -> dict[str, float | None]:
     """
     sure = [order for order in orders if order.certain]
     found = {}
-    for kind in ("apart", "together", "drawn", "sure_apart", "sure_together"):
+    for kind in ("apart", "together", "drawn", "undrawn", "sure_apart", "sure_together"):
         values = [value for order in sure if (value := getattr(order, kind)) is not None]
         found[kind] = float(np.mean(values)) if values else None
     return found
@@ -229,10 +231,12 @@ def flip_sentence(rows: Crossing) -> str:
         return f"{rows.setting}: {of}"
     drawn = ""
     if rates["drawn"] is not None:
-        there = [order for order in orders if order.certain and order.drawn is not None]
-        before = flip_rates(there)["together"]
-        of_few = f" (of {len(there)} pairs drawn anew, {before:.0%} without)" if len(there) < sure else ""
-        drawn = f", with another draw for one of the two in {rates['drawn']:.0%}{of_few}"
+        there = sum(order.certain and order.drawn is not None for order in orders)
+        of_few = f"of {there} pairs, " if there < sure else ""
+        drawn = (
+            f", with another draw for one of the two in {rates['drawn']:.0%} ({of_few}in the cells drawn "
+            f"anew; {rates['undrawn']:.0%} without)"
+        )
     return (
         f"{rows.setting}: {of} Under choices drawn apart it turns round in **{rates['apart']:.0%}** of "
         f"cases, under the same choices in {rates['together']:.0%}{drawn}; by more than images make by "
@@ -255,7 +259,7 @@ def _swap(a: Swapped, b: Swapped) -> list[str]:
     low, high = around(float(alike.mean()), alike) if len(alike) >= SEEDS else (0.0, 0.0)
     same = "as alike" if least * alike.mean() > 0 else "turned round"
     order = same if least * most > 0 else "left open"
-    order += "" if low * high > 0 else "; uncertain alike"
+    order = order if low * high > 0 else "not certain when all are alike"
     return [
         f"{a.method} minus {b.method}",
         _over(alike),

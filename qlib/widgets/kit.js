@@ -249,6 +249,9 @@ export function ticks(low, high, count = 5) {
   return found;
 }
 
+/** A number of any size, to four digits. */
+export const four = (value) => Number(value.toPrecision(4)).toLocaleString("en-US");
+
 /** A difference with its sign. */
 export const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 

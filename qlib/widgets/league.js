@@ -118,7 +118,7 @@ function render({ model, el }) {
     );
     spoken.say(sentence.textContent);
     note.replaceChildren(
-      papers.disabled ? "Rows of each method under its own card are still to come. " : "",
+      papers.disabled && setting().cards ? "Rows of each method under its own card are still to come. " : "",
       setting().waiting.length ? `Still to come: ${setting().waiting.join(", ")}. ` : "",
       `${networks} network${networks > 1 ? "s" : ""}, ${setting().cells} cells of choices that all of these methods have.`,
     );

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..headline import Crossing, as_recorded, in_float, methods_of, own_cards, plan
+from ..headline import Crossing, as_recorded, beside, in_float, methods_of, own_cards, plan
 from ..looks import LOOKS
 from .figure import Figure, table
 
@@ -54,9 +54,12 @@ def _setting(found: Crossing) -> dict[str, Any]:
         )
     own = own_cards(found) if found.networks else []
     bits = plan()["settings"][found.setting]
+    networks, _, _ = found.setting.rpartition(" ")  # such as "ResNets" of "ResNets W4A8"
+    of = f"{networks}: " if networks else ""
     return {
         "name": found.setting,
-        "title": f"{bits['weight_bits']}-bit weights, {bits['activation_bits']}-bit activations",
+        "title": f"{of}{bits['weight_bits']}-bit weights, {bits['activation_bits']}-bit activations",
+        "cards": bool(beside(found.setting, [plan()["cards"]])),
         "networks": list(found.networks),
         "waiting": list(found.waiting),
         "cells": len(found.cells),

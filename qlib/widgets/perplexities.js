@@ -5,6 +5,7 @@ import {
   choice,
   decades,
   element,
+  four,
   frame,
   fromAddress,
   permanentLink,
@@ -15,8 +16,6 @@ import {
 } from "./kit.js";
 
 const FAR = 60; // times the least perplexity: what lies beyond stands on the edge, with its number
-
-const four = (value) => Number(value.toPrecision(4)).toLocaleString("en-US");
 
 function render({ model, el }) {
   const [points, float, counts] = ["points", "float", "counts"].map((name) => model.get(name)),

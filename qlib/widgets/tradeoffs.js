@@ -6,6 +6,7 @@ import {
   choice,
   decades,
   element,
+  four,
   frame,
   fromAddress,
   permanentLink,
@@ -31,8 +32,7 @@ const MARKS = [
   (x, y) => shape("rect", { x: x - 5, y: y - 3, width: 10, height: 6 }),
   (x, y) => shape("rect", { x: x - 3, y: y - 5, width: 6, height: 10 }),
 ];
-const hundredths = (value) => value.toFixed(2),
-  four = (value) => Number(value.toPrecision(4)).toLocaleString("en-US");
+const hundredths = (value) => value.toFixed(2);
 
 function render({ model, el }) {
   const tables = model.get("tables"),
@@ -64,8 +64,8 @@ function render({ model, el }) {
   const table = () => tables.find((t) => t.table === byTable.value);
   const data = () => table().benches[byBench.value];
   const measure = () => data().measure;
-  const points = (value) => (measure().unit ? hundredths : four)(value);
-  const measured = () => (measure().unit ? `${measure().title} (${measure().unit})` : measure().title);
+  const read = (value) => (measure().unit ? hundredths : four)(value);
+  const measured = () => measure().label;
   const capital = (text) => text[0].toUpperCase() + text.slice(1);
   const chosen = () => Object.fromEntries(Object.entries(controls).map(([name, c]) => [name, c.value]));
   const visible = (given = chosen()) =>
@@ -136,7 +136,7 @@ function render({ model, el }) {
             "tr",
             {},
             element("th", { scope: "row" }, nameOf(line)),
-            ...[p.x, points(p.value), `${points(p.low)} to ${points(p.high)}`, spread(p), p.n.toLocaleString("en")].map((v) =>
+            ...[p.x, read(p.value), `${read(p.low)} to ${read(p.high)}`, spread(p), p.n.toLocaleString("en")].map((v) =>
               element("td", {}, String(v)),
             ),
           ),
@@ -173,7 +173,7 @@ function render({ model, el }) {
     const way = measure().greater ? 1 : -1,
       best = lines.flatMap((line) => line.points.map((p) => [p.value, nameOf(line), p.x])).sort((a, b) => way * (b[0] - a[0]))[0];
     spoken.say(
-      `${lines.length} lines on ${byBench.value}. Best: ${best[1]}, ${measured()} ${points(best[0])} at ${best[2]} ${t.x}.`,
+      `${lines.length} lines on ${byBench.value}. Best: ${best[1]}, ${measured()} ${read(best[0])} at ${best[2]} ${t.x}.`,
     );
   }
 
@@ -214,7 +214,8 @@ function render({ model, el }) {
       percent = measure().unit === "%",
       // ends of intervals may lie below 0, where a logarithm has no place
       top = log ? 1.5 * Math.max(...values) : Math.min(percent ? 100 : Infinity, Math.max(...ends) + 1),
-      low = log ? Math.min(...values) / 1.5 : Math.max(0, Math.min(...ends) - 2);
+      least = Math.min(...ends),
+      low = log ? Math.min(...values) / 1.5 : least < 0 ? least - 2 : Math.max(0, least - 2);
     const sx = scale(left - room, right + room, MARGIN.left, width - MARGIN.right),
       x = (v) => sx(place(v)),
       up = log ? Math.log : (v) => v,
@@ -236,7 +237,7 @@ function render({ model, el }) {
         yTicks: (log ? decades : ticks)(low, top),
         xName: table().x,
         yName: `${measured()}, bars: 95 % interval`,
-        yText: (v) => (v >= 1e4 ? v.toExponential(0).replace("+", "") : v.toLocaleString("en-US")),
+        yText: (v) => (v >= 1e4 ? v.toExponential().replace("+", "") : v.toLocaleString("en-US")),
       }),
     );
     floats.forEach(([name, value], i) => {
@@ -277,7 +278,7 @@ function render({ model, el }) {
             shape(
               "title",
               {},
-              `${nameOf(line)}: ${measured()} ${points(p.value)} (${points(p.low)} to ${points(p.high)}) at ${p.x} ${table().x}`,
+              `${nameOf(line)}: ${measured()} ${read(p.value)} (${read(p.low)} to ${read(p.high)}) at ${p.x} ${table().x}`,
             ),
           ),
         );
@@ -334,7 +335,7 @@ function render({ model, el }) {
           element(
             "caption",
             {},
-            "Mean over seeds; the interval is for seeds and images, of fewer than three seeds for images only",
+            "Mean over seeds; the interval is for seeds and examples, of fewer than three seeds for examples only",
           ),
           element("thead", {}, head),
           body,

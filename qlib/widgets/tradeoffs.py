@@ -62,15 +62,16 @@ SPOKEN = (  # choices that `_choices` says in words of its own; the others are s
 )
 ALONG = ("weight_bits", "activation_bits", "kv_bits", "embedding_bits", "calibration_images")  # a line
 LIMITS = ("target_weight_bits", "target_activation_bits", "largest_map_bits")  # along a line
+BETWEEN_LAYERS = ("Additions", "Average pooling")
 OF_ACTIVATIONS = (
-    "Additions",
-    "Average pooling",
+    *BETWEEN_LAYERS,
     "Codes of activations",
     "A range of activations for",
     "Clipping of activations",
     "Ranges of activations",
     "Calibrated with layers upstream",
 )
+IN_FLOAT = {"default": 32}  # all but what has bits of its own
 OF_WEIGHTS = ("Codes of weights", "A range of weights for", "Clipping of weights")
 RULES = {"minmax": "min/max", "mse": "squared error"}
 
@@ -112,7 +113,7 @@ def tradeoff_explorer(lesson: str | None = None, benches: Iterable[str] = BENCHE
         for bench in benches
         if (entry["table"], bench) in recorded
     }
-    _share_float(drawn)
+    _share_float(drawn, {key: {*table.network} for key, table in recorded.items()})
     tables = []
     for entry in plan["tables"]:
         found = {bench: drawn[key] for bench in benches if (key := (entry["table"], bench)) in drawn}
@@ -169,15 +170,16 @@ def lines(table: pd.DataFrame, x: str, ends: tuple[str, ...]) -> dict[str, Any]:
     return {"float": known, "same": shared, "measure": _measure(metric, found), "lines": found}
 
 
-def _share_float(drawn: Mapping[tuple[str, str], dict[str, Any]]) -> None:
-    """Give tables without a row in float that of another table of the bench, where it has one network."""
-    for (_, bench), found in drawn.items():
+def _share_float(
+    drawn: Mapping[tuple[str, str], dict[str, Any]], networks: Mapping[tuple[str, str], set[str]]
+) -> None:
+    """Give tables without a row in float those that other tables of the bench have of their networks."""
+    for key, found in drawn.items():
         known = {}
-        for (_, of), other in drawn.items():
-            if of == bench and other["measure"]["name"] == found["measure"]["name"]:
-                known |= other["float"]
-        if not found["float"] and len(known) == 1:
-            found["float"] = known
+        for (_, bench), other in drawn.items():
+            if bench == key[1] and other["measure"]["name"] == found["measure"]["name"]:
+                known |= {name: value for name, value in other["float"].items() if name in networks[key]}
+        found["float"] = found["float"] or known
 
 
 def _measure(said: str | Mapping[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -186,7 +188,7 @@ def _measure(said: str | Mapping[str, Any], found: list[dict[str, Any]]) -> dict
     values = [point["value"] for line in found for point in line["points"]]
     return {
         "name": metric.name,
-        "title": metric.title,
+        "label": metric.label,
         "unit": metric.unit,
         "greater": metric.greater_is_better,
         "log": min(values) > 0 and max(values) > 10 * min(values) and not metric.unit,
@@ -197,6 +199,7 @@ def _value(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean over seeds, its 95 % interval (see `mean_of`), and every seed's, with an interval of its own for
     the sampling of images.
     """
+    results.refuse_twice(pd.DataFrame(rows))
     mean = mean_of([results.measurement_of(row) for row in rows])
     low, high = mean.interval
     seeds = [
@@ -245,7 +248,9 @@ def _said(row: Mapping[str, Any], others: Mapping[str, str]) -> dict[str, str]:
 def _words(name: str, value: Any) -> str:
     """A value of a choice, as a card says it."""
     known = choices(QuantConfig)
-    return shown(name, known[name].word if value is None and name in known else value)
+    if name in known and (value is None or value == IN_FLOAT):
+        return known[name].word
+    return shown(name, value)
 
 
 def _acting(row: Mapping[str, Any], said: Mapping[str, str]) -> dict[str, str]:
@@ -255,8 +260,8 @@ def _acting(row: Mapping[str, Any], said: Mapping[str, str]) -> dict[str, str]:
     silent = [*OF_WEIGHTS] if row["weight_bits"] is None else []
     if row["activation_bits"] is None:
         silent += OF_ACTIVATIONS
-    elif row["activation_bits"] == {"default": 32}:
-        silent += OF_ACTIVATIONS[:2]
+    elif row["activation_bits"] == IN_FLOAT:
+        silent += BETWEEN_LAYERS
     return {name: value for name, value in said.items() if name not in silent}
 
 
@@ -336,9 +341,9 @@ def _choices(row: Mapping[str, Any], x: str, ends: tuple[str, ...]) -> dict[str,
         found["Weight bits"] = _words("weight_bits", row["weight_bits"])
     else:
         found["Lowered"] = "weights" if _x(row, "weight_bits") == _x(row, x) else "activations"
-    if x == "calibration_images":
+    if x in ("calibration_images", "kv_bits", "embedding_bits"):
         found["Activation bits"] = _words("activation_bits", row["activation_bits"])
-    else:
+    if x != "calibration_images":
         found["Images to calibrate or learn on"] = f"{row['calibration_images']:,}"
     return found
 
