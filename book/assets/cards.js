@@ -124,7 +124,8 @@ function makeForm(box, schema) {
   const addField = (parent, category, name, field) => {
     const id = `card-${category || "top"}-${name}`;
     const kinds = (field.anyOf || [field]).map(resolve);
-    const choices = kinds.flatMap((kind) => kind.enum || (kind.type === "boolean" ? ["true", "false"] : []));
+    const listed = (kind) => kind.enum || (kind.type === "boolean" ? ["true", "false"] : "const" in kind ? [] : null);
+    const choices = kinds.every(listed) ? kinds.flatMap(listed) : []; // a list only where it holds all that may be said
     const input = choices.length
       ? element("select", { id }, element("option", { value: "" }, "not reported"), ...choices.map((c) => element("option", {}, c)))
       : element("input", { id, type: "text", placeholder: example(field) });

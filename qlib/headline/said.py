@@ -18,6 +18,7 @@ from .orders import Order, Swapped, flips, own_cards, section_5
 from .plan import address, plan, rows_of, runs
 
 HEADS = ["setting", "compared", "choices over methods, variances", "verdict"]
+KIND_HEADS = ["choices over methods", "among those in one pass", "among those that learn", "among all"]
 OF_WEIGHTS = "choices that act on weights alone"
 NOTHING = "no network has all of its rows yet"
 
@@ -103,14 +104,16 @@ def _kinds(rows: Crossing) -> tuple[Crossing, Crossing]:
     return quick, learned
 
 
-def kinds_sentence(setting: str) -> str:
-    """What moves more among methods of one kind, and among those of both."""
-    rows = crossed(setting, methods_of(setting))
-    if not rows.networks:
-        return ""
-    kinds = [kind for kind in _kinds(rows) if 0 < len(kind.methods) < len(rows.methods)]
-    parts = (f"among {', '.join(kind.methods)} {said(kind.ratio())}" for kind in (*kinds, rows))
-    return f"{setting}, variance of choices over that of methods: {'; '.join(parts)}."
+def kind_rows() -> list[list[str]]:
+    """Of a table of what moves more among methods of one kind, and among those of both, the cells below
+    `KIND_HEADS`.
+    """
+    found = {setting: rows for setting, (rows, _) in decisions().items() if rows.networks}
+    return [[setting, *map(_ratio_of, (*_kinds(rows), rows))] for setting, rows in found.items()]
+
+
+def _ratio_of(rows: Crossing) -> str:
+    return f"{len(rows.methods)} methods: {said(rows.ratio())}" if rows.methods else ""
 
 
 def _acting_on(side: str, rows: Crossing) -> list[str]:
