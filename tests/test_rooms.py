@@ -11,6 +11,7 @@ CORE = (
     "strict_yaml",
     "own",
     "choices",
+    "acting",
     "config",
     "affine",
     "aciq",
