@@ -27,6 +27,7 @@ BINS = 8192
 GROUP = 1 << 19  # values looked at together on a CPU: few enough to stay in cache
 SAMPLED = 64  # one value of so many
 WIDE = 1 << 24  # and on other devices: enough to be worth a launch; also the most that a float32 counts to
+FILTERED = 1 << 26  # there, for percentiles: of every part the device is waited for
 
 
 def collector(method: str, percentile: float, make_grid: MakeGrid) -> MinMax | Percentile | SquaredError:
@@ -116,7 +117,7 @@ class Percentile:
         self.percentile = percentile
         self.seen = 0
         self.total = None
-        # Of the values, of the negated values; each sorted downwards
+        # Of the values, of the negated values
         self.tails: list[Tensor | None] = [None, None]
 
     def update(self, x: Tensor, total: int) -> None:
@@ -131,12 +132,12 @@ class Percentile:
     @staticmethod
     def _merge(tail: Tensor | None, x: Tensor, keep: int, negate: bool) -> Tensor:
         start = 0
-        group = max((GROUP if x.device.type == "cpu" else WIDE) // len(x), 2 * keep)
+        group = max((GROUP if x.device.type == "cpu" else FILTERED) // len(x), 2 * keep)
         while start < x.shape[1]:
             part = x[:, start : start + group]
             start += group
             if tail is not None and tail.shape[1] == keep and len(x) == 1:
-                least = -tail[0, -1] if negate else tail[0, -1]
+                least = -tail.amin() if negate else tail.amin()
                 part = part[~(part >= least if negate else part <= least)][None]  # most falls away; NaN stays
                 if part.numel() == 0:
                     continue
@@ -151,6 +152,7 @@ class Percentile:
         share = from_top - above
         ends = []
         for tail in self.tails:
+            tail = tail.sort(descending=True).values  # NaN first
             upper = tail[:, above].double()
             lower = tail[:, min(above + 1, tail.shape[1] - 1)].double()
             end = (upper + (lower - upper) * share).float()
@@ -159,23 +161,23 @@ class Percentile:
 
 
 def largest(x: Tensor, keep: int) -> Tensor:
-    """The largest values of each row of ``x`` ``(rows, values)``, sorted downwards: ``keep`` of them, or all.
+    """The largest values of each row of ``x`` ``(rows, values)``, in any order: ``keep`` of them, or all.
 
-    Exact, NaN first. Of a long row most values fall away against one of a sample of it, which leaves little
-    to sort.
+    Exact; NaN is above all. Of a long row most values fall away against one of a sample of it, which leaves
+    little to compare.
     """
     rows, n = x.shape
     rank = 2 * keep // SAMPLED + 8  # of the sample: above it there are most likely more than are kept
     if rows > 1 or 2 * rank * SAMPLED >= n:
-        return x.topk(min(keep, n), dim=1).values
-    least = x[0, ::SAMPLED].topk(rank).values[-1]
+        return x.topk(min(keep, n), dim=1, sorted=False).values
+    least = x[0, ::SAMPLED].topk(rank, sorted=False).values.amin()
     above = x[~(x <= least)]
     short = keep - len(above)
     if short <= 0:
-        return above.topk(keep).values[None]
+        return above.topk(keep, sorted=False).values[None]
     if (x == least).sum() < short:  # the sample has misled
-        return x.topk(keep, dim=1).values
-    return torch.cat([above.sort(descending=True).values, least.expand(short)])[None]
+        return x.topk(keep, dim=1, sorted=False).values
+    return torch.cat([above, least.expand(short)])[None]
 
 
 class SquaredError:
