@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .experiments import Laboratory
+    from .laboratory import Laboratory
 
 
 def session(

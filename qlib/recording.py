@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .benches import Bench, load_bench, refuse_lacking
-from .experiments import Experiment, Laboratory, Run
+from .experiments import Experiment, Run
+from .laboratory import Laboratory
 from .metrics import TOP1
 from .progress import tracked
 from .provenance import session

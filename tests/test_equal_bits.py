@@ -5,7 +5,7 @@ import pytest
 
 from qlib import results
 from qlib.equal_bits import at_bits, at_equal_bits
-from qlib.experiments import pack
+from qlib.laboratory import pack
 from qlib.metrics import Accuracy
 
 N = 8

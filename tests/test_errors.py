@@ -10,7 +10,7 @@ from torch import nn
 
 from qlib import QuantConfig, QuantizationCard, compare, evaluate, footprint, load_bench, quantize, verdict
 from qlib.benches import network_of
-from qlib.experiments import Laboratory
+from qlib.laboratory import Laboratory
 from qlib.metrics import Accuracy
 from qlib.names import suggestion
 from qlib.widgets import explore

@@ -9,7 +9,7 @@ import torch
 from pytorchcv.model_provider import get_model
 from torchvision.models import resnet50
 
-from qlib import experiments, footprint, recording, results
+from qlib import experiments, footprint, laboratory, recording, results
 from qlib.book import costs
 
 NETWORKS = {  # with random weights: names and shapes are all that matters here
@@ -41,7 +41,7 @@ def test_names_and_limits_fit_the_network(name):
             key = run.allocation.largest_map_bits
             if key not in seen:
                 size = footprint(
-                    model, example, experiments._within_largest_map(model, example, run.config, key)
+                    model, example, laboratory._within_largest_map(model, example, run.config, key)
                 )
                 assert size.max_activation_bytes > 0
         elif isinstance(run.config.weight_bits, dict) or isinstance(run.config.activation_bits, dict):
@@ -81,7 +81,7 @@ def test_the_cost_page_counts_rows_and_estimates_hours_only_from_recorded_ones(t
     seconds = {0: 10.0, 200: 30.0}
     monkeypatch.setattr(experiments, "load_bench", lambda _, real=experiments.load_bench: real("digits"))
     monkeypatch.setattr(
-        experiments.Laboratory,
+        laboratory.Laboratory,
         "identity",
         lambda self, run: {
             "key": str(hash(run)),

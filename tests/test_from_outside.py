@@ -24,6 +24,7 @@ from qlib import (
     compare,
     evaluate,
     experiments,
+    laboratory,
     load_bench,
     quantize,
     recording,
@@ -530,7 +531,7 @@ def test_run_measures_what_a_reader_brings(mine, table, capsys):
     assert floats == f"float: largest error {found[0]}" and " V (" in floats
     assert chosen == f"{' '.join(CHOSEN)} method={mine('Shrink')}: largest error {found[1]}"
     assert only(results.load_table(table), shrinking=0.5)["method"] == mine("Shrink")
-    again = experiments.Laboratory(load_bench("curve", {"bench": mine("curve")}))
+    again = laboratory.Laboratory(load_bench("curve", {"bench": mine("curve")}))
     run = results.run_of(rows[1], named(mine("Config"), "configuration"))
     assert again.identity(run)["key"] == rows[1]["key"]
 
@@ -854,14 +855,14 @@ def test_run_says_what_was_asked_for_and_no_older_row(tmp_path, mine, table, cap
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_file_that_is_edited_during_a_recording_ends_it(tmp_path, mine, table, late, monkeypatch):
-    measure = experiments.Laboratory.measure
+    measure = laboratory.Laboratory.measure
 
     def edits(self, run):
         cells = measure(self, run) if late else None
         (tmp_path / "mine.py").write_text(MINE.replace(*CHANGED["of a method"]))
         return cells or measure(self, run)
 
-    monkeypatch.setattr(experiments.Laboratory, "measure", edits)
+    monkeypatch.setattr(laboratory.Laboratory, "measure", edits)
     axis = ({"method": mine("Shrink"), "weight_bits": 2}, {"method": mine("Shrink")})
     with pytest.raises(OSError, match="other code, .* than when the recording began"):
         record(mine, table, axis, config_class=mine("Config"))

@@ -10,8 +10,8 @@ from crossed_rows import IMAGES, accuracy, keys_of, planned
 
 from qlib import headline, tables
 from qlib.comparison import UNDECIDED
-from qlib.experiments import pack
 from qlib.headline import crossing, orders, said
+from qlib.laboratory import pack
 
 
 @pytest.fixture

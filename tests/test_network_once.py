@@ -5,8 +5,9 @@ import torch
 from helpers import Block, images
 
 from qlib import QuantConfig, analytic_bitwidths, footprint, learn_bitwidths, quantize
-from qlib.experiments import Allocation, Laboratory, Run
+from qlib.experiments import Allocation, Run
 from qlib.export import export_onnx
+from qlib.laboratory import Laboratory
 from qlib.network import network as reading
 from qlib.network import read
 

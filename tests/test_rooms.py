@@ -41,6 +41,7 @@ ROOMS = (
     "benches",
     "devices",
     "experiments",
+    "laboratory",
     "provenance",
     "tables",
     "results",

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from qlib import QuantConfig, compare, quantize, results
-from qlib.experiments import Experiment, Laboratory, pack
+from qlib.experiments import Experiment
+from qlib.laboratory import Laboratory, pack
 from qlib.network import read
 from qlib.quantizer import WIDER, weight_grid
 from qlib.recording import record

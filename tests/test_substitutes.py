@@ -9,7 +9,8 @@ from torch import nn
 from qlib import QuantizationCard, results
 from qlib.benches import Loaders, substitutes
 from qlib.benches.substitutes import KINDS, substitute
-from qlib.experiments import DATA, Experiment, Laboratory, Run
+from qlib.experiments import DATA, Experiment, Run
+from qlib.laboratory import Laboratory
 from qlib.network import evaluation_copy
 from qlib.quantization import QuantConfig
 from qlib.recording import record

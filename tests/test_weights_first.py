@@ -9,7 +9,8 @@ import torch
 
 from qlib import QuantConfig, experiments, quantize
 from qlib.benches import load_bench
-from qlib.experiments import Experiment, Laboratory
+from qlib.experiments import Experiment
+from qlib.laboratory import Laboratory
 from qlib.quantization import weights_first
 from qlib.recording import record
 from qlib.results import run_of

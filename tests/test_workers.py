@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from qlib import experiments, recording, results
+from qlib import experiments, laboratory, recording, results
 from qlib.cli import main
 from qlib.workers import spread
 
@@ -173,14 +173,14 @@ def test_a_run_that_fails_is_noted_and_does_not_stop_the_rest(table, workers, mo
     rows = recording.record(faulty, table, progress=False, workers=workers)
     assert len(rows) == 3 and [e[:10] for e in results.failures(table).values()] == ["ValueError"]
     monkeypatch.setattr(
-        experiments.Laboratory, "measure", lambda *_: pytest.fail("a failed run was tried again")
+        laboratory.Laboratory, "measure", lambda *_: pytest.fail("a failed run was tried again")
     )
     assert recording.record(faulty, table, progress=False).equals(rows)
     monkeypatch.undo()
-    measure = experiments.Laboratory.measure
+    measure = laboratory.Laboratory.measure
     cured = {"allocation": None}
     monkeypatch.setattr(
-        experiments.Laboratory, "measure", lambda self, run: measure(self, dataclasses.replace(run, **cured))
+        laboratory.Laboratory, "measure", lambda self, run: measure(self, dataclasses.replace(run, **cured))
     )
     assert (
         len(recording.record(faulty, table, progress=False, retry=True)) == 4
@@ -221,7 +221,7 @@ def test_a_file_that_cannot_grow_leaves_the_rows_that_are_there(table):
 def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_computed(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(experiments.Laboratory, "measure", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(laboratory.Laboratory, "measure", lambda *_: pytest.fail("computed"))
     (tmp_path / "taken").write_text("a file where a folder is wanted")
     assert (
         main(

@@ -15,12 +15,12 @@ import yaml
 from torch import nn
 
 from qlib import QuantConfig, quantize
-from qlib.benches import load_bench
+from qlib.benches import Batches, load_bench
 from qlib.benches.language import continued, tokenizer
 from qlib.benches.tokens import BPE
 from qlib.book import ROOT
-from qlib.experiments import Batches, Laboratory
 from qlib.files import write_whole
+from qlib.laboratory import Laboratory
 from qlib.provenance import session
 from qlib.widgets.perplexities import sharing
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from qlib.benches import load_bench
 from qlib.benches.language import tokenizer
 from qlib.book import ROOT
-from qlib.experiments import Laboratory
 from qlib.files import write_whole
+from qlib.laboratory import Laboratory
 from qlib.provenance import session
 
 TABLE = ROOT / "book" / "results" / "outliers.csv"

@@ -49,7 +49,7 @@ def row_of(bench: str, table: str, where: str) -> dict[str, object]:
 def again(row: dict[str, object]) -> dict[str, object]:
     """What a recorded row measures today: the cells that are results, and its key."""
     from qlib.benches import load_bench
-    from qlib.experiments import Laboratory
+    from qlib.laboratory import Laboratory
 
     run = results.run_of(row)
     laboratory = Laboratory(load_bench(run.bench))

@@ -16,8 +16,8 @@ from qlib import QuantConfig
 from qlib.affine import fake_quantize
 from qlib.benches import load_bench
 from qlib.book import ROOT
-from qlib.experiments import Laboratory
 from qlib.files import write_whole
+from qlib.laboratory import Laboratory
 from qlib.network.rotation import Rotation
 from qlib.provenance import session
 from qlib.quantizer import weight_grid

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..benches import load_bench, network_of
 from ..config import configuration_named
-from ..experiments import Laboratory
 from ..files import write_whole
+from ..laboratory import Laboratory
 from ..metrics import TOP1, find_metric
 from ..provenance import session
 from ..strict_yaml import read_fields
