@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..affine import Grid, fake_quantize
+from ..affine import Grid, fake_quantize, make_grid
 from ..config import Bits, QuantConfig
 from ..footprints import Layer
 from ..network.operations import rows_of, weight_of_rows
@@ -241,16 +241,24 @@ class Activations(Side):
     def _use(self, changed: list[bool]) -> None:
         self.leaf = self.rounded.clone().requires_grad_()
         bits = self.leaf.unbind()
+        chosen = self.rounded.int().tolist()
+        grid = self.config.activation_symmetric, self.config.symmetric_grid
+        shrinks = shrinkage(self.rounded, *grid).unbind()
         ends = list(zip(*(end.unbind() for end in self.ends), strict=True))
+        if ends:  # all grids at once: a GPU takes as long for one
+            low, high = (end.detach() for end in self.ends)
+            *fields, _ = make_grid(low, high, self.rounded[self.index])
+            grids = list(zip(*(field.unbind() for field in fields), strict=True))
         for i, (quantizer, name) in enumerate(zip(self.quantizers, self.index, strict=True)):
             quantizer.bits = bits[name]
+            quantizer.shrinks = shrinks[name]
             quantizer.ends = ends[i] if ends else None
-            if changed[name] or ends:
-                quantizer.fixed.bits = int(self.rounded[name])
-                if ends:
-                    quantizer.fixed.range = tuple(end.detach().reshape(1) for end in ends[i])
-                if quantizer.fixed.range is not None:
-                    quantizer.fixed.set_grid()
+            if changed[name]:
+                quantizer.fixed.bits = chosen[name]
+            if ends:
+                quantizer.fixed.grid = Grid(*grids[i])
+            elif changed[name] and quantizer.fixed.range is not None:
+                quantizer.fixed.set_grid()
 
     def gradient(self) -> Tensor:
         return self.leaf.grad
@@ -277,14 +285,14 @@ class LearnedQuantizer(nn.Module):
         super().__init__()
         self.fixed = quantizer
         self.bits = None
+        self.shrinks = None
         self.ends = None
 
     def forward(self, x: Tensor, examples: int | None = None) -> Tensor:
         q = self.fixed
         x = x.relu() if q.rectifies else x
         grid = q.grid_of_each_example(x, examples) if q.config.activation_dynamic else q.grid
-        shrinks = shrinkage(self.bits.detach(), q.config.activation_symmetric, q.config.symmetric_grid)
-        return _FakeQuantize.apply(x, grid, shrinks, self.bits, *(self.ends or (None, None)))
+        return _FakeQuantize.apply(x, grid, self.shrinks, self.bits, *(self.ends or (None, None)))
 
 
 class _FakeQuantize(torch.autograd.Function):
