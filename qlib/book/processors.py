@@ -104,8 +104,8 @@ def of_gpus() -> list[tuple[str, str, dict[str, object]]]:
 
 def learned_bits(row: dict[str, object]) -> bool:
     """Whether they were learned in a recorded row."""
-    how = row["allocation"] or {}
-    return bool(how.get("target_weight_bits") or how.get("target_activation_bits"))
+    allocation = results.run_of(row).allocation
+    return allocation is not None and allocation.learned
 
 
 def main() -> None:
