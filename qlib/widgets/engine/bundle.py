@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,17 @@ IMAGES = {"validation": 2000, "calibration": 320}
 HERE = Path(__file__).parent
 
 
-def write_bundle(folder: Path) -> None:
-    """Write ``engine.js``, a script for each network of the bench, and one for each method with shipped
-    roundings into ``folder``; a network's script that is there already, made of what there is now, stays.
+def write_bundle(folder: Path, networks: Iterable[str] | None = None) -> None:
+    """Write ``engine.js``, a script for each of ``networks`` (those of the bench), and one for each method
+    with shipped roundings into ``folder``; a network's script that is there already, made of what there is
+    now, stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "engine.js", script("engine", engine()))
     for method in roundings.METHODS:
         path = folder / f"{roundings.path_of(method).stem}.js"
         write_whole(path, script(path.stem, roundings.content(method)))
-    for name in load_bench(BENCH).models:
+    for name in load_bench(BENCH).models if networks is None else networks:
         path = folder / f"{BENCH}-{name}.js"
         mark = f"// Made of {_made_of(name)}\n"
         if not path.is_file() or not path.read_text("utf8").startswith(mark):
