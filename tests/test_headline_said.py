@@ -53,6 +53,8 @@ def test_the_outcome_is_that_of_the_rule(rows):
     of_weights = [row[2] for row in said.beside_rows("W4A4") if said.OF_WEIGHTS in row[1]]
     assert text.count(said.OF_WEIGHTS) == 1 and f"{said.OF_WEIGHTS} {of_weights[0]};" in text
     assert said.decision_rows()[0][1] == "5 methods, 8 cells"
+    methods, choices = map(float, said.decision_rows()[0][4].split(" and "))
+    assert 0 < methods < choices
 
 
 def test_what_stands_beside_it(rows):
@@ -145,7 +147,7 @@ def test_flips_are_said_of_pairs_whose_order_is_certain(rows):
     assert "Of 10 pairs, 10 have an order that is certain over 6 networks" in text
     assert f"**{rates['apart']:.0%}**" in text and "another draw for one of the two in 0%" in text
     assert rates["sure_together"] == 0 < rates["sure_apart"] < rates["apart"]
-    assert text.endswith(f"chance in {rates['sure_apart']:.0%} and 0%.")
+    assert text.endswith(f"chance it does so in {rates['sure_apart']:.0%} and 0%.")
 
 
 def test_cards_turn_an_order_round_or_leave_it_open(rows):

@@ -310,3 +310,25 @@ def test_a_limit_of_a_fiftieth_of_a_bit_more_is_no_certain_difference():
     assert images == pytest.approx((-2.36, -1.46), abs=0.006)
     assert (round(min(found.seeds), 1), round(max(found.seeds), 1)) == (-6.7, 2.1)
     assert found.verdict() == "undecided here"
+
+
+def judged_of(words):
+    (claim,) = (claim for claim in evidence.claims() if claim["claim"].startswith(words))
+    return [found for bench in evidence.BENCHES if (found := evidence.judged(claim, bench))]
+
+
+def test_what_the_limits_say_and_take_back_is_on_record():
+    """`book/limits.md`, its last section, and the surprise that the evidence page tells."""
+    at_4_bits = (
+        "quantizing only inputs is above quantizing the skip connection at 4-bit activations",
+        "leaving the residual in float is above quantizing everything at 4-bit activations",
+        "a range per channel is above one per tensor for 3-bit weights",
+    )
+    for words in at_4_bits:
+        assert "does not hold" not in [word for found in judged_of(words) for word in found.asked.values()]
+    turned = {found.bench: found for found in judged_of("at 3-bit activations, leaving the residual")}
+    assert all(d.points > 0 for d in turned["digits"].networks.values())
+    assert turned["cifar10-jpeg"].asked["resnet44"] == "does not hold"
+    per_channel = judged_of("a range per channel is above one per tensor for 4-bit weights")
+    worse = [d for found in per_channel for d in found.networks.values() if d.points < -2]
+    assert len(worse) >= 2 and not any(d.images_only for d in worse)

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from qlib import results
 from qlib.book import ROOT, correlations, ratios
-from qlib.book.evidence import BENCHES, NO_DIFFERENCE, Judged, claims, in_networks, judged
+from qlib.book.evidence import ALL_NETWORKS, BENCHES, NO_DIFFERENCE, Judged, claims, in_networks, judged
 from qlib.book.evidence_before import change
 from qlib.comparison import IMAGES_ONLY, SEEDS, UNDECIDED, VERDICTS
 from qlib.metrics import TOP1
@@ -30,12 +31,17 @@ def everything() -> list[tuple[dict[str, Any], str, Judged | None]]:
     return [(claim, bench, judged(claim, bench)) for claim in claims() for bench in BENCHES]
 
 
+def _statements() -> dict[int, str]:
+    """The paper's observations, in its words."""
+    return yaml.safe_load((ROOT / "book" / "explorer.yaml").read_text("utf8"))["statements"]
+
+
 def picture() -> Figure:
-    plan = yaml.safe_load((ROOT / "book" / "explorer.yaml").read_text("utf8"))
+    statements = _statements()
     lessons = {int(path.stem[:2]): path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb")}
     return forest(
         {
-            "group": f"{claim['observation']}. {plan['statements'][claim['observation']]}",
+            "group": f"{claim['observation']}. {statements[claim['observation']]}",
             "claim": claim["claim"],
             "paper": claim["paper"],
             "bench": bench,
@@ -93,11 +99,13 @@ def headline() -> str:
 
 
 def as_markdown() -> str:
-    """The headline, the picture, and folded below it the tables."""
+    """The headline, what it is made of by observation, the picture, and folded below it the tables."""
     html = picture().to_html()
     return "\n".join(
         [
             headline(),
+            "",
+            *_observations(),
             "",
             f"```{{raw}} html\n{html}\n```",
             "",
@@ -122,19 +130,42 @@ def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
+def _observations() -> list[str]:
+    """Of every observation, what its claims say network by network."""
+    rows = []
+    for number, statement in _statements().items():
+        found = [j for claim, _, j in everything() if j and claim["observation"] == number]
+        counts = [in_networks(claim, found) for claim in claims() if claim["observation"] == number]
+        networks = {(j.bench, name) for j in found for name in j.asked}
+        cells = [sum(count[word] for count in counts) for word in counts[0]]
+        rows.append([f"{number}. {statement}", *map(str, (len(counts), len(networks), *cells))])
+    words = in_networks({}, [])
+    return _table(["observation", "claims", "networks or pairs", *words], rows)
+
+
 def _numbers() -> list[str]:
     rows = []
     for claim, bench, found in everything():
-        said = [str(claim["observation"]), claim["claim"], claim["paper"], bench]
-        if found is None:
-            rows.append([*said, "", "", "", MISSING])
+        if found is None:  # "By bench" counts these
             continue
         but = f", but not in every {_unit(found)}" if found.against else ""
-        each = ", ".join(f"{points:+.1f}" for points in found.difference.seeds)
+        each = [f"{points:+.1f}" for points in found.difference.seeds]
+        if found.over_networks:
+            each = [f"{name} {d.points:+.1f}" for name, d in found.networks.items()]
         at = f"<br>{found.at}" if found.at else ""
-        rows.append([*said, found.said + at, each, found.holds_in, f"**{found.verdict}**{but}"])
-    heads = ["", "claim", "the paper", "bench", "difference", "one by one", "holds in", "verdict"]
-    return _table(heads, rows)
+        said = [str(claim["observation"]), claim["claim"], claim["paper"], bench, found.said + at]
+        verdict = f"**{found.verdict}**{but}"
+        rows.append([*said, ", ".join(each), found.holds_in, verdict, _dates(claim, bench)])
+    heads = ["observation", "claim", "the paper", "bench", "difference", "one by one", "holds in", "verdict"]
+    return _table([*heads, "claim of; rows of"], rows)
+
+
+def _dates(claim: dict[str, Any], bench: str) -> str:
+    """When a claim was written down, and its tables were recorded."""
+    paths = [results.table_path(bench, claim["table"] + end) for end in ("", ALL_NETWORKS)]
+    found = [session["date"][:10] for path in paths if path.exists() for session in results.provenance(path)]
+    rows = " to ".join(dict.fromkeys((min(found), max(found))))
+    return f"{claim['since']}; {rows}"
 
 
 def _unit(found: Judged) -> str:

@@ -10,7 +10,9 @@ from qlib.headline import said
 
 def results_as_markdown() -> str:
     """What came out, as far as there are rows: the decision, what stands beside it, orders, cards."""
-    lines = [said.outcome(), "", said.missing(), "", *_table(said.HEADS, said.decision_rows()), ""]
+    lines = [said.outcome(), "", said.missing(), "", *_table(said.DECISION_HEADS, said.decision_rows()), ""]
+    lines += ["What decides is which methods are compared, those of one kind or of both:", ""]
+    lines += [*_table(said.KIND_HEADS, said.kind_rows()), ""]
     beside = [row for setting in headline.plan()["settings"] for row in said.beside_rows(setting)]
     if beside:
         lines += ["### Beside the decision", "", *_table(said.HEADS, beside), ""]
@@ -21,7 +23,7 @@ def results_as_markdown() -> str:
     for setting, rows in said.shown().items():
         for choice in ("granularity", "weight grid"):
             first, second = headline.plan()["choices"][choice]["levels"].values()
-            heads = ["method", f"{first} over {second}, points", "more than under nearest"]
+            heads = ["method", f"{first} over {second}, points", "minus that under nearest"]
             lines += [f"### {setting}: {choice} under each method", ""]
             lines += [*_table(heads, said.worth_rows(rows, choice)), ""]
     return "\n".join(lines)

@@ -35,8 +35,8 @@ def as_markdown() -> str:
         [
             f"{len(found)} sessions recorded the tables, {dirty.total()} of them from a working tree with "
             "uncommitted changes: their code is not exactly that of the commit that they name. Sessions of "
-            f"one table ran on unlike machines or versions in {len(mixed)} tables"
-            f"{': ' + ', '.join(mixed) if mixed else ''}.",
+            f"one table ran on unlike machines or versions in {len(mixed)} "
+            f"{'table' if len(mixed) == 1 else 'tables'}{': ' + ', '.join(mixed) if mixed else ''}.",
             "",
             "| machine | torch | sessions |",
             "| --- | --- | --- |",

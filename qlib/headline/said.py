@@ -18,6 +18,7 @@ from .orders import Order, Swapped, flips, own_cards, section_5
 from .plan import address, plan, rows_of, runs
 
 HEADS = ["setting", "compared", "choices over methods, variances", "verdict"]
+DECISION_HEADS = [*HEADS, "methods and choices move, points"]  # standard deviations
 KIND_HEADS = ["choices over methods", "among those in one pass", "among those that learn", "among all"]
 OF_WEIGHTS = "choices that act on weights alone"
 NOTHING = "no network has all of its rows yet"
@@ -50,11 +51,22 @@ def decisions() -> dict[str, tuple[Crossing, Ratio | None]]:
 
 
 def decision_rows() -> list[list[str]]:
-    """Of a table of the primary comparison, the cells below `HEADS`."""
+    """Of a table of the primary comparison, the cells below `DECISION_HEADS`."""
     return [
-        [setting, _of(rows), said(ratio), _verdict(rows, ratio) if ratio else NOTHING]
+        [setting, _of(rows), said(ratio), _verdict(rows, ratio) if ratio else NOTHING, _moves(rows)]
         for setting, (rows, ratio) in decisions().items()
     ]
+
+
+def _moves(rows: Crossing) -> str:
+    """How far methods and choices move the accuracy: standard deviations of a network, by the mean of
+    variances.
+    """
+    found = rows.shares().values()
+    means = (
+        [sum(getattr(s, part) for s in found) / len(found) for part in ("method", "choices")] if found else []
+    )
+    return " and ".join(f"{max(0.0, mean) ** 0.5:.1f}" for mean in means)
 
 
 def _verdict(rows: Crossing, ratio: Ratio) -> str:
@@ -241,9 +253,10 @@ def flip_sentence(rows: Crossing) -> str:
             f"anew; {rates['undrawn']:.0%} without)"
         )
     return (
-        f"{rows.setting}: {of} Under choices drawn apart it turns round in **{rates['apart']:.0%}** of "
-        f"cases, under the same choices in {rates['together']:.0%}{drawn}; by more than images make by "
-        f"chance in {rates['sure_apart']:.0%} and {rates['sure_together']:.0%}."
+        f"{rows.setting}: {of} Where two papers pick their choices independently, it turns round in "
+        f"**{rates['apart']:.0%}** of cases, under the same choices in {rates['together']:.0%}{drawn}. By "
+        f"more than images make by chance it does so in {rates['sure_apart']:.0%} and "
+        f"{rates['sure_together']:.0%}."
     )
 
 

@@ -35,7 +35,15 @@ X = {  # by name in book/explorer.yaml: what stands below the chart
     "kv_bits": "bits of keys and values",
     "embedding_bits": "bits of embedding and head",
 }
-BENCHES = ("digits", "cifar10-jpeg", "imagenet-sample", "imagenet", "sentences", "language")
+BENCHES = (
+    "digits",
+    "cifar10-jpeg",
+    "imagenet-sample",
+    "imagenet-sample-240",
+    "imagenet",
+    "sentences",
+    "language",
+)
 SPOKEN = (  # choices that `_choices` says in words of its own; the others are said by their titles
     "weight_bits",
     "activation_bits",
