@@ -332,3 +332,15 @@ def test_what_the_limits_say_and_take_back_is_on_record():
     per_channel = judged_of("a range per channel is above one per tensor for 4-bit weights")
     worse = [d for found in per_channel for d in found.networks.values() if d.points < -2]
     assert len(worse) >= 2 and not any(d.images_only for d in worse)
+
+
+def test_other_roundings_come_to_the_same_verdicts_where_bits_are_learned():
+    """Which the evidence page says, beside page 02a, where both stand."""
+    verdicts = []
+    for claim in (claim for claim in evidence.claims() if claim["table"] == "filled-budget"):
+        tables = ("filled-budget", "filled-budget-roundings")
+        usual, others = (evidence.judged({**claim, "table": table}, "digits") for table in tables)
+        if others:
+            assert others.over_networks and others.verdict == usual.verdict
+            verdicts.append(others.verdict)
+    assert sorted(verdicts) == ["does not hold", "holds"]
