@@ -156,9 +156,16 @@ def _of_network(
     rows = _rows(bench, claim["table"])
     if claim["equal"] == "used" and all(TARGET in side for side in wanted):
         found = at_equal_bits(rows, *wanted, claim.get("more", 0.0))
-        return found and ((found.a, found.b), str(found))
+        return found and ((found.a, found.b), ", ".join(filter(None, (str(found), _missed(rows, wanted)))))
     sides = _sides(rows, wanted)
     return sides and (tuple(map(results.measurements_of, sides)), _in_use(*sides))
+
+
+def _missed(rows: Rows, wanted: list[dict[str, Any]]) -> str:
+    """In how many runs learning ended above its limit: these stand at the bits that they use."""
+    runs = [row for row in rows if any(results.fits(row, side) for side in wanted)]
+    missed = sum(row.get("feasible") is False for row in runs)
+    return f"the limit missed in {missed} of {len(runs)} runs" if missed else ""
 
 
 def _labelled(network: str, a: list[Measurement], b: list[Measurement]) -> Sides:
