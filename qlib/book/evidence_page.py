@@ -31,14 +31,16 @@ def everything() -> list[tuple[dict[str, Any], str, Judged | None]]:
     return [(claim, bench, judged(claim, bench)) for claim in claims() for bench in BENCHES]
 
 
-def _statements() -> dict[int, str]:
-    """The paper's observations, in its words."""
-    return yaml.safe_load((ROOT / "book" / "explorer.yaml").read_text("utf8"))["statements"]
+def _lessons() -> dict[int, str]:
+    """By observation, the stem of its lesson."""
+    numbers = {claim["observation"] for claim in claims()}
+    paths = sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))
+    return {int(path.stem[:2]): path.stem for path in paths if int(path.stem[:2]) in numbers}
 
 
 def picture() -> Figure:
-    statements = _statements()
-    lessons = {int(path.stem[:2]): path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb")}
+    statements = yaml.safe_load((ROOT / "book" / "explorer.yaml").read_text("utf8"))["statements"]
+    lessons = _lessons()
     return forest(
         {
             "group": f"{claim['observation']}. {statements[claim['observation']]}",
@@ -90,11 +92,11 @@ def headline() -> str:
     nowhere = sum(not counts["holds"] for counts in several)
     total = {word: sum(counts[word] for counts in in_each) for word in VERDICTS if word != IMAGES_ONLY}
     return (
-        f"**{len(networks)} networks** were asked. Of {len(several)} claims that three or more of them could "
-        f"answer, **{everywhere} hold in every one**, {len(several) - everywhere - nowhere} in some, and "
-        f"{nowhere} in none. Network by network, over three seeds or more, of {sum(total.values())} "
-        f"comparisons {total['holds']} hold, {total['does not hold']} do not, and {total[UNDECIDED]} are "
-        "undecided here."
+        f"**{len(networks)} networks** of images were asked. Of {len(several)} claims that three or more of "
+        f"them could answer, **{everywhere} hold in every one**, {len(several) - everywhere - nowhere} in "
+        f"some, and {nowhere} in none. Network by network, over three seeds or more, of "
+        f"{sum(total.values())} comparisons {total['holds']} hold, {total['does not hold']} do not, and "
+        f"{total[UNDECIDED]} are undecided here."
     )
 
 
@@ -105,7 +107,13 @@ def as_markdown() -> str:
         [
             headline(),
             "",
+            "By observation: how many networks were asked (of the last one, pairs), and what each says of "
+            "each claim.",
+            "",
             *_observations(),
+            "",
+            "Most of observation 1 that does not hold was claimed to be *within a point*: symmetric "
+            "activations with one bit more are better by more than that.",
             "",
             f"```{{raw}} html\n{html}\n```",
             "",
@@ -133,14 +141,15 @@ def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
 def _observations() -> list[str]:
     """Of every observation, what its claims say network by network."""
     rows = []
-    for number, statement in _statements().items():
+    for number, lesson in _lessons().items():
         found = [j for claim, _, j in everything() if j and claim["observation"] == number]
         counts = [in_networks(claim, found) for claim in claims() if claim["observation"] == number]
         networks = {(j.bench, name) for j in found for name in j.asked}
         cells = [sum(count[word] for count in counts) for word in counts[0]]
-        rows.append([f"{number}. {statement}", *map(str, (len(counts), len(networks), *cells))])
-    words = in_networks({}, [])
-    return _table(["observation", "claims", "networks or pairs", *words], rows)
+        title = lesson[3:].replace("-", " ")
+        link = f"[{number}. {title}](../notebooks/{lesson}.ipynb)"
+        rows.append([link, *map(str, (len(counts), len(networks), *cells))])
+    return _table(["observation", "claims", "asked", *in_networks({}, [])], rows)
 
 
 def _numbers() -> list[str]:
@@ -156,8 +165,9 @@ def _numbers() -> list[str]:
         said = [str(claim["observation"]), claim["claim"], claim["paper"], bench, found.said + at]
         verdict = f"**{found.verdict}**{but}"
         rows.append([*said, ", ".join(each), found.holds_in, verdict, _dates(claim, bench)])
-    heads = ["observation", "claim", "the paper", "bench", "difference", "one by one", "holds in", "verdict"]
-    return _table([*heads, "claim of; rows of"], rows)
+    heads = ["observation", "claim", "what the paper says", "bench", "difference"]
+    more = ["each network, or seed", "holds in", "verdict", "claim written; rows recorded"]
+    return _table([*heads, *more], rows)
 
 
 def _dates(claim: dict[str, Any], bench: str) -> str:
@@ -177,20 +187,15 @@ def _counts() -> list[str]:
     words = [*VERDICTS, MISSING]
     rows = []
     for bench, says in BENCHES.items():
-        found = [_word(j) for _, b, j in everything() if b == bench]
+        found = [j.verdict if j else MISSING for _, b, j in everything() if b == bench]
         rows.append([f"{bench}: {says}", *(str(found.count(word)) for word in words)])
     return _table(["bench", *words], rows)
-
-
-def _word(found: Judged | None) -> str:
-    """What the count knows of a comparison: fewer than three seeds decide nothing either way."""
-    return MISSING if found is None else IMAGES_ONLY if found.difference.images_only else found.verdict
 
 
 def _of_texts(judges: ModuleType, value: str, examples: str) -> list[str]:
     """The claims about one network that reads texts."""
     rows = [[claim, *map(str, said)] for claim, *said in judges.as_rows()]
-    return _table(["claim", value, f"on these {examples}", "of other networks"], rows)
+    return _table(["claim", value, f"verdict on these {examples}", "verdict on other networks"], rows)
 
 
 def _changes() -> list[str]:

@@ -11,13 +11,18 @@ from qlib.headline import said
 def results_as_markdown() -> str:
     """What came out, as far as there are rows: the decision, what stands beside it, orders, cards."""
     lines = [said.outcome(), "", said.missing(), "", *_table(said.DECISION_HEADS, said.decision_rows()), ""]
-    lines += ["What decides is which methods are compared, those of one kind or of both:", ""]
+    lines += ["Beside it, the same ratio among methods of one kind:", ""]
     lines += [*_table(said.KIND_HEADS, said.kind_rows()), ""]
     beside = [row for setting in headline.plan()["settings"] for row in said.beside_rows(setting)]
     if beside:
         lines += ["### Beside the decision", "", *_table(said.HEADS, beside), ""]
     for setting, rows in said.shown("published").items():
-        heads = ["pair", "all alike (95 % over networks)", "under their own cards", "order"]
+        heads = [
+            "pair",
+            "difference under the same choices (95 % over networks)",
+            "under their own cards",
+            "order",
+        ]
         lines += [f"### {setting}: orders", "", said.flip_sentence(rows), ""]
         lines += [*_table(heads, swaps), ""] if (swaps := said.swap_rows(rows)) else []
     for setting, rows in said.shown().items():

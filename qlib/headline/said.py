@@ -18,7 +18,7 @@ from .orders import Order, Swapped, flips, own_cards, section_5
 from .plan import address, plan, rows_of, runs
 
 HEADS = ["setting", "compared", "choices over methods, variances", "verdict"]
-DECISION_HEADS = [*HEADS, "methods and choices move, points"]  # standard deviations
+DECISION_HEADS = [*HEADS, "standard deviation of methods, and of choices (points)"]
 KIND_HEADS = ["choices over methods", "among those in one pass", "among those that learn", "among all"]
 OF_WEIGHTS = "choices that act on weights alone"
 NOTHING = "no network has all of its rows yet"
