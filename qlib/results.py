@@ -194,6 +194,19 @@ def seed_of(row: Mapping[str, Any]) -> int | str | None:
     return f"{draw}, rounding {rounding}" if rounding else draw if draw is None else int(draw)
 
 
+def of_common_seeds(*sides: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The rows of every side whose seed (`seed_of`) all others have, too, so that a table that is recorded in
+    part can be compared; a network in float has no seed, and stays.
+    """
+    seeds = [{seed_of(row) for row in side if not _in_float(row)} for side in sides]
+    common = set.intersection(*filter(None, seeds)) if any(seeds) else set()
+    return [[row for row in side if _in_float(row) or seed_of(row) in common] for side in sides]
+
+
+def _in_float(row: Mapping[str, Any]) -> bool:
+    return row["weight_bits"] is None and row["activation_bits"] is None
+
+
 def measurements_of(rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:
     """What rows of one setting measured, labelled by the seed of their calibration draw; where they differ in
     the network or in the rounding of weights, by (network, rounding, draw), of which the outermost that

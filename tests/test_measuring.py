@@ -17,7 +17,7 @@ from qlib.widgets.figure import module
 PAGE = """<!doctype html><html lang="en" data-content_root="./"><head><meta charset="utf-8">
 <title>It measures</title></head><body><script type="module">{code}</script></body></html>"""
 IMAGES = 256
-CONFIGURATIONS = 40
+CONFIGURATIONS = 60
 MEASURE = """async ([config, images, ranges, options]) => {
   const { answers, correct, n } = await qlibMeasure(config, images, ranges, options);
   return { answers: [...answers], correct, n };

@@ -344,3 +344,41 @@ def test_other_roundings_come_to_the_same_verdicts_where_bits_are_learned():
             assert others.over_networks and others.verdict == usual.verdict
             verdicts.append(others.verdict)
     assert sorted(verdicts) == ["does not hold", "holds"]
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "where"),
+    [
+        (
+            {"weight_symmetric": False},
+            {"weight_symmetric": True},
+            {"weight_bits": 4, "weight_granularity": "per_channel"},
+        ),
+        (
+            {"weight_granularity": "per_channel"},
+            {"weight_granularity": "per_tensor"},
+            {"weight_bits": 4, "weight_symmetric": False},
+        ),
+    ],
+)
+def test_networks_differ_by_more_than_their_roundings(better, worse, where):
+    """Which pages 01a and 02a say of 4-bit weights."""
+    networks = evidence.question("digits", "weight-granularity", better, worse, **where).networks.values()
+    within = np.mean([np.var(d.seeds, ddof=1) for d in networks]) ** 0.5
+    assert len(networks) == 8 and np.std([d.points for d in networks], ddof=1) > 1.5 * within
+
+
+def test_of_a_table_recorded_in_part_all_sides_have_the_same_seeds():
+    def rows(seeds, bits=4):
+        return [{"weight_bits": bits, "activation_bits": bits, "calibration_seed": s} for s in seeds]
+
+    few, many = rows([2, 0, 7]), rows(range(5))
+    a, b = results.of_common_seeds(few, many)
+    assert [row["calibration_seed"] for row in a] == [2, 0]
+    assert [row["calibration_seed"] for row in b] == [0, 2]
+    assert results.of_common_seeds(rows([3]), many) == [rows([3]), rows([3])]  # no draw beside all others
+    assert results.of_common_seeds(rows([0], None), many) == [rows([0], None), many]  # a network in float
+    assert results.of_common_seeds([], many) == [[], many] and results.of_common_seeds(rows([9]), many) == [
+        [],
+        [],
+    ]

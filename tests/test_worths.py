@@ -7,14 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import qlib
 from qlib.book import cards as pages
 from qlib.book import worths as made
 from qlib.cards import catalogue, compare, methods, worth
-from qlib.metrics import Accuracy
 
 PACKAGE = Path(qlib.__file__).parent
 SHIPPED = json.loads(made.PATH.read_text("utf8"))
@@ -108,9 +106,3 @@ def test_a_card_in_the_catalogue_leads_to_our_rows_of_its_method():
     folded = pages.catalogue_cards().split("<details>")[1:]
     with_link = [part.split(",")[0] for part in folded if 'href="headline.html"' in part]
     assert [part.removeprefix("<summary>") for part in with_link] == ["AdaRound", "BRECQ", "GPTQ"]
-
-
-def test_of_a_table_recorded_in_part_both_sides_have_the_same_seeds():
-    a, b = ([Accuracy(np.ones(4, bool), seed) for seed in range(n)] for n in (3, 5))
-    assert [[m.label for m in side] for side in made._of_common_seeds([a, b])] == [[0, 1, 2]] * 2
-    assert made._of_common_seeds([a[:1], b]) == [a[:1], b]  # one row beside every draw

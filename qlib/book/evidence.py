@@ -208,17 +208,9 @@ def _wanted(claim: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sides(rows: Rows, wanted: list[dict[str, Any]]) -> list[Rows] | None:
-    """The rows of either side, of the seeds that both have. A network in float has no seed."""
-    sides = [[row for row in rows if results.fits(row, where)] for where in wanted]
-    seeds = [{results.seed_of(row) for row in side if not _in_float(row)} for side in sides]
-    common = set.intersection(*(found for found in seeds if found)) if all(sides) else set()
-    if not common:  # a part of the table that is still to be recorded
-        return None
-    return [[row for row in side if _in_float(row) or results.seed_of(row) in common] for side in sides]
-
-
-def _in_float(row: Mapping[str, Any]) -> bool:
-    return row["weight_bits"] is None and row["activation_bits"] is None
+    """The rows of either side, of the seeds that both have; ``None`` where such are still to be recorded."""
+    sides = results.of_common_seeds(*([row for row in rows if results.fits(row, where)] for where in wanted))
+    return sides if all(sides) else None
 
 
 def _in_use(better: Rows, worse: Rows) -> str:

@@ -18,7 +18,6 @@ from qlib.cards.worth import BENCHES, entries
 from qlib.comparison import SEEDS, compare
 from qlib.equal_bits import TARGET, at_equal_bits
 from qlib.files import write_whole
-from qlib.metrics import Measurement
 
 PATH = Path(str(files("qlib.cards"))) / "worths.json"
 METHODS = PATH.with_name("methods.json")
@@ -85,7 +84,8 @@ def measured(entry: Mapping[str, Any], a: int, b: int, bench: str, bits: float) 
         sides = [found.a, found.b] if found else [[]]
         condition += f", {found}"
     else:
-        sides = _of_common_seeds([results.measured(rows, where) for where in wanted])
+        pair = ([row for row in rows if results.fits(row, where)] for where in wanted)
+        sides = [results.measurements_of(side) for side in results.of_common_seeds(*pair)]
     if not all(sides):
         return None
     points = compare(*sides)
@@ -96,14 +96,6 @@ def measured(entry: Mapping[str, Any], a: int, b: int, bench: str, bits: float) 
         "seeds": list(points.seeds),
     }
     return {"condition": condition, **of}
-
-
-def _of_common_seeds(sides: list[list[Measurement]]) -> list[list[Measurement]]:
-    """Of a table that is recorded in part, what both sides have; a single row stands beside every other."""
-    if min(map(len, sides)) < 2:
-        return sides
-    common = set.intersection(*({m.label for m in side} for side in sides))
-    return [[m for m in side if m.label in common] for side in sides]
 
 
 def _where(entry: Mapping[str, Any], place: int) -> dict[str, Any]:
