@@ -148,8 +148,8 @@ def _observations() -> list[str]:
         cells = [sum(count[word] for count in counts) for word in counts[0]]
         title = lesson[3:].replace("-", " ")
         link = f"[{number}. {title}](../notebooks/{lesson}.ipynb)"
-        rows.append([link, *map(str, (len(counts), len(networks), *cells))])
-    return _table(["observation", "claims", "asked", *in_networks({}, [])], rows)
+        rows.append([link, *map(str, (*cells, len(counts), len(networks)))])
+    return _table(["observation", *in_networks({}, []), "claims", "asked"], rows)
 
 
 def _numbers() -> list[str]:
